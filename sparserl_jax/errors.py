@@ -1,0 +1,17 @@
+"""The one exception a user's mistake raises."""
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: one sentence saying what is wrong, where, and how to mend it.
+
+    The command line prints the sentence and exits with code 2; nothing has been compiled or written by then.
+    """
+
+
+def suggest(word: str, known: list[str], what: str) -> UserError:
+    """Error for an unknown `word`, with the nearest of the `known` names."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word, known, n=1, cutoff=0.4)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted(known))}."
+    return UserError(f"unknown {what} '{word}': {hint}")

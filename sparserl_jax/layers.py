@@ -1,0 +1,163 @@
+"""LayerTable: what a network's tensors are, said once.
+
+Allocation, sparsifiers, accounting and export take a `LayerTable` as an argument and never guess from parameter names.
+A table is static: it is made from shapes, before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+Path = tuple[str, ...]
+"""Keys from the root of a parameter dictionary to a leaf, e.g. `("hidden_0", "kernel")`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One weight tensor of a network, with its place in the parameter dictionary and in the graph of unit groups.
+
+    `shape` is that of one copy: `(in, out)` for dense layers, `(height, width, in, out)` for convolutions.
+    `stack` holds the axes in front of it in the parameters: `(2,)` in a twin critic, `()` otherwise; every copy counts
+    as a tensor of its own.
+    """
+
+    name: str
+    kernel: Path
+    bias: Path | None
+    kind: str
+    shape: tuple[int, ...]
+    stack: tuple[int, ...] = ()
+    inputs: str = ""
+    outputs: str = ""
+    output: bool = False
+    maskable: bool = True
+
+    @property
+    def size(self) -> int:
+        """Weights of one copy."""
+        return math.prod(self.shape)
+
+    @property
+    def copies(self) -> int:
+        """Number of stacked copies."""
+        return math.prod(self.stack)
+
+    @property
+    def units_in(self) -> int:
+        """Units (dense) or channels (conv) read by the layer."""
+        return self.shape[-2]
+
+    @property
+    def units_out(self) -> int:
+        """Units (dense) or channels (conv) written by the layer."""
+        return self.shape[-1]
+
+    @property
+    def fan_in(self) -> int:
+        """Weights that feed one output unit."""
+        return math.prod(self.shape[:-1])
+
+
+class LayerTable(tuple[Layer, ...]):
+    """The layers of one network, in the order of the forward pass."""
+
+    __slots__ = ()
+
+    @property
+    def maskable(self) -> LayerTable:
+        """The layers whose weights may be masked."""
+        return LayerTable(layer for layer in self if layer.maskable)
+
+    @property
+    def tensors(self) -> list[tuple[Layer, int]]:
+        """Every maskable tensor as (layer, index of the copy): layer by layer, then copy by copy."""
+        return [(layer, copy) for layer in self if layer.maskable for copy in range(layer.copies)]
+
+    @property
+    def weights(self) -> int:
+        """Weights (no biases) of all copies of all layers."""
+        return sum(layer.size * layer.copies for layer in self)
+
+    @property
+    def biases(self) -> int:
+        """Bias values of all copies of all layers."""
+        return sum(layer.units_out * layer.copies for layer in self if layer.bias is not None)
+
+    def describe(self, layer: Layer, copy: int) -> str:
+        """Name of one tensor for messages, e.g. `hidden_0[1] (23, 256)`."""
+        index = f"[{copy}]" if layer.stack else ""
+        return f"{layer.name}{index} {layer.shape}"
+
+
+def leaf(tree: Mapping[str, Any], path: Path) -> Any:
+    """The leaf of a nested dictionary at `path`."""
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def with_leaf(tree: Mapping[str, Any], path: Path, value: Any) -> dict[str, Any]:
+    """A copy of a nested dictionary with the leaf at `path` replaced by `value`."""
+    key, rest = path[0], path[1:]
+    return {**tree, key: with_leaf(tree[key], rest, value) if rest else value}
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node, Mapping) and "kernel" in node
+
+
+def derive(
+    init: Callable[..., Mapping[str, Any]],
+    *example: Any,
+    stack: int = 0,
+) -> LayerTable:
+    """LayerTable of a feed-forward network, read off the shapes its initialiser would produce.
+
+    Args:
+        init: `init(key, *example) -> params`; only traced (`jax.eval_shape`), never run.
+        example: example inputs of `init` after the key.
+        stack: number of leading stack axes on every leaf (1 for a twin critic).
+
+    Returns:
+        One `Layer` per sub-dictionary that holds a `kernel`, in the order in which the module made them (the order of
+        the forward pass), chained: each layer reads the unit group the one before it writes; the first reads `input`,
+        the last is the output layer.
+    """
+    found: list[tuple[Path, Mapping[str, Any]]] = []
+
+    def walk(node: Any, path: Path) -> None:
+        if _is_layer(node):
+            found.append((path, {name: jax.typeof(value) for name, value in node.items()}))
+        elif isinstance(node, Mapping):
+            for key in node:
+                walk(node[key], (*path, key))
+
+    def trace(key: jax.Array, *inputs: Any) -> None:
+        # Walked while tracing: leaving eval_shape would sort the dictionary keys and lose the order of the layers.
+        walk(init(key, *inputs), ())
+
+    jax.eval_shape(trace, jax.random.key(0), *example)
+    layers = []
+    for index, (path, node) in enumerate(found):
+        kernel = node["kernel"]
+        shape = tuple(kernel.shape[stack:])
+        last = index == len(found) - 1
+        layers.append(
+            Layer(
+                name=path[-1],
+                kernel=(*path, "kernel"),
+                bias=(*path, "bias") if "bias" in node else None,
+                kind="dense" if len(shape) == 2 else "conv",
+                shape=shape,
+                stack=tuple(kernel.shape[:stack]),
+                inputs="input" if index == 0 else found[index - 1][0][-1],
+                outputs=path[-1],
+                output=last,
+            )
+        )
+    return LayerTable(layers)
