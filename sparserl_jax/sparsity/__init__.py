@@ -1,0 +1,6 @@
+"""Sparsity methods: one contract, one file per method."""
+
+from sparserl_jax.sparsity.contract import Declares, Effects, Events, Evidence, Method, Sparsifier
+from sparserl_jax.sparsity.registry import METHODS, method
+
+__all__ = ["METHODS", "Declares", "Effects", "Events", "Evidence", "Method", "Sparsifier", "method"]

@@ -1,0 +1,172 @@
+"""Allocation: how many weights each tensor keeps at a given overall sparsity.
+
+Counts are Python integers made on the host in float64, so that every run, device and batch of members agrees
+on them. The number of zeros of a tensor is the truncated `int(S_l * n_l)`, as in the released RLx2 code; the
+realised sparsity is therefore at most one weight per tensor below the requested one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from sparserl_jax.errors import UserError
+from sparserl_jax.layers import Layer, LayerTable
+
+Odds = Callable[[Layer], float]
+
+
+def _er_odds(layer: Layer) -> float:
+    """Erdos-Renyi density of a layer up to the common factor: (in + out) / (in * out)."""
+    return (layer.units_in + layer.units_out) / (layer.units_in * layer.units_out)
+
+
+def _erk_odds(layer: Layer) -> float:
+    """Erdos-Renyi-kernel density up to the common factor: sum / product of the kernel's dimensions."""
+    return sum(layer.shape) / layer.size
+
+
+def _solve(layers: LayerTable, sparsity: float, odds: Odds) -> list[float]:
+    """Sparsity of every tensor: `1 - eps * odds`, and 0 for tensors that this would make denser than dense.
+
+    `eps` is chosen so that the live weights of all tensors together are (1 - sparsity) of all weights; the
+    densest tensors are made dense one group at a time until no density passes 1 (Evci et al. 2020; RLx2
+    `sparse_set`).
+    """
+    tensors = [layer for layer, _ in layers.tensors]
+    raw = [odds(layer) for layer in tensors]
+    dense: set[int] = set()
+    eps = 0.0
+    while len(dense) < len(tensors):
+        budget = divisor = 0.0
+        for index, layer in enumerate(tensors):
+            if index in dense:
+                budget -= layer.size * sparsity
+            else:
+                budget += layer.size * (1 - sparsity)
+                divisor += raw[index] * layer.size
+        eps = budget / divisor
+        largest = max(raw[index] for index in range(len(tensors)) if index not in dense)
+        if eps * largest <= 1:
+            break
+        dense |= {index for index in range(len(tensors)) if raw[index] == largest}
+    return [0.0 if index in dense else 1 - eps * raw[index] for index in range(len(tensors))]
+
+
+def _uniform(layers: LayerTable, sparsity: float) -> list[float]:
+    return [float(sparsity)] * len(layers.tensors)
+
+
+def _er(layers: LayerTable, sparsity: float) -> list[float]:
+    return _solve(layers, sparsity, _er_odds)
+
+
+def _erk(layers: LayerTable, sparsity: float) -> list[float]:
+    return _solve(layers, sparsity, _erk_odds)
+
+
+Rule = Callable[[LayerTable, float], list[float]]
+
+
+def _starved(layers: LayerTable, shares: list[float], minimum: int) -> list[int]:
+    """Tensors whose share of the budget, in weights, is below what they need."""
+    sizes = [layer.size for layer, _ in layers.tensors]
+    # The tolerance covers rounding: a share meant to be exactly `minimum` is enough.
+    return [i for i, s in enumerate(shares) if (1 - s) * sizes[i] < min(minimum, sizes[i]) - 1e-6]
+
+
+def _reachable(layers: LayerTable, rule: Rule, minimum: int) -> float:
+    """Largest sparsity, rounded down to six digits, at which every tensor gets its minimum."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        starved = _starved(layers, rule(layers, middle), minimum)
+        low, high = (low, middle) if starved else (middle, high)
+    return math.floor(low * 1e6) / 1e6
+
+
+def _counts(layers: LayerTable, sparsity: float, rule: Rule, minimum: int) -> list[int]:
+    if not 0 <= sparsity <= 1:
+        raise UserError(
+            f"sparsity is {sparsity}: give the share of weights removed, a number from 0 to below 1."
+        )
+    shares = rule(layers, sparsity)
+    starved = _starved(layers, shares, minimum)
+    if starved:
+        name = layers.describe(*layers.tensors[starved[0]])
+        raise UserError(
+            f"sparsity {sparsity} leaves tensor {name} fewer than {minimum} weight(s): "
+            f"use at most {_reachable(layers, rule, minimum):.6f} for this network, or a wider one."
+        )
+    return [layer.size - int(s * layer.size) for (layer, _), s in zip(layers.tensors, shares, strict=True)]
+
+
+def uniform(layers: LayerTable, sparsity: float, minimum: int = 1) -> list[int]:
+    """Live weights per tensor when every tensor, the output layer included, has the same sparsity.
+
+    Arguments, order, and errors as in `er`.
+    """
+    return _counts(layers, sparsity, _uniform, minimum)
+
+
+def er(layers: LayerTable, sparsity: float, minimum: int = 1) -> list[int]:
+    """Live weights per tensor by Erdos-Renyi densities, proportional to (in + out) / (in * out).
+
+    Args:
+        layers: tensors of one network; the copies of a stacked critic are solved jointly and come out equal.
+        sparsity: share of all maskable weights removed, in [0, 1).
+        minimum: weights that every tensor must keep.
+
+    Returns:
+        One integer per tensor, in the order of `layers.tensors`; the output layer takes part like any other.
+
+    Raises:
+        UserError: the sparsity is out of range or a tensor's share is below its minimum.
+    """
+    return _counts(layers, sparsity, _er, minimum)
+
+
+def erk(layers: LayerTable, sparsity: float, minimum: int = 1) -> list[int]:
+    """As `er`, but densities of convolutions also count the kernel's height and width."""
+    return _counts(layers, sparsity, _erk, minimum)
+
+
+def densities(layers: LayerTable, counts: list[int]) -> list[float]:
+    """Realised density of every tensor, in the order of `layers.tensors`."""
+    return [kept / layer.size for (layer, _), kept in zip(layers.tensors, counts, strict=True)]
+
+
+def tiny_width(layers: LayerTable, nnz: int) -> int:
+    """Smallest width, the same in every hidden unit group, at which the dense network has at least `nnz`
+    weights.
+
+    With two hidden layers of h units an actor has obs*h + h*h + h*act weights and each Q of a critic
+    (obs + act)*h + h*h + h; biases are not counted, stacked copies are.
+
+    Args:
+        layers: the wide network; its number of layers, ends, copies and kernel windows are kept.
+        nnz: weights of the sparse arm over all maskable tensors, e.g. `sum(er(layers, sparsity))`.
+
+    Raises:
+        UserError: `nnz` is below 1, or the network has no hidden units to narrow.
+    """
+    if nnz < 1:
+        raise UserError(f"a tiny network of {nnz} weights was asked for: give at least 1.")
+    hidden = {layer.outputs for layer in layers if not layer.output}
+    if not hidden:
+        raise UserError(
+            "a network without hidden layers has no tiny counterpart: give it at least one hidden layer."
+        )
+
+    def weights(width: int) -> int:
+        total = 0
+        for layer in layers.maskable:
+            units_in = width if layer.inputs in hidden else layer.units_in
+            units_out = width if layer.outputs in hidden else layer.units_out
+            total += layer.copies * math.prod(layer.shape[:-2]) * units_in * units_out
+        return total
+
+    width = 1
+    while weights(width) < nnz:
+        width += 1
+    return width

@@ -1,0 +1,142 @@
+"""The Sparsifier contract: what a sparsity method is to everybody else.
+
+A method is a record of pure functions over one member's arrays, in the spirit of an optax transformation, wide enough
+for masks, gates, group codes and structured pruning. Agents never know which method they carry: every network is
+trained through `agents/optimise.py: step_network`, the only caller of most of these functions.
+
+Names used throughout: `params` is the network's parameter dictionary; `extra` holds what the method trains *with* the
+weights (gates, codes; `{}` for mask methods); `state` is whatever else the method keeps (masks, counts, settings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sparserl_jax.layers import LayerTable
+
+Params = dict[str, Any]
+Mode = Literal["learn", "act", "target", "deploy"]
+
+
+class Declares(NamedTuple):
+    """What a method promises; the conformance tests hold it to this.
+
+    budget: `per_tensor` (exact counts per tensor), `global` (exact total), `at_most`, or `none`.
+    targets: how a target network is kept sparse: `online` (projected with the online state after every Polyak step) or
+        `none` (the target is not projected).
+    slots: what happens to optimiser slots of grown weights: `keep`, `zero_grown`, `zero_inactive`, or `setting` when a
+        traced setting of the method decides.
+    resets: what its events may reset beyond the network: a subset of `("replay", "targets")`.
+    """
+
+    budget: str
+    targets: str
+    slots: str
+    resets: tuple[str, ...] = ()
+
+
+class Effects(NamedTuple):
+    """What an event does beyond the network itself; bool scalars, per member.
+
+    replaces_step: the event took the place of this tick's optimiser step.
+    reset_replay: the replay is to be emptied.
+    reset_targets: the target networks are to be copied from the online ones.
+    """
+
+    replaces_step: jax.Array
+    reset_replay: jax.Array
+    reset_targets: jax.Array
+
+    @staticmethod
+    def of(replaces_step: Any = False, reset_replay: Any = False, reset_targets: Any = False) -> Effects:
+        """Effects from Python or traced booleans."""
+        return Effects(*(jnp.asarray(flag, bool) for flag in (replaces_step, reset_replay, reset_targets)))
+
+
+class Evidence(NamedTuple):
+    """What a method may look at during an event: functions, traced only if called.
+
+    grad(): gradient of this tick's loss with respect to the effective parameters' dense tree (masked entries too).
+    hvp(v): Hessian-vector product of this tick's loss.
+    activations(): hidden activations on this tick's batch, `{layer name: [..., batch, units]}`.
+    batch(n): a fresh batch of `n` transitions from the replay.
+    init_params(): the parameters this network was initialised with, before any sparsifier touched them.
+    episode_return(): return of the most recently finished training episode, f32 scalar.
+    """
+
+    grad: Callable[[], Params]
+    hvp: Callable[[Params], Params]
+    activations: Callable[[], dict[str, jax.Array]]
+    batch: Callable[[int], Any]
+    init_params: Callable[[], Params]
+    episode_return: Callable[[], jax.Array]
+
+
+class Sparsifier(NamedTuple):
+    """A family of sparsity methods: methods that share these functions share one compiled Program.
+
+    init(key, params, layers, settings) -> (params, extra, state)
+    effective(params, extra, state, mode, key) -> params: the weights as used in `mode`; identity for mask methods
+    penalty(params, extra, state, clock) -> f32 scalar, added to the loss
+    gradients(grads, params, extra, state) -> grads, before the optimiser sees them
+    project(params, extra, opt_state, state) -> (params, extra, opt_state), after every optimiser and Polyak step
+    evolve(key, tick, params, extra, opt_state, state, evidence)
+        -> (params, extra, opt_state, state, effects), at an event
+    deployed(params, extra, state) -> (params, masks, form): what leaves the building; form is `plain`, `circulant`
+        or `factors`
+    """
+
+    name: str
+    init: Callable[[jax.Array, Params, LayerTable, Any], tuple[Params, Any, Any]]
+    effective: Callable[[Params, Any, Any, Mode, jax.Array], Params]
+    penalty: Callable[[Params, Any, Any, Any], jax.Array]
+    gradients: Callable[[Params, Params, Any, Any], Params]
+    project: Callable[[Params, Any, Any, Any], tuple[Params, Any, Any]]
+    evolve: Callable[..., tuple[Params, Any, Any, Any, Effects]]
+    deployed: Callable[[Params, Any, Any], tuple[Params, Params, str]]
+    declares: Declares
+
+
+class Events(NamedTuple):
+    """When a network's topology may change: at ticks `interval, 2 interval, ...` below `end`. Static per Program."""
+
+    interval: int
+    end: int
+    drop_fraction: float
+
+    @property
+    def count(self) -> int:
+        """Number of events of a whole run."""
+        return max(0, (self.end - 1) // self.interval)
+
+    def due(self, tick: jax.Array) -> jax.Array:
+        """Whether the gradient computation number `tick` (from 1) is an event; bool scalar, unbatched like `tick`."""
+        return (tick % self.interval == 0) & (tick < self.end)
+
+
+class Method(NamedTuple):
+    """A named sparsity method: a family and the settings that make it this method.
+
+    settings(layers, knob, events, source) -> pytree of NumPy arrays, equal in structure and shape for all methods of
+    the family, so that members of one Program may differ in method and knob. `source` is `released` or `paper` where
+    a publication and its code differ. Made on the host, in float64 where anything is counted.
+    """
+
+    name: str
+    family: Sparsifier
+    settings: Callable[[LayerTable, float, Events, str], Any]
+    summary: str
+
+
+def identity_effective(params: Params, extra: Any, state: Any, mode: Mode, key: jax.Array) -> Params:
+    """`effective` of methods whose parameters are already what is used."""
+    return params
+
+
+def no_penalty(params: Params, extra: Any, state: Any, clock: Any) -> jax.Array:
+    """`penalty` of methods that add nothing to the loss."""
+    return jnp.zeros((), jnp.float32)

@@ -1,0 +1,233 @@
+"""The family of mask methods that drop the weakest weights and grow others (dense, tiny, static, SET, RigL).
+
+One set of functions; what distinguishes the methods is `Settings`, traced arrays. At an event, in every tensor with
+inactive weights (RigL, Evci et al. 2020; RLx2, section "topology evolution"):
+
+    keep = the (n - k) active weights of largest |w|
+    grow = the k others of largest score: |gradient| (RigL) or uniform noise (SET)
+
+with n the tensor's budget and k = int(n zeta(tick)) from a table made on the host. A dropped weight may be grown again
+at once and then keeps its value; a weight that was inactive starts at zero. Masks have the structure of the
+parameters, every leaf a full bool array; biases stay active except those of the padding units of `tiny`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparserl_jax.layers import LayerTable, leaf, with_leaf
+from sparserl_jax.sparsity import masks as mask_ops
+from sparserl_jax.sparsity import schedules
+from sparserl_jax.sparsity.contract import (
+    Declares,
+    Effects,
+    Events,
+    Evidence,
+    Params,
+    Sparsifier,
+    identity_effective,
+    no_penalty,
+)
+from sparserl_jax.sparsity.slots import map_slots
+
+
+class Settings(NamedTuple):
+    """What makes a member of the family one method or another. T tensors, L layers, K events.
+
+    counts: i32[T], active weights of each tensor.
+    drops: i32[K, T], weights dropped and grown at each event.
+    interval: i32, ticks between events.
+    evolves: bool, whether events happen at all; where not, the optimiser step of an event tick is taken as usual.
+    grow_by_gradient: bool, |gradient| (RigL) or uniform noise (SET).
+    random_mask: bool, the initial mask is drawn uniformly or holds the largest |w| of the initial weights.
+    zero_slots: bool, optimiser slots of grown weights restart at zero.
+    live_in, live_out: i32[L], leading units of each layer that exist (all of them except in `tiny`).
+    scale: f32[L], factor on the initial weights and biases (1 except in `tiny`).
+    """
+
+    counts: np.ndarray
+    drops: np.ndarray
+    interval: np.ndarray
+    evolves: np.ndarray
+    grow_by_gradient: np.ndarray
+    random_mask: np.ndarray
+    zero_slots: np.ndarray
+    live_in: np.ndarray
+    live_out: np.ndarray
+    scale: np.ndarray
+
+
+class State(NamedTuple):
+    """Masks (structure of the parameters) and settings of one network of one member."""
+
+    masks: Params
+    settings: Settings
+    layers: LayerTable
+
+
+jax.tree_util.register_pytree_node(
+    State,
+    lambda state: ((state.masks, state.settings), state.layers),
+    lambda layers, children: State(*children, layers),
+)
+
+
+def settings(
+    layers: LayerTable,
+    counts: list[int],
+    events: Events,
+    *,
+    evolves: bool = False,
+    grow_by_gradient: bool = False,
+    random_mask: bool = False,
+    zero_slots: bool = False,
+    widths: dict[str, int] | None = None,
+) -> Settings:
+    """Settings of one network, as NumPy arrays.
+
+    Args:
+        layers: the network.
+        counts: active weights of each tensor, in the order of `layers.tensors`.
+        events: when topology may change; sets the length of the drop table.
+        widths: for `tiny`: number of existing units per unit group; groups not named are whole.
+    """
+    widths = widths or {}
+    sizes = np.array([layer.size for layer, _ in layers.tensors], np.int64)
+    active = np.asarray(counts, np.int64)
+    drops = np.asarray(schedules.drop_counts(counts, events.drop_fraction, events.interval, events.end))
+    # Only tensors with something to grow take part, and only if the method has events.
+    drops = np.where(evolves & (active < sizes), drops, 0).reshape(-1, len(counts))
+    live_in = [min(widths.get(layer.inputs, layer.units_in), layer.units_in) for layer in layers]
+    live_out = [min(widths.get(layer.outputs, layer.units_out), layer.units_out) for layer in layers]
+    wide = np.array([layer.units_in for layer in layers], np.float64)
+    return Settings(
+        counts=active.astype(np.int32),
+        drops=drops.astype(np.int32),
+        interval=np.int32(events.interval),
+        evolves=np.bool_(evolves),
+        grow_by_gradient=np.bool_(grow_by_gradient),
+        random_mask=np.bool_(random_mask),
+        zero_slots=np.bool_(zero_slots),
+        live_in=np.array(live_in, np.int32),
+        live_out=np.array(live_out, np.int32),
+        # The narrow network's own initialiser: its law scales with 1/sqrt(fan_in).
+        scale=np.sqrt(wide / np.array(live_in)).astype(np.float32),
+    )
+
+
+def _to_rows(tree: Params, layers: LayerTable) -> jax.Array:
+    """All maskable tensors of a tree as rows [T, widest tensor], padded behind with zeros or False.
+
+    One row per tensor lets every selection be one vmapped call; a call per tensor would compile the same loops anew
+    for each shape.
+    """
+    width = max(layer.size for layer in layers.maskable)
+    rows = []
+    for layer in layers.maskable:
+        flat = leaf(tree, layer.kernel).reshape(layer.copies, layer.size)
+        rows.append(jnp.pad(flat, ((0, 0), (0, width - layer.size))))
+    return jnp.concatenate(rows)
+
+
+def _from_rows(rows: jax.Array, tree: Params, layers: LayerTable) -> Params:
+    """`tree` with its maskable tensors replaced by those in `rows`."""
+    at = 0
+    for layer in layers.maskable:
+        kernel = rows[at : at + layer.copies, : layer.size].reshape(layer.stack + layer.shape)
+        tree = with_leaf(tree, layer.kernel, kernel)
+        at += layer.copies
+    return tree
+
+
+def init(key: jax.Array, params: Params, layers: LayerTable, settings: Settings) -> tuple[Params, Any, State]:
+    """Initial masks with exact counts, and the parameters under them."""
+    masks: Params = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+    for index, layer in enumerate(layers):
+        live_rows = jnp.arange(layer.units_in) < settings.live_in[index]
+        live_columns = jnp.arange(layer.units_out) < settings.live_out[index]
+        exists = jnp.broadcast_to(live_rows[:, None] & live_columns, layer.stack + layer.shape)
+        masks = with_leaf(masks, layer.kernel, exists)
+        params = with_leaf(params, layer.kernel, leaf(params, layer.kernel) * settings.scale[index])
+        if layer.bias is not None:
+            bias = leaf(params, layer.bias)
+            params = with_leaf(params, layer.bias, bias * settings.scale[index])
+            masks = with_leaf(masks, layer.bias, jnp.broadcast_to(live_columns, bias.shape))
+
+    noise_key, tie_key = jax.random.split(key)
+    weights, exists = _to_rows(params, layers), _to_rows(masks, layers)
+    noise = jax.random.uniform(noise_key, weights.shape)
+    score = jnp.where(settings.random_mask, noise, jnp.abs(weights))
+    chosen = jax.vmap(mask_ops.top_count)(
+        score, settings.counts, jax.random.split(tie_key, len(weights)), exists
+    )
+    masks = _from_rows(chosen, masks, layers)
+    return mask_ops.apply(masks, params), {}, State(masks, settings, layers)
+
+
+def gradients(grads: Params, params: Params, extra: Any, state: State) -> Params:
+    """Gradients of active weights only."""
+    return mask_ops.apply(state.masks, grads)
+
+
+def project(params: Params, extra: Any, opt_state: Any, state: State) -> tuple[Params, Any, Any]:
+    """Inactive weights back to exact zero: Adam moves a dropped weight through its old moments even at zero gradient."""
+    return mask_ops.apply(state.masks, params), extra, opt_state
+
+
+def evolve(
+    key: jax.Array, tick: jax.Array, params: Params, extra: Any, opt_state: Any, state: State, evidence: Evidence
+) -> tuple[Params, Any, Any, State, Effects]:
+    """One drop-and-grow event in every tensor that has inactive weights."""
+    chosen, layers = state.settings, state.layers
+    weights, masks = _to_rows(params, layers), _to_rows(state.masks, layers)
+    gradient = _to_rows(evidence.grad(), layers)
+    drops = chosen.drops[jnp.clip(tick // chosen.interval - 1, 0, len(chosen.drops) - 1)]
+    drop_key, noise_key, grow_key = jax.random.split(key, 3)
+    noise = jax.random.uniform(noise_key, weights.shape)
+
+    def top(score: jax.Array, count: jax.Array, key: jax.Array, among: jax.Array) -> jax.Array:
+        return jax.vmap(mask_ops.top_count)(score, count, jax.random.split(key, len(score)), among)
+
+    # Only active entries are ranked for keeping: an active weight of exactly zero still beats an inactive one.
+    keep = top(jnp.abs(weights), chosen.counts - drops, drop_key, masks)
+    exists = _to_rows(jax.tree.map(jnp.ones_like, state.masks), layers)
+    score = jnp.where(chosen.grow_by_gradient, jnp.abs(gradient), noise)
+    grow = top(score, drops, grow_key, exists & ~keep)
+    fresh = grow & ~masks
+    weights = jnp.where((keep | grow) & ~fresh, weights, 0.0)
+
+    params = _from_rows(weights, params, layers)
+    grown = _from_rows(fresh, jax.tree.map(jnp.zeros_like, state.masks), layers)
+    masks = _from_rows(keep | grow, state.masks, layers)
+    if opt_state is not None:
+        opt_state = map_slots(
+            lambda slots, fresh: jax.tree.map(
+                lambda slot, new: jnp.where(new & chosen.zero_slots, jnp.zeros_like(slot), slot), slots, fresh
+            ),
+            opt_state,
+            params,
+            grown,
+        )
+    return params, extra, opt_state, State(masks, chosen, layers), Effects.of(replaces_step=chosen.evolves)
+
+
+def deployed(params: Params, extra: Any, state: State) -> tuple[Params, Params, str]:
+    """Masked weights, their masks, plain form."""
+    return mask_ops.apply(state.masks, params), state.masks, "plain"
+
+
+DROP_GROW = Sparsifier(
+    name="drop_grow",
+    init=init,
+    effective=identity_effective,
+    penalty=no_penalty,
+    gradients=gradients,
+    project=project,
+    evolve=evolve,
+    deployed=deployed,
+    declares=Declares(budget="per_tensor", targets="online", slots="setting"),
+)

@@ -1,0 +1,20 @@
+"""Static sparse training: a fixed mask, drawn before training.
+
+Per-tensor budgets are Erdos-Renyi. The initial mask holds the largest initial weights of each tensor
+(`source = released`) or is drawn uniformly (`source = paper`); see RLx2, "initial mask".
+"""
+
+from __future__ import annotations
+
+from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity import allocation, drop_grow
+from sparserl_jax.sparsity.contract import Events, Method
+
+
+def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
+    """Erdos-Renyi budgets at sparsity `knob`."""
+    counts = allocation.er(layers, knob)
+    return drop_grow.settings(layers, counts, events, random_mask=source == "paper")
+
+
+STATIC = Method("static", drop_grow.DROP_GROW, settings, "a fixed mask, drawn before training")

@@ -1,0 +1,34 @@
+"""Tiny: the honest small dense baseline: a narrow network with as many weights as the sparse arm keeps.
+
+Width: the smallest number of hidden units whose weight count reaches the sparse arm's (RLx2, baseline "Tiny"). The
+narrow network sits in the leading units of the wide tensors, drawn from the narrow network's own initialiser (the law
+scales with 1/sqrt(fan_in), so the wide draw is rescaled); all other weights and biases are masked. It then computes
+exactly what a really narrow network computes. Its speed, memory and executed FLOPs are always reported from a really
+narrow program.
+"""
+
+from __future__ import annotations
+
+from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity import allocation, drop_grow
+from sparserl_jax.sparsity.contract import Events, Method
+
+
+def widths(layers: LayerTable, knob: float) -> dict[str, int]:
+    """Units per hidden unit group of the narrow network whose weight count matches sparsity `knob`."""
+    nnz = sum(allocation.er(layers, knob))
+    width = allocation.tiny_width(layers, nnz)
+    return {layer.outputs: min(width, layer.units_out) for layer in layers if not layer.output}
+
+
+def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
+    """The leading `widths(layers, knob)` units of every hidden group, densely connected."""
+    narrow = widths(layers, knob)
+    counts = [
+        narrow.get(layer.inputs, layer.units_in) * narrow.get(layer.outputs, layer.units_out)
+        for layer, _ in layers.tensors
+    ]
+    return drop_grow.settings(layers, counts, events, widths=narrow)
+
+
+TINY = Method("tiny", drop_grow.DROP_GROW, settings, "a narrow dense network of equal weight count")
