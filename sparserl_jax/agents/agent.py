@@ -1,0 +1,51 @@
+"""The Agent contract: an algorithm as a record of pure functions over one member."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from sparserl_jax.layers import LayerTable
+
+
+class Agent(NamedTuple):
+    """An algorithm; all functions are per member and are vmapped over members by the training loop.
+
+    init(key, settings) -> state. `settings` holds the traced settings of the member, one entry per network plus the
+        agent's own (see the agent's file).
+    act(state, obs [..., obs], key, explore: bool) -> (action [..., action] in [-1, 1], noise-free action).
+    policy(params, obs [..., obs]) -> action [..., action]: the deterministic policy of deployed parameters.
+    deployed(state) -> (params, masks, form): the acting network as it leaves the building.
+    update(state, batch, key, clock, evidence) -> (state, metrics): one gradient tick on `batch`.
+    delayed(state, batch, key, clock, evidence) -> (state, metrics): what happens after every `delay` updates, on the
+        batch of the last of them.
+    ticks(update: int) -> {network: ticks after that many updates}.
+    networks(state) -> {network: agents.optimise.Network}. masks(state) -> {network: masks}, trees of bool arrays.
+    layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`.
+    """
+
+    name: str
+    experience: str
+    delay: int
+    layers: dict[str, LayerTable]
+    init: Callable[..., Any]
+    act: Callable[..., tuple[jax.Array, jax.Array]]
+    policy: Callable[..., jax.Array]
+    deployed: Callable[[Any], tuple[Any, Any, str]]
+    update: Callable[..., tuple[Any, dict[str, jax.Array]]]
+    delayed: Callable[..., tuple[Any, dict[str, jax.Array]]]
+    ticks: Callable[[int], dict[str, int]]
+    networks: Callable[[Any], dict[str, Any]]
+    masks: Callable[[Any], dict[str, Any]]
+
+
+class Clock(NamedTuple):
+    """Where training stands: i32 scalars without a member axis, so that `lax.cond` on them stays a branch.
+
+    step: environment steps of each member. update: gradient updates of each member.
+    """
+
+    step: jax.Array
+    update: jax.Array

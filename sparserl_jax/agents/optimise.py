@@ -1,0 +1,133 @@
+"""The one place where a network is trained: `step_network`.
+
+Loss of the effective weights plus penalty -> gradients -> at an event: evolve, and no optimiser step; otherwise:
+optimiser step, then project. The event uses this tick's minibatch and skips nothing else. Dense gradients never leave
+this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity.contract import Effects, Events, Evidence, Mode, Params, Sparsifier
+
+
+class Network(NamedTuple):
+    """A trained network of one member: weights, what its method trains with them, optimiser slots, method state."""
+
+    params: Params
+    extra: Any
+    opt_state: Any
+    sparsity: Any
+
+
+class Trainer(NamedTuple):
+    """How a network is trained; static.
+
+    optimizer acts on the pair (params, extra). events say when its topology may change, in its own ticks.
+    """
+
+    sparsifier: Sparsifier
+    optimizer: optax.GradientTransformation
+    layers: LayerTable
+    events: Events
+
+
+class StepInfo(NamedTuple):
+    """What one step reports: the loss without penalty, the loss function's own output, norms, effects of an event."""
+
+    loss: jax.Array
+    aux: Any
+    grad_norm: jax.Array
+    effects: Effects
+
+
+Loss = Callable[[Params], tuple[jax.Array, Any]]
+"""Effective parameters to (f32 scalar loss, auxiliary output)."""
+
+
+def init_network(trainer: Trainer, key: jax.Array, params: Params, settings: Any) -> Network:
+    """Sparsify fresh `params` and give them optimiser slots."""
+    params, extra, sparsity = trainer.sparsifier.init(key, params, trainer.layers, settings)
+    return Network(params, extra, trainer.optimizer.init((params, extra)), sparsity)
+
+
+def effective(trainer: Trainer, network: Network, mode: Mode, key: jax.Array) -> Params:
+    """The weights of `network` as used in `mode`."""
+    return trainer.sparsifier.effective(network.params, network.extra, network.sparsity, mode, key)
+
+
+def step_network(
+    trainer: Trainer,
+    network: Network,
+    loss: Loss,
+    *,
+    tick: jax.Array,
+    clock: Any,
+    key: jax.Array,
+    evidence: Evidence,
+) -> tuple[Network, StepInfo]:
+    """One tick of one network.
+
+    Args:
+        trainer: static description of how it is trained.
+        network: the network.
+        loss: this tick's loss as a function of the effective parameters.
+        tick: i32 scalar, unbatched: number of this gradient computation, from 1.
+        clock: passed on to `penalty`.
+        key: for gates in mode `learn` and for the event.
+        evidence: as given by the training loop and the agent; gradient functions are filled in here.
+    """
+    sparsifier, (params, extra, opt_state, sparsity) = trainer.sparsifier, network
+    learn_key, event_key = jax.random.split(key)
+
+    def total(trained: tuple[Params, Any]) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        value, aux = loss(sparsifier.effective(*trained, sparsity, "learn", learn_key))
+        return value + sparsifier.penalty(*trained, sparsity, clock), (value, aux)
+
+    (dense_grads, extra_grads), (value, aux) = jax.grad(total, has_aux=True)((params, extra))
+    live_grads = sparsifier.gradients(dense_grads, params, extra, sparsity)
+
+    def optimise() -> Network:
+        updates, slots = trainer.optimizer.update((live_grads, extra_grads), opt_state, (params, extra))
+        stepped = optax.apply_updates((params, extra), updates)
+        return Network(*sparsifier.project(*stepped, slots, sparsity), sparsity)
+
+    def event() -> tuple[Network, Effects]:
+        def gradient(at: Params) -> Params:
+            return jax.grad(lambda weights: total((weights, extra))[0])(at)
+
+        seen = evidence._replace(
+            grad=lambda: dense_grads,
+            hvp=lambda vector: jax.jvp(gradient, (params,), (vector,))[1],
+        )
+        *evolved, effects = sparsifier.evolve(event_key, tick, params, extra, opt_state, sparsity, seen)
+        # A member without events of its own takes its optimiser step as on any other tick.
+        chosen = jax.tree.map(
+            lambda new, old: jnp.where(effects.replaces_step, new, old), Network(*evolved), optimise()
+        )
+        return chosen, effects
+
+    if trainer.events.count == 0:
+        stepped, effects = optimise(), Effects.of()
+    else:
+        # `tick` carries no member axis, so this stays a branch under vmap.
+        stepped, effects = jax.lax.cond(trainer.events.due(tick), event, lambda: (optimise(), Effects.of()))
+    return stepped, StepInfo(value, aux, optax.global_norm(live_grads), effects)
+
+
+def polyak(trainer: Trainer, network: Network, target: tuple[Params, Any], tau: float) -> tuple[Params, Any]:
+    """Move a target (params, extra) towards the network by `tau` and project it with the network's own state.
+
+    RLx2, "target networks": tau w + (1 - tau) target, then the current online mask.
+    """
+    params, extra = optax.incremental_update((network.params, network.extra), target, tau)
+    if trainer.sparsifier.declares.targets == "online":
+        params, extra, _ = trainer.sparsifier.project(params, extra, None, network.sparsity)
+    return params, extra

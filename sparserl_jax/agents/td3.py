@@ -1,0 +1,224 @@
+"""TD3 (Fujimoto et al. 2018) on delayed multi-step targets (RLx2, sections 4.2.1 and Algorithm 1).
+
+Actions live in [-1, 1]; noise scales are relative to that range. Twin critics are one stacked network and count as two
+tensors per layer everywhere. Actor and targets move after every `policy_delay` critic updates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sparserl_jax.agents.agent import Agent, Clock
+from sparserl_jax.agents.optimise import Network, Trainer, effective, init_network, polyak, step_network
+from sparserl_jax.agents.targets import n_step_return
+from sparserl_jax.networks import MLP, Actor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
+
+CRITIC_DRAWS, ACTOR_DRAWS = range(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class TD3Config:
+    """Hyper-parameters of TD3; defaults are those of RLx2's experiments.
+
+    Noise scales and the clip are relative to the action range [-1, 1].
+    """
+
+    name: str = "td3"
+    hidden: tuple[int, ...] = (256, 256)
+    batch_size: int = 256
+    learning_rate: float = 3e-4
+    gamma: float = 0.99
+    tau: float = 0.005
+    policy_delay: int = 2
+    exploration_noise: float = 0.1
+    target_noise: float = 0.2
+    target_noise_clip: float = 0.5
+
+
+class TD3State(NamedTuple):
+    """One member: two networks, their targets as (params, extra), and the key of the initial draw."""
+
+    actor: Network
+    critic: Network
+    target_actor: tuple[Params, Any]
+    target_critic: tuple[Params, Any]
+    init_key: jax.Array
+
+
+def make(
+    config: TD3Config, obs_dim: int, action_dim: int, sparsifiers: dict[str, Sparsifier], events: dict[str, Events]
+) -> Agent:
+    """TD3 for observations of length `obs_dim` and actions of length `action_dim`.
+
+    `sparsifiers` and `events` have one entry per network, `actor` and `critic`. The settings given to `init` are
+    `{"actor": ..., "critic": ..., "dense_targets": bool}`: each network's method settings, and whether targets are
+    copied before sparsification (they then stay dense until the first target update).
+    """
+    actor, critic = Actor(config.hidden, action_dim), TwinCritic(config.hidden)
+    layers = {"actor": actor_layers(actor, obs_dim), "critic": twin_critic_layers(critic, obs_dim, action_dim)}
+    trainers = {
+        name: Trainer(sparsifiers[name], optax.adam(config.learning_rate), layers[name], events[name])
+        for name in layers
+    }
+
+    def policy(params: Params, obs: jax.Array) -> jax.Array:
+        return actor.apply({"params": params}, obs)
+
+    def values(params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
+        return critic.apply({"params": params}, obs, action)
+
+    def fresh(key: jax.Array) -> dict[str, Params]:
+        obs, action = jnp.zeros(obs_dim), jnp.zeros(action_dim)
+        actor_key, critic_key = jax.random.split(key)
+        return {
+            "actor": actor.init(actor_key, obs)["params"],
+            "critic": critic.init(critic_key, obs, action)["params"],
+        }
+
+    def init(key: jax.Array, settings: dict[str, Any]) -> TD3State:
+        draw_key, actor_key, critic_key = jax.random.split(key, 3)
+        dense = fresh(draw_key)
+        networks = {
+            name: init_network(trainers[name], mask_key, dense[name], settings[name])
+            for name, mask_key in (("actor", actor_key), ("critic", critic_key))
+        }
+
+        def target(name: str) -> tuple[Params, Any]:
+            online = networks[name]
+            params = jax.tree.map(
+                lambda before, after: jnp.where(settings["dense_targets"], before, after), dense[name], online.params
+            )
+            return params, online.extra
+
+        return TD3State(networks["actor"], networks["critic"], target("actor"), target("critic"), draw_key)
+
+    def deployed(state: TD3State) -> tuple[Params, Params, str]:
+        return sparsifiers["actor"].deployed(state.actor.params, state.actor.extra, state.actor.sparsity)
+
+    def act(state: TD3State, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, jax.Array]:
+        gate_key, noise_key = jax.random.split(key)
+        mean = policy(effective(trainers["actor"], state.actor, "act", gate_key), obs)
+        if not explore:
+            return mean, mean
+        noise = config.exploration_noise * jax.random.normal(noise_key, mean.shape)
+        return jnp.clip(mean + noise, -1.0, 1.0), mean
+
+    def target_values(state: TD3State, batch: Any, key: jax.Array) -> jax.Array:
+        """y = R + b gamma^(j+1) min(Q1', Q2')(s_boot, pi'(s_boot) + clipped noise); `[batch]`."""
+        noise_key, actor_key, critic_key = jax.random.split(key, 3)
+        actor_target = Network(*state.target_actor, None, state.actor.sparsity)
+        critic_target = Network(*state.target_critic, None, state.critic.sparsity)
+        mean = policy(effective(trainers["actor"], actor_target, "target", actor_key), batch.closing_obs)
+        noise = config.target_noise * jax.random.normal(noise_key, mean.shape)
+        noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
+        action = jnp.clip(mean + noise, -1.0, 1.0)
+        twin = values(effective(trainers["critic"], critic_target, "target", critic_key), batch.closing_obs, action)
+        reward, discount = n_step_return(batch, config.gamma)
+        return reward + discount * jnp.min(twin, axis=0)
+
+    def seen_by(name: str, state: TD3State, evidence: Evidence, batch: Any) -> Evidence:
+        def activations() -> dict[str, jax.Array]:
+            module, inputs = (actor, (batch.obs,)) if name == "actor" else (critic, (batch.obs, batch.action))
+            params = networks(state)[name].params
+            _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
+            return {layer: hidden[0] for layer, hidden in sown["intermediates"]["mlp"].items()}
+
+        return evidence._replace(activations=activations, init_params=lambda: fresh(state.init_key)[name])
+
+    def update(
+        state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
+    ) -> tuple[TD3State, dict[str, jax.Array]]:
+        """One critic tick: mean squared error of both critics to the common target."""
+        target_key, step_key = jax.random.split(jax.random.fold_in(key, CRITIC_DRAWS))
+        target = jax.lax.stop_gradient(target_values(state, batch, target_key))
+        weight = batch.valid.astype(jnp.float32)
+
+        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+            twin = values(params, batch.obs, batch.action)
+            return jnp.sum(jnp.mean(weight * (twin - target) ** 2, axis=-1)), jnp.mean(twin)
+
+        trained, info = step_network(
+            trainers["critic"],
+            state.critic,
+            loss,
+            tick=clock.update + 1,
+            clock=clock,
+            key=step_key,
+            evidence=seen_by("critic", state, evidence, batch),
+        )
+        state = reset_targets(state._replace(critic=trained), info.effects.reset_targets)
+        metrics = {"critic_loss": info.loss, "q": info.aux, "critic_grad_norm": info.grad_norm}
+        return state, with_resets(metrics, info)
+
+    def delayed(
+        state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
+    ) -> tuple[TD3State, dict[str, jax.Array]]:
+        """One actor tick on -Q1, then Polyak averaging of both targets under the current masks."""
+        step_key, gate_key = jax.random.split(jax.random.fold_in(key, ACTOR_DRAWS))
+        critic_params = effective(trainers["critic"], state.critic, "learn", gate_key)
+        first = jax.tree.map(lambda x: x[0], critic_params["mlp"])
+        weight = batch.valid.astype(jnp.float32)
+
+        def loss(params: Params) -> tuple[jax.Array, None]:
+            value = single.apply({"params": first}, jnp.concatenate([batch.obs, policy(params, batch.obs)], axis=-1))
+            return -jnp.mean(weight * value[..., 0]), None
+
+        trained, info = step_network(
+            trainers["actor"],
+            state.actor,
+            loss,
+            tick=clock.update // config.policy_delay,
+            clock=clock,
+            key=step_key,
+            evidence=seen_by("actor", state, evidence, batch),
+        )
+        state = state._replace(actor=trained)
+        state = state._replace(
+            target_actor=polyak(trainers["actor"], state.actor, state.target_actor, config.tau),
+            target_critic=polyak(trainers["critic"], state.critic, state.target_critic, config.tau),
+        )
+        state = reset_targets(state, info.effects.reset_targets)
+        metrics = {"actor_loss": info.loss, "actor_grad_norm": info.grad_norm}
+        return state, with_resets(metrics, info)
+
+    def reset_targets(state: TD3State, flag: jax.Array) -> TD3State:
+        """Targets copied from the online networks where a method asks for it."""
+        if not any("targets" in sparsifier.declares.resets for sparsifier in sparsifiers.values()):
+            return state
+
+        def copied(target: tuple[Params, Any], network: Network) -> tuple[Params, Any]:
+            online = (network.params, network.extra)
+            return jax.tree.map(lambda new, old: jnp.where(flag, new, old), online, target)
+
+        return state._replace(
+            target_actor=copied(state.target_actor, state.actor),
+            target_critic=copied(state.target_critic, state.critic),
+        )
+
+    def with_resets(metrics: dict[str, jax.Array], info: Any) -> dict[str, jax.Array]:
+        if any("replay" in sparsifier.declares.resets for sparsifier in sparsifiers.values()):
+            metrics["reset_replay"] = info.effects.reset_replay
+        return metrics
+
+    def networks(state: TD3State) -> dict[str, Network]:
+        return {"actor": state.actor, "critic": state.critic}
+
+    def masks(state: TD3State) -> dict[str, Params]:
+        return {
+            name: sparsifiers[name].deployed(network.params, network.extra, network.sparsity)[1]
+            for name, network in networks(state).items()
+        }
+
+    def ticks(updates: int) -> dict[str, int]:
+        return {"critic": updates, "actor": updates // config.policy_delay}
+
+    single = MLP(config.hidden, 1)
+    return Agent(
+        "td3", "replay", config.policy_delay, layers, init, act, policy, deployed, update, delayed, ticks, networks, masks
+    )
