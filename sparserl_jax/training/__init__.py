@@ -1,0 +1,25 @@
+"""Programs, populations and their execution."""
+
+from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Training
+from sparserl_jax.training.program import Program, group
+from sparserl_jax.training.progress import Progress, Silent
+from sparserl_jax.training.recipe import RECIPES, Recipe, recipe
+from sparserl_jax.training.runner import Outcome, Stopped, execute
+
+__all__ = [
+    "RECIPES",
+    "AgentConfig",
+    "Evaluation",
+    "Outcome",
+    "Program",
+    "Progress",
+    "Recipe",
+    "Run",
+    "Schedule",
+    "Silent",
+    "Stopped",
+    "Training",
+    "execute",
+    "group",
+    "recipe",
+]

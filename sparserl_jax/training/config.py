@@ -1,0 +1,173 @@
+"""What a Run is: plain frozen dataclasses, all of which can be written as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from sparserl_jax.agents.td3 import TD3Config
+from sparserl_jax.errors import UserError
+from sparserl_jax.training.recipe import Recipe
+
+AgentConfig = TD3Config
+"""Configuration of the only algorithm so far."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When things happen; static per Program.
+
+    topology_interval: ticks of a network between its topology events.
+    delay: gradient updates before multi-step targets begin (T0).
+    buffer_max, buffer_min: transitions per member. buffer_check: environment steps between checks.
+    buffer_threshold: policy distance above which the oldest data is dropped. buffer_oldest: transitions looked at.
+    drop_fraction: zeta at the start, cosine to 0 at the end of training.
+    """
+
+    topology_interval: int = 10_000
+    delay: int = 300_000
+    buffer_max: int = 1_000_000
+    buffer_min: int = 100_000
+    buffer_check: int = 10_000
+    buffer_threshold: float = 0.2
+    buffer_oldest: int = 2048
+    drop_fraction: float = 0.5
+
+    @staticmethod
+    def scaled(steps: int, grid: int) -> Schedule:
+        """The published schedule (3,000,000 steps) shrunk to a budget of `steps`, periods rounded to multiples of
+        `grid` (RLx2: interval, delay, buffer sizes and check scale with the budget; fractions and thresholds do not).
+        """
+        paper = Schedule()
+        ratio = steps / 3_000_000
+
+        def fit(value: int) -> int:
+            return max(grid, round(value * ratio / grid) * grid)
+
+        return Schedule(
+            topology_interval=fit(paper.topology_interval),
+            delay=fit(paper.delay),
+            buffer_max=fit(paper.buffer_max),
+            buffer_min=fit(paper.buffer_min),
+            buffer_check=fit(paper.buffer_check),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Deterministic evaluation: every `interval` environment steps `episodes` episodes; `final_episodes` at the end."""
+
+    interval: int
+    episodes: int = 10
+    final_episodes: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Everything the Runs of one arm share. `steps` and `warm_up` are environment steps of one member, warm-up
+    (random actions, no updates) included in `steps`; `num_envs` (E) environments run in parallel per member, and one
+    gradient update is made per environment step. `env_object` stands for `env` when the user passed an object.
+    """
+
+    env: str
+    agent: AgentConfig
+    steps: int
+    warm_up: int
+    schedule: Schedule
+    evaluation: Evaluation
+    num_envs: int = 1
+    dispatch: int | None = None
+    env_object: Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def updates(self) -> int:
+        """Gradient updates of a whole run."""
+        return self.steps - self.warm_up
+
+    @property
+    def dispatch_steps(self) -> int:
+        """Environment steps of one jitted call: the declared number, or the largest common divisor of the periods."""
+        common = math.gcd(self.steps, self.warm_up, self.schedule.buffer_check, self.evaluation.interval)
+        if self.dispatch is None:
+            return common
+        if common % self.dispatch:
+            raise UserError(
+                f"dispatch = {self.dispatch} does not divide the periods of the run (their greatest common divisor is "
+                f"{common}): choose a divisor of {common}."
+            )
+        return self.dispatch
+
+    def check(self) -> None:
+        """Refuse what cannot be scheduled exactly."""
+        grid = math.lcm(self.num_envs, self.agent.policy_delay)
+        if self.num_envs > 1 and self.num_envs % self.agent.policy_delay:
+            raise UserError(
+                f"num_envs = {self.num_envs} must be 1 or a multiple of policy_delay = {self.agent.policy_delay}."
+            )
+        named = {
+            "steps": self.steps,
+            "warm_up": self.warm_up,
+            "evaluation.interval": self.evaluation.interval,
+            "schedule.buffer_check": self.schedule.buffer_check,
+        }
+        for name, value in named.items():
+            if value <= 0 or value % grid:
+                low = max(grid, value // grid * grid)
+                raise UserError(
+                    f"{name} = {value} is not a positive multiple of {grid} (parallel environments x policy delay): "
+                    f"the nearest valid values are {low} and {low + grid}."
+                )
+        if self.warm_up >= self.steps:
+            raise UserError(f"warm_up = {self.warm_up} leaves no training within steps = {self.steps}: make it smaller.")
+        if self.steps % self.evaluation.interval:
+            low = self.steps // self.evaluation.interval * self.evaluation.interval
+            raise UserError(
+                f"steps = {self.steps} is not a multiple of evaluation.interval = {self.evaluation.interval}: the "
+                f"nearest valid values are {max(low, self.evaluation.interval)} and {low + self.evaluation.interval}."
+            )
+        if self.evaluation.final_episodes % self.evaluation.episodes:
+            raise UserError(
+                f"evaluation.final_episodes = {self.evaluation.final_episodes} is not a multiple of "
+                f"evaluation.episodes = {self.evaluation.episodes}: the final evaluation repeats the periodic one."
+            )
+        if self.warm_up < self.num_envs * 8:
+            raise UserError(
+                f"warm_up = {self.warm_up} is less than eight steps of {self.num_envs} parallel environments: updates "
+                "could not draw a single window; make it larger."
+            )
+        self.dispatch_steps  # noqa: B018 - raises where the declared dispatch does not fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One seed of one arm at one knob. `critic_sparsity` overrides the knob for the critic."""
+
+    training: Training
+    recipe: Recipe
+    sparsity: float
+    seed: int
+    arm: str
+    critic_sparsity: float | None = None
+
+    @property
+    def knobs(self) -> dict[str, float]:
+        """Sparsity of each network."""
+        fixed = self.recipe.sparsity
+        actor = self.sparsity if fixed is None else fixed
+        critic = self.critic_sparsity if self.critic_sparsity is not None and fixed is None else actor
+        return {"actor": actor, "critic": critic}
+
+    @property
+    def id(self) -> str:
+        """Name of the run's files, unique within a suite and environment."""
+        return f"{self.arm}-s{round(self.sparsity * 1000):04d}-seed{self.seed:03d}"
+
+    @property
+    def key_name(self) -> str:
+        """What the run's random key is folded from: a result does not depend on its place in a suite.
+
+        The arm is left out on purpose: two arms of equal recipe differ by their seeds only.
+        """
+        knobs = self.knobs
+        return f"{self.training.env}|{self.recipe.name}|{knobs['actor']!r}|{knobs['critic']!r}|{self.seed}"

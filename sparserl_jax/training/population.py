@@ -1,0 +1,105 @@
+"""Population: every array of a Program's members, and the host-side making of their traced settings."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sparserl_jax.agents.agent import Agent
+from sparserl_jax.envs import EnvState
+from sparserl_jax.replay import Capacity, Replay
+from sparserl_jax.sparsity import method
+from sparserl_jax.sparsity.contract import Events, Params
+from sparserl_jax.training.config import Run, Training
+
+
+PURPOSES = ("agent", "start", "pool", "act", "step", "sample", "update", "delayed", "extra")
+"""What a member draws random numbers for; each has a key of its own, folded with the moment of use."""
+
+
+class MemberSettings(NamedTuple):
+    """Traced settings of one member: what its Run says in numbers.
+
+    keys: {purpose: uint32[2] key data}. evaluation_key: uint32[2], common to all arms of an environment. n: i32, steps of the
+    TD target after T0; n_early: i32, before it. capacity: replay capacity policy. agent: settings for `Agent.init`.
+    """
+
+    keys: dict[str, Any]
+    evaluation_key: Any
+    n: Any
+    n_early: Any
+    capacity: Capacity
+    agent: dict[str, Any]
+
+
+class Tally(NamedTuple):
+    """Running counts of one member.
+
+    last_return: f32, return of the most recently finished training episode. episodes: i32 finished episodes.
+    invalid: i32 steps whose physics returned NaN. broken: bool, a loss was not finite at some time.
+    """
+
+    last_return: jax.Array
+    episodes: jax.Array
+    invalid: jax.Array
+    broken: jax.Array
+
+
+class Member(NamedTuple):
+    """The whole training state of one member; a Population is a Member whose arrays carry a leading member axis."""
+
+    agent: Any
+    envs: EnvState
+    replay: Replay
+    tally: Tally
+    start_masks: dict[str, Params]
+
+
+def key_data(*words: str) -> np.ndarray:
+    """Key data, uint32[2], folded from names: the same names give the same key everywhere."""
+    return np.frombuffer(hashlib.sha256("|".join(words).encode()).digest()[:8], dtype="<u4").astype(np.uint32)
+
+
+def events_of(training: Training) -> dict[str, Events]:
+    """When each network's topology may change: every interval of its own ticks, until training ends."""
+    schedule, updates = training.schedule, training.updates
+    delay = training.agent.policy_delay
+    ends = {"critic": updates, "actor": updates // delay}
+    return {name: Events(schedule.topology_interval, end, schedule.drop_fraction) for name, end in ends.items()}
+
+
+def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> MemberSettings:
+    """Settings of one Run, as NumPy arrays; counts are made here, in float64."""
+    training, recipe, schedule = run.training, run.recipe, run.training.schedule
+    chosen = method(recipe.method)
+    knobs = run.knobs
+    per_network = {
+        name: chosen.settings(agent.layers[name], knobs[name], events[name], recipe.source) for name in agent.layers
+    }
+    return MemberSettings(
+        keys={purpose: key_data("run", run.key_name, purpose) for purpose in PURPOSES},
+        evaluation_key=key_data("evaluation", training.env),
+        n=np.int32(recipe.n),
+        n_early=np.int32(1 if recipe.delayed else recipe.n),
+        capacity=Capacity(
+            max_rows=np.int32(buffer_rows(training) - 1),
+            min_rows=np.int32(schedule.buffer_min // training.num_envs),
+            threshold=np.float32(schedule.buffer_threshold),
+            dynamic=np.bool_(recipe.buffer == "dynamic"),
+            paper=np.bool_(recipe.source == "paper"),
+        ),
+        agent={**per_network, "dense_targets": np.bool_(recipe.dense_targets)},
+    )
+
+
+def buffer_rows(training: Training) -> int:
+    """Rows of the replay ring: its capacity, or the whole run where that is shorter, and the closing row."""
+    return -(-min(training.schedule.buffer_max, training.steps) // training.num_envs) + 1
+
+
+def stack(trees: list[Any]) -> Any:
+    """Stack equal trees of NumPy arrays along a new leading member axis."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)

@@ -1,0 +1,165 @@
+"""Program: Runs that share one compilation of each stage, and how a list of Runs falls into Programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from sparserl_jax.agents.agent import Agent, Clock
+from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.envs import Environment, make
+from sparserl_jax.sparsity import method
+from sparserl_jax.training.config import Run, Training
+from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
+from sparserl_jax.training.stages import Stages
+
+STAGES = ("init", "warm_up", "train", "evaluate")
+"""The jitted functions of a Program; each is compiled once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Runs of equal agent, environment, shapes, family of methods and longest TD target.
+
+    All arrays but the clock carry a leading member axis, one member per Run, in the order of `runs`.
+    """
+
+    runs: tuple[Run, ...]
+
+    # ---- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def training(self) -> Training:
+        """Settings common to all its Runs."""
+        return self.runs[0].training
+
+    @property
+    def n_max(self) -> int:
+        """Longest TD target of its members."""
+        return max(run.recipe.n for run in self.runs)
+
+    @property
+    def family(self) -> str:
+        """Family of methods its members belong to."""
+        return self.runs[0].recipe.family
+
+    @property
+    def keep_mean(self) -> bool:
+        """Whether any member follows a dynamic buffer rule, so that noise-free actions are stored for all."""
+        return any(run.recipe.buffer == "dynamic" for run in self.runs)
+
+    @property
+    def name(self) -> str:
+        """Name of its folder: what it trains, and a hash of its membership."""
+        words = [json.dumps(dataclasses.asdict(run), sort_keys=True, default=str) for run in self.runs]
+        digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
+        env = "".join(c if c.isalnum() else "-" for c in self.training.env)
+        return f"{env}-{self.training.agent.name}-{self.family}-n{self.n_max}-{digest}"
+
+    @property
+    def why(self) -> str:
+        """One sentence: why these Runs are compiled together and apart from others."""
+        return (
+            f"{len(self.runs)} members share {self.training.agent.name} {self.training.agent.hidden} on "
+            f"{self.training.env}, method family {self.family} and TD targets of at most {self.n_max} step(s)"
+        )
+
+    @property
+    def compilations(self) -> int:
+        """XLA compilations it costs: one per stage."""
+        return len(STAGES)
+
+    # ---- how it is built -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def env(self) -> Environment:
+        """The environment all members train in."""
+        return make(self.training.env if self.training.env_object is None else self.training.env_object)
+
+    @cached_property
+    def agent(self) -> Agent:
+        """The algorithm with the family's functions."""
+        training, spec = self.training, self.env.spec
+        family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
+        return algorithm(training.agent.name).make(
+            training.agent, spec.obs_dim, spec.action_dim, {name: family for name in events}, events
+        )
+
+    @cached_property
+    def settings(self) -> MemberSettings:
+        """Traced settings of all members, NumPy arrays `[member, ...]`."""
+        events = events_of(self.training)
+        return stack([member_settings(run, self.agent, events) for run in self.runs])
+
+    @cached_property
+    def stages(self) -> dict[str, Callable[..., Any]]:
+        """The stages over the member axis, jitted; the clock is unbatched and the state is donated."""
+        stages = Stages(self.training, self.agent, self.env, self.n_max, self.keep_mean)
+
+        def over_members(fn: Callable[..., Any], *axes: int | None, donate: bool) -> Callable[..., Any]:
+            return jax.jit(jax.vmap(fn, in_axes=axes), donate_argnums=(0,) if donate else ())
+
+        return {
+            "init": over_members(stages.init, 0, donate=False),
+            "warm_up": over_members(stages.warm_up, 0, 0, None, donate=True),
+            "train": over_members(stages.train, 0, 0, None, donate=True),
+            "evaluate": over_members(stages.evaluate, 0, 0, None, None, donate=False),
+        }
+
+    def shapes(self) -> Member:
+        """Shapes of the population, without computing anything."""
+        return jax.eval_shape(self.stages["init"], self.settings)
+
+    def memory(self) -> int:
+        """Forecast of the bytes its population holds on the device."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.shapes()))
+
+    def lower(self) -> dict[str, Any]:
+        """Every stage lowered for this population."""
+        population, clock = self.shapes(), clock_at(self.training, 0)
+        arguments = {
+            "init": (self.settings,),
+            "warm_up": (population, self.settings, clock),
+            "train": (population, self.settings, clock),
+            "evaluate": (population, self.settings, clock, np.int32(0)),
+        }
+        return {name: self.stages[name].lower(*arguments[name]) for name in STAGES}
+
+    def compile(self, note: Callable[[str], None] = lambda stage: None) -> tuple[dict[str, Any], dict[str, float]]:
+        """Compiled stages and the seconds each took (tracing included)."""
+        compiled, seconds = {}, {}
+        population, clock = self.shapes(), clock_at(self.training, 0)
+        rest = {"init": (self.settings,), "evaluate": (population, self.settings, clock, np.int32(0))}
+        for name in STAGES:
+            note(name)
+            began = time.perf_counter()
+            arguments = rest.get(name, (population, self.settings, clock))
+            compiled[name] = self.stages[name].lower(*arguments).compile()
+            seconds[name] = time.perf_counter() - began
+        return compiled, seconds
+
+
+def clock_at(training: Training, step: int) -> Clock:
+    """The clock after `step` environment steps, as NumPy scalars (nothing is compiled for it)."""
+    return Clock(np.int32(step), np.int32(max(0, step - training.warm_up)))
+
+
+def group(runs: list[Run]) -> list[Program]:
+    """Runs as Programs, in order of first appearance; members keep the order of `runs`.
+
+    Runs go together when agent, environment, every period and shape, family and n_max are equal. A member that never
+    uses multi-step targets is not grouped with one that does: it would pay for the longer windows.
+    """
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        key = (run.training, id(run.training.env_object), run.recipe.family, run.recipe.n)
+        groups.setdefault(key, []).append(run)
+    return [Program(tuple(members)) for members in groups.values()]

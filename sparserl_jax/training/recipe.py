@@ -1,0 +1,60 @@
+"""Recipes: what a paper calls a method, as data. An ablation is a recipe with one field changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from sparserl_jax.errors import suggest
+from sparserl_jax.sparsity import METHODS
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A sparsity method with the value-learning parts around it.
+
+    method: name of the sparsity method. n: steps of the TD target once it is multi-step. delayed: whether the target
+    is one-step until update T0 of the schedule. buffer: replay capacity, `fixed` or `dynamic` (RLx2, section 4.2.2).
+    source: `released` or `paper` where the code of a publication differs from its text. dense_targets: targets are copied before
+    sparsification and stay dense until the first target update, as in RLx2's code. sparsity: fixed knob, for
+    methods and controls that do not follow the sweep; `None` follows it.
+    """
+
+    name: str
+    method: str
+    n: int = 1
+    delayed: bool = True
+    buffer: Literal["fixed", "dynamic"] = "fixed"
+    source: Literal["released", "paper"] = "released"
+    dense_targets: bool = False
+    sparsity: float | None = None
+    summary: str = ""
+
+    @property
+    def family(self) -> str:
+        """Name of the family of functions the method belongs to."""
+        return METHODS[self.method].family.name
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("dense", "dense", sparsity=0.0, summary="full-width dense network"),
+        Recipe("dense_rvl", "dense", 3, buffer="dynamic", sparsity=0.0, summary="dense with RLx2's value learning"),
+        Recipe("tiny", "tiny", summary="narrow dense network of equal weight count"),
+        Recipe("tiny_rvl", "tiny", 3, buffer="dynamic", summary="tiny with RLx2's value learning"),
+        Recipe("static", "static", summary="fixed mask, Erdos-Renyi"),
+        Recipe("set", "set", summary="drop smallest, grow random"),
+        Recipe("rigl", "rigl", summary="drop smallest, grow largest gradient"),
+        Recipe("rlx2", "rigl", 3, buffer="dynamic", summary="RigL, delayed 3-step targets, dynamic buffer"),
+        Recipe("rlx2_paper", "rigl", 3, buffer="dynamic", source="paper", summary="RLx2 as its text describes it"),
+        Recipe("placebo", "static", source="paper", summary="random fixed mask at an extreme sparsity"),
+    )
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called `name`."""
+    if name not in RECIPES:
+        raise suggest(name, list(RECIPES), "recipe")
+    return RECIPES[name]

@@ -1,0 +1,278 @@
+"""Executing a Program on the host: dispatch after dispatch, evaluation, checkpoints by time, exact resume.
+
+A dispatch is one jitted call. Between dispatches, on the host: evaluation where due, checkpoint where due, progress,
+Ctrl-C, time budget. What a Run ends in is a function of its configuration, its seed, the Program's membership and the
+kind of device; killing the process and executing again gives the same arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sparserl_jax.layers import LayerTable, leaf
+from sparserl_jax.training import checkpoint
+from sparserl_jax.training.config import Run
+from sparserl_jax.training.population import Member, events_of
+from sparserl_jax.training.program import Program, clock_at
+from sparserl_jax.training.progress import Progress, Silent
+
+CHECKPOINT_SECONDS = 300.0
+"""Least time between checkpoints."""
+CHECKPOINT_SHARE = 0.05
+"""Largest share of the run spent on writing them."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the run goes on where it stopped
+    """Execution stopped before its end, with a checkpoint written: `reason` is `time budget` or `interrupted`."""
+
+    def __init__(self, reason: str, step: int) -> None:
+        super().__init__(f"stopped at environment step {step} ({reason})")
+        self.reason, self.step = reason, step
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What one Run ends in.
+
+    status: `ok` or `diverged`. curve: arrays [points] (env_step, update, return, and diagnostics). final_returns:
+    f32[final_episodes]. params, masks: of every network, NumPy trees; the acting network's are the deployed ones.
+    nnz: active weights per tensor. events: topology events that happened. measured: seconds and bytes, never part of
+    a result.
+    """
+
+    run: Run
+    status: str
+    curve: dict[str, np.ndarray]
+    final_returns: np.ndarray
+    params: dict[str, Any]
+    masks: dict[str, Any]
+    nnz: dict[str, list[int]]
+    layers: dict[str, LayerTable]
+    events: dict[str, int]
+    episodes: int
+    invalid_steps: int
+    measured: dict[str, float]
+
+
+def execute(
+    program: Program,
+    folder: Path | None = None,
+    deadline: float | None = None,
+    progress: Progress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> list[Outcome]:
+    """Train and evaluate all members of `program`; one Outcome per Run, in order.
+
+    Args:
+        program: what to run.
+        folder: where checkpoints go and are looked for; None: no checkpoints.
+        deadline: `time.monotonic()` value after which no further dispatch is begun.
+        progress: told what happens.
+        checkpoint_seconds: least time between checkpoints.
+
+    Raises:
+        Stopped: at the deadline or on Ctrl-C, after a checkpoint.
+    """
+    execution = _Execution(program, folder, progress or Silent(), checkpoint_seconds)
+    try:
+        return execution.run(deadline)
+    except KeyboardInterrupt:
+        execution.save()
+        raise Stopped("interrupted", execution.step) from None
+
+
+class _Execution:
+    """The moving parts of `execute`."""
+
+    def __init__(self, program: Program, folder: Path | None, progress: Progress, checkpoint_seconds: float) -> None:
+        self.program, self.folder, self.progress = program, folder, progress
+        self.checkpoint_seconds = checkpoint_seconds
+        self.training, self.step = program.training, 0
+        self.population: Member | None = None
+        self.points: list[dict[str, np.ndarray]] = []
+        self.metrics: dict[str, np.ndarray] = {}
+        self.seconds = {"warm_up": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, "compile": 0.0}
+        self.saved_at = time.monotonic()
+
+    def run(self, deadline: float | None) -> list[Outcome]:
+        training, name = self.training, self.program.name
+        compiled, seconds = self.program.compile(lambda stage: self.progress.stage(name, f"compiling {stage}"))
+        self.compiled, self.compile_seconds = compiled, seconds
+        self.seconds["compile"] = sum(seconds.values())
+        self.settings = jax.device_put(self.program.settings)
+        if not self.restore():
+            self.population = compiled["init"](self.settings)
+        while self.step < training.steps:
+            if deadline is not None and time.monotonic() >= deadline:
+                self.save()
+                raise Stopped("time budget", self.step)
+            self.dispatch()
+            if self.step % training.evaluation.interval == 0:
+                self.evaluate()
+            if self.checkpoint_due():
+                self.save()
+            self.progress.advance(name, self.step, training.steps)
+        self.progress.stage(name, "final evaluation")
+        final = self.final_returns()
+        return self.outcomes(final)
+
+    def dispatch(self) -> None:
+        """One jitted call."""
+        began = time.perf_counter()
+        clock = clock_at(self.training, self.step)
+        kind = "warm_up" if self.step < self.training.warm_up else "train"
+        if kind == "warm_up":
+            self.population = self.compiled[kind](self.population, self.settings, clock)
+        else:
+            self.population, metrics = self.compiled[kind](self.population, self.settings, clock)
+            self.metrics = {key: np.asarray(value) for key, value in metrics.items()}
+        jax.block_until_ready(self.population)
+        self.step += self.training.dispatch_steps
+        self.seconds[kind] += time.perf_counter() - began
+
+    def evaluate(self) -> None:
+        """One curve point."""
+        seen = self._evaluate(0)
+        members = len(self.program.runs)
+        clock = clock_at(self.training, self.step)
+        point = {
+            "env_step": np.full(members, self.step),
+            "update": np.full(members, int(clock.update)),
+            "return": seen.pop("returns").mean(axis=1),
+        }
+        missing = np.full(members, np.nan, np.float32)
+        names = ("critic_loss", "actor_loss", "q", "critic_grad_norm", "actor_grad_norm")
+        point |= {name: self.metrics.get(name, missing) for name in names}
+        self.points.append({**point, **seen})
+        self.progress.score(self.program.name, self.step, [float(x) for x in point["return"]])
+
+    def _evaluate(self, repeat: int) -> dict[str, np.ndarray]:
+        began = time.perf_counter()
+        clock = clock_at(self.training, self.step)
+        seen = self.compiled["evaluate"](self.population, self.settings, clock, np.int32(repeat))
+        seen = {key: np.asarray(value) for key, value in seen.items()}
+        self.seconds["evaluate"] += time.perf_counter() - began
+        return seen
+
+    def final_returns(self) -> np.ndarray:
+        """Returns [member, final_episodes] of the final policies, on keys no curve point has used."""
+        plan = self.training.evaluation
+        parts = [self._evaluate(1 + i)["returns"] for i in range(plan.final_episodes // plan.episodes)]
+        return np.concatenate(parts, axis=1)
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def checkpoint_due(self) -> bool:
+        """By time, and never more than a small share of it."""
+        if self.folder is None or self.step >= self.training.steps:
+            return False
+        spent = self.seconds["checkpoint"]
+        working = self.seconds["warm_up"] + self.seconds["train"] + self.seconds["evaluate"]
+        return (
+            time.monotonic() - self.saved_at >= self.checkpoint_seconds
+            and spent <= CHECKPOINT_SHARE * max(working, 1e-9)
+        )
+
+    def save(self) -> None:
+        """Write the whole state."""
+        if self.folder is None or self.population is None:
+            return
+        began = time.perf_counter()
+        curve = {key: [point[key].tolist() for point in self.points] for key in self.points[0]} if self.points else {}
+        # Python's JSON keeps every float32 exactly (it prints the shortest decimal of the float64 value).
+        notes = {
+            "curve": curve,
+            "dtypes": {key: str(value.dtype) for key, value in self.points[0].items()} if self.points else {},
+            "metrics": {key: value.tolist() for key, value in self.metrics.items()},
+            "seconds": self.seconds,
+        }
+        checkpoint.save(self.folder, self.step, self.population, notes)
+        self.saved_at = time.monotonic()
+        self.seconds["checkpoint"] += time.perf_counter() - began
+
+    def restore(self) -> bool:
+        """Go on where the newest usable checkpoint stopped."""
+        if self.folder is None:
+            return False
+        name = self.program.name
+        found = checkpoint.restore(self.folder, self.program.shapes(), lambda text: self.progress.warn(name, text))
+        if found is None:
+            return False
+        self.step, state, notes = found
+        self.population = jax.device_put(state)
+        self.progress.stage(name, f"resuming at step {self.step}")
+        columns, dtypes = notes["curve"], notes["dtypes"]
+        count = len(next(iter(columns.values()))) if columns else 0
+        self.points = [
+            {key: np.asarray(columns[key][i], dtypes[key]) for key in columns} for i in range(count)
+        ]
+        self.metrics = {key: np.asarray(value, np.float32) for key, value in notes["metrics"].items()}
+        earlier = notes["seconds"]
+        self.seconds = {key: value + (earlier[key] if key != "compile" else 0.0) for key, value in self.seconds.items()}
+        return True
+
+    # ---- results ---------------------------------------------------------------------------------------------------
+
+    def outcomes(self, final: np.ndarray) -> list[Outcome]:
+        """One Outcome per Run."""
+        assert self.population is not None
+        agent, program = self.program.agent, self.program
+        state = jax.device_get(self.population.agent)
+        masks = jax.device_get(agent.masks(self.population.agent))
+        networks = agent.networks(state)
+        tally = jax.device_get(self.population.tally)
+        ticks, events = agent.ticks(self.training.updates), events_of(self.training)
+        measured = {f"{key}_seconds": value for key, value in self.seconds.items()}
+        measured |= {f"compile_{key}_seconds": value for key, value in self.compile_seconds.items()}
+        measured["members"] = float(len(program.runs))
+        measured["memory_forecast_bytes"] = float(program.memory())
+        outcomes = []
+        for i, run in enumerate(program.runs):
+
+            def mine(tree: Any, i: int = i) -> Any:
+                return jax.tree.map(lambda x: np.asarray(x)[i], tree)
+
+            kept = {name: mine(masks[name]) for name in networks}
+            curve = {key: np.stack([point[key][i] for point in self.points]) for key in self.points[0]}
+            diverged = bool(tally.broken[i]) or not np.all(np.isfinite(final[i]))
+            outcomes.append(
+                Outcome(
+                    run=run,
+                    status="diverged" if diverged else "ok",
+                    curve=curve,
+                    final_returns=final[i],
+                    params={name: mine(networks[name].params) for name in networks},
+                    masks=kept,
+                    nnz={name: _counts(agent.layers[name], kept[name]) for name in networks},
+                    layers=agent.layers,
+                    events={
+                        name: min(events[name].count, ticks[name] // events[name].interval)
+                        if _evolves(self.program.settings, name, i)
+                        else 0
+                        for name in networks
+                    },
+                    episodes=int(tally.episodes[i]),
+                    invalid_steps=int(tally.invalid[i]),
+                    measured=measured,
+                )
+            )
+        return outcomes
+
+
+def _counts(layers: LayerTable, masks: Any) -> list[int]:
+    """Active weights per tensor, on the host."""
+    counts: list[int] = []
+    for layer in layers.maskable:
+        mask = np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1)
+        counts += [int(n) for n in mask.sum(axis=1)]
+    return counts
+
+
+def _evolves(settings: Any, network: str, member: int) -> bool:
+    return bool(np.any(settings.agent[network].evolves[member]))

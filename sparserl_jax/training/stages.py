@@ -1,0 +1,219 @@
+"""The compiled stages of a Program: init, warm_up, train, evaluate.
+
+All functions here are per member and pure; the Program vmaps them with the clock unbatched. A training dispatch is
+
+    [ environment steps -> replay -> gradient updates ]*      then the buffer check
+
+with one gradient update per environment step and the agent's delayed part after every `delay` updates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sparserl_jax.agents.agent import Agent, Clock
+from sparserl_jax.envs import Environment, advance, evaluate, make_pool, start
+from sparserl_jax.replay import check, init, insert, sample, slots_needed
+from sparserl_jax.replay import size as replay_size
+from sparserl_jax.sparsity import masks as mask_ops
+from sparserl_jax.sparsity.contract import Evidence
+from sparserl_jax.training.config import Training
+from sparserl_jax.training.population import Member, MemberSettings, Tally, buffer_rows
+
+POOL = 32
+"""Initial states drawn afresh for every dispatch where resetting an environment costs as much as stepping it."""
+
+
+def member_key(settings: MemberSettings, purpose: str, at: jax.Array | int = 0) -> jax.Array:
+    """Key of a member for one purpose at one moment; independent of how dispatches are cut."""
+    return jax.random.fold_in(jax.random.wrap_key_data(settings.keys[purpose]), at)
+
+
+class Stages:
+    """The stages of one Program as per-member functions."""
+
+    def __init__(self, training: Training, agent: Agent, env: Environment, n_max: int, keep_mean: bool) -> None:
+        self.training, self.agent, self.env = training, agent, env
+        self.n_max, self.keep_mean = n_max, keep_mean
+        self.pooled = bool(getattr(env, "expensive_reset", False))
+
+    def init(self, settings: MemberSettings) -> Member:
+        """A fresh member."""
+        training, spec = self.training, self.env.spec
+        agent = self.agent.init(member_key(settings, "agent"), settings.agent)
+        envs = start(self.env, member_key(settings, "start"), training.num_envs)
+        rows = buffer_rows(training)
+        slots = slots_needed(rows, spec.max_episode_steps)
+        replay = init(rows, training.num_envs, spec.obs_dim, spec.action_dim, slots, self.keep_mean, envs.obs)
+        tally = Tally(
+            last_return=jnp.zeros((), jnp.float32),
+            episodes=jnp.zeros((), jnp.int32),
+            invalid=jnp.zeros((), jnp.int32),
+            broken=jnp.zeros((), bool),
+        )
+        return Member(agent, envs, replay, tally, self.agent.masks(agent))
+
+    def warm_up(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
+        """One dispatch of uniformly random actions, no updates."""
+        pool = self._pool(settings, clock)
+
+        def step(carry: tuple[Member, Clock], _: None) -> tuple[tuple[Member, Clock], None]:
+            return self._collect(*carry, settings, pool, explore="uniform"), None
+
+        steps = self.training.dispatch_steps // self.training.num_envs
+        (member, clock), _ = jax.lax.scan(step, (member, clock), length=steps)
+        return self._check_buffer(member, settings, clock)
+
+    def train(self, member: Member, settings: MemberSettings, clock: Clock) -> tuple[Member, dict[str, jax.Array]]:
+        """One dispatch of training; metrics are means over the dispatch."""
+        pool, delay, num_envs = self._pool(settings, clock), self.agent.delay, self.training.num_envs
+        Carry = tuple[Member, Clock]
+
+        def tick(carry: Carry, _: None) -> tuple[Carry, tuple[Any, dict[str, jax.Array]]]:
+            if num_envs == 1:
+                carry = self._collect(*carry, settings, pool, explore="noise")
+            return self._update(*carry, settings)
+
+        def cycle(carry: Carry, _: None) -> tuple[Carry, dict[str, jax.Array]]:
+            carry, (batches, metrics) = jax.lax.scan(tick, carry, length=delay)
+            batch = jax.tree.map(lambda x: x[-1], batches)
+            member, delayed_metrics = self._delayed(*carry, settings, batch)
+            return (member, carry[1]), {**jax.tree.map(jnp.mean, metrics), **delayed_metrics}
+
+        def vector_step(carry: Carry, _: None) -> tuple[Carry, dict[str, jax.Array]]:
+            carry = self._collect(*carry, settings, pool, explore="noise")
+            carry, metrics = jax.lax.scan(cycle, carry, length=num_envs // delay)
+            return carry, jax.tree.map(jnp.mean, metrics)
+
+        steps = self.training.dispatch_steps
+        body, length = (cycle, steps // delay) if num_envs == 1 else (vector_step, steps // num_envs)
+        (member, clock), metrics = jax.lax.scan(body, (member, clock), length=length)
+        metrics = jax.tree.map(jnp.mean, metrics)
+        broken = ~jnp.isfinite(metrics["critic_loss"]) | ~jnp.isfinite(metrics["actor_loss"])
+        member = member._replace(tally=member.tally._replace(broken=member.tally.broken | broken))
+        return self._check_buffer(member, settings, clock), metrics
+
+    def evaluate(
+        self, member: Member, settings: MemberSettings, clock: Clock, repeat: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Returns [episodes] of the deployed policy on keys common to all arms, and the state of masks and replay."""
+        key = jax.random.wrap_key_data(settings.evaluation_key)
+        key = jax.random.fold_in(jax.random.fold_in(key, clock.step), repeat)
+        params, _, _ = self.agent.deployed(member.agent)
+        returns = evaluate(
+            self.env, key, lambda obs: self.agent.policy(params, obs), self.training.evaluation.episodes
+        )
+        seen = {"returns": returns, "buffer": replay_size(member.replay, self._head(clock))}
+        for name, masks in self.agent.masks(member.agent).items():
+            seen[f"overlap_{name}"] = mask_ops.overlap(masks, member.start_masks[name], self.agent.layers[name])
+        return {**seen, **member.tally._asdict()}
+
+    # ---- parts ----------------------------------------------------------------------------------------------------
+
+    def _head(self, clock: Clock) -> jax.Array:
+        return clock.step // self.training.num_envs
+
+    def _pool(self, settings: MemberSettings, clock: Clock) -> Any:
+        if not self.pooled:
+            return None
+        return make_pool(self.env, member_key(settings, "pool", clock.step), POOL)
+
+    def _collect(
+        self, member: Member, clock: Clock, settings: MemberSettings, pool: Any, explore: str
+    ) -> tuple[Member, Clock]:
+        """One step of the member's environments into its replay."""
+        key = member_key(settings, "act", clock.step)
+        if explore == "uniform":
+            shape = (self.training.num_envs, self.env.spec.action_dim)
+            action = mean = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+        else:
+            action, mean = self.agent.act(member.agent, member.envs.obs, key, True)
+        envs, transition, finished = advance(
+            self.env, member.envs, member_key(settings, "step", clock.step), action, pool
+        )
+        kept_mean = mean if self.keep_mean else None
+        replay = insert(member.replay, self._head(clock), transition, kept_mean, settings.capacity.max_rows)
+        tally, done = member.tally, jnp.any(finished.done)
+        last = jnp.sum(jnp.where(finished.done, finished.returns, 0.0)) / jnp.maximum(jnp.sum(finished.done), 1)
+        tally = tally._replace(
+            last_return=jnp.where(done, last, tally.last_return),
+            episodes=tally.episodes + jnp.sum(finished.done, dtype=jnp.int32),
+            invalid=tally.invalid + finished.invalid,
+        )
+        clock = clock._replace(step=clock.step + self.training.num_envs)
+        return member._replace(envs=envs, replay=replay, tally=tally), clock
+
+    def _draw(self, member: Member, clock: Clock, settings: MemberSettings, key: jax.Array, size: int) -> Any:
+        early = clock.update < self.training.schedule.delay
+        n = jnp.where(early, settings.n_early, settings.n)
+        return sample(member.replay, self._head(clock), key, size, self.n_max, n)
+
+    def _evidence(self, member: Member, clock: Clock, settings: MemberSettings) -> Evidence:
+        def unavailable(*_: Any) -> Any:
+            raise NotImplementedError("filled in by the agent")
+
+        return Evidence(
+            grad=unavailable,
+            hvp=unavailable,
+            activations=unavailable,
+            batch=lambda size: self._draw(
+                member, clock, settings, member_key(settings, "extra", clock.update), size
+            ),
+            init_params=unavailable,
+            episode_return=lambda: member.tally.last_return,
+        )
+
+    def _update(
+        self, member: Member, clock: Clock, settings: MemberSettings
+    ) -> tuple[tuple[Member, Clock], tuple[Any, dict[str, jax.Array]]]:
+        batch = self._draw(
+            member, clock, settings, member_key(settings, "sample", clock.update), self.training.agent.batch_size
+        )
+        key = member_key(settings, "update", clock.update)
+        agent, metrics = self.agent.update(
+            member.agent, batch, key, clock, self._evidence(member, clock, settings)
+        )
+        member = self._apply_resets(member._replace(agent=agent), clock, metrics)
+        return (member, clock._replace(update=clock.update + 1)), (batch, metrics)
+
+    def _delayed(
+        self, member: Member, clock: Clock, settings: MemberSettings, batch: Any
+    ) -> tuple[Member, dict[str, jax.Array]]:
+        key = member_key(settings, "delayed", clock.update)
+        agent, metrics = self.agent.delayed(
+            member.agent, batch, key, clock, self._evidence(member, clock, settings)
+        )
+        return self._apply_resets(member._replace(agent=agent), clock, metrics), metrics
+
+    def _apply_resets(self, member: Member, clock: Clock, metrics: dict[str, jax.Array]) -> Member:
+        """Empty the replay where a method's event asks for it (all but the newest batch's worth of rows)."""
+        reset = metrics.pop("reset_replay", None)
+        if reset is None:
+            return member
+        newest = self._head(clock) - self.training.agent.batch_size
+        left = jnp.where(reset, jnp.maximum(member.replay.left, newest), member.replay.left)
+        return member._replace(replay=member.replay._replace(left=left))
+
+    def _check_buffer(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
+        """The dynamic capacity rule, where it is due and any member follows it."""
+        if not self.keep_mean:
+            return member
+        head = self._head(clock)
+        params, _, _ = self.agent.deployed(member.agent)
+
+        def due() -> jax.Array:
+            checked, _ = check(
+                member.replay,
+                head,
+                settings.capacity,
+                lambda obs: self.agent.policy(params, obs),
+                self.training.schedule.buffer_oldest,
+            )
+            return checked.left
+
+        moment = clock.step % self.training.schedule.buffer_check == 0
+        left = jax.lax.cond(moment, due, lambda: member.replay.left)
+        return member._replace(replay=member.replay._replace(left=left))
