@@ -137,8 +137,7 @@ def densities(layers: LayerTable, counts: list[int]) -> list[float]:
 
 
 def tiny_width(layers: LayerTable, nnz: int) -> int:
-    """Smallest width, the same in every hidden unit group, at which the dense network has at least `nnz`
-    weights.
+    """Smallest width, the same in every hidden group, at which the dense network has at least `nnz` weights.
 
     With two hidden layers of h units an actor has obs*h + h*h + h*act weights and each Q of a critic
     (obs + act)*h + h*h + h; biases are not counted, stacked copies are.

@@ -179,7 +179,13 @@ def project(params: Params, extra: Any, opt_state: Any, state: State) -> tuple[P
 
 
 def evolve(
-    key: jax.Array, tick: jax.Array, params: Params, extra: Any, opt_state: Any, state: State, evidence: Evidence
+    key: jax.Array,
+    tick: jax.Array,
+    params: Params,
+    extra: Any,
+    opt_state: Any,
+    state: State,
+    evidence: Evidence,
 ) -> tuple[Params, Any, Any, State, Effects]:
     """One drop-and-grow event in every tensor that has inactive weights."""
     chosen, layers = state.settings, state.layers

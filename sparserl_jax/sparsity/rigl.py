@@ -14,7 +14,11 @@ from sparserl_jax.sparsity.contract import Events, Method
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
     """Erdos-Renyi budgets at sparsity `knob`."""
     counts = allocation.er(layers, knob)
-    return drop_grow.settings(layers, counts, events, evolves=True, grow_by_gradient=True, random_mask=source == "paper")
+    return drop_grow.settings(
+        layers, counts, events, evolves=True, grow_by_gradient=True, random_mask=source == "paper"
+    )
 
 
-RIGL = Method("rigl", drop_grow.DROP_GROW, settings, "drop the smallest active weights, grow those of largest gradient")
+RIGL = Method(
+    "rigl", drop_grow.DROP_GROW, settings, "drop the smallest active weights, grow those of largest gradient"
+)

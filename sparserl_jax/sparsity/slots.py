@@ -26,7 +26,7 @@ def map_slots(fn: Callable[..., Any], opt_state: Any, params: Any, *trees: Any) 
         params: the parameters that the optimiser was initialised with.
         trees: handed on to `fn` unchanged.
     """
-    structure = jax.tree.structure(params)
+    structure: Any = jax.tree.structure(params)
     shapes = [jnp.shape(value) for value in jax.tree.leaves(params)]
 
     def is_slot(node: Any) -> bool:

@@ -1,0 +1,221 @@
+"""FLOPs in theory: what the live weights cost, counted from real masks.
+
+Masked-dense training executes dense arithmetic whatever the mask; these numbers say what a runtime that skips
+zeros would execute, and are published beside the executed ones, never instead of them.
+
+Conventions for a fully connected layer of `nnz` live weights, I inputs and O outputs, per sample:
+
+    mac2      2 * nnz                  a multiplication and an addition per weight (default; what XLA counts)
+    minus1    (1 - S) * (2*I - 1) * O  the RLx2 and MAST papers' formula, (1 - S) = nnz / (I * O)
+    mac1      nnz                      multiply-accumulates
+    micronet  2 * nnz + O              MicroNet challenge and RigL: bias and ReLU counted on every layer
+
+Ratios to dense agree between conventions to about 1 %, absolute numbers do not: never mix two in one table.
+In `tiny`, pass the narrow network's own table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.layers import Layer, LayerTable
+
+CONVENTIONS = ("mac2", "minus1", "mac1", "micronet")
+"""Known ways of counting; the first is the default."""
+
+
+def _tensor(layer: Layer, nnz: int, convention: str) -> int:
+    """One application of one tensor, per sample and output position."""
+    if convention == "mac2":
+        return 2 * nnz
+    if convention == "mac1":
+        return nnz
+    if convention == "minus1":
+        # Integer rounding of nnz * (2I - 1) / I: exact for dense layers, within half an operation otherwise.
+        return (2 * nnz * (2 * layer.fan_in - 1) + layer.fan_in) // (2 * layer.fan_in)
+    # A tensor without weights costs nothing: its bias can be folded into the next layer's.
+    return 2 * nnz + layer.units_out if nnz else 0
+
+
+def live_weights(layers: LayerTable, nnz: Sequence[int] | None) -> list[tuple[Layer, int]]:
+    """Every tensor, copies included, with its live weights; tensors that cannot be masked are dense.
+
+    Raises:
+        UserError: `nnz` does not fit the table.
+    """
+    tensors = layers.tensors
+    if nnz is None:
+        nnz = [layer.size for layer, _ in tensors]
+    if len(nnz) != len(tensors):
+        raise UserError(
+            f"{len(nnz)} live-weight counts were given for a network of {len(tensors)} maskable tensors: "
+            "give one per tensor, copies of a stacked critic counted singly."
+        )
+    for (layer, copy), kept in zip(tensors, nnz, strict=True):
+        if not 0 <= kept <= layer.size:
+            raise UserError(
+                f"tensor {layers.describe(layer, copy)} cannot keep {kept} weights: give 0 to {layer.size}."
+            )
+    masked = [(layer, int(kept)) for (layer, _), kept in zip(tensors, nnz, strict=True)]
+    return masked + [
+        (layer, layer.size) for layer in layers if not layer.maskable for _ in range(layer.copies)
+    ]
+
+
+def forward(
+    layers: LayerTable,
+    nnz: Sequence[int] | None = None,
+    convention: str = "mac2",
+    positions: Mapping[str, int] | None = None,
+) -> int:
+    """FLOPs of one forward pass of one sample through all copies of a network.
+
+    Inference costs this for the actor; element-wise operations outside the layers are not counted.
+
+    Args:
+        layers: the network.
+        nnz: live weights per tensor in the order of `layers.tensors`; None: dense.
+        convention: one of `CONVENTIONS`.
+        positions: output positions (height * width) of each convolution, by layer name.
+
+    Raises:
+        UserError: unknown convention, counts that do not fit, or a convolution without positions.
+    """
+    if convention not in CONVENTIONS:
+        raise suggest(convention, list(CONVENTIONS), "FLOPs convention")
+    total = 0
+    for layer, kept in live_weights(layers, nnz):
+        if layer.kind == "dense":
+            times = 1
+        elif positions is None or layer.name not in positions:
+            raise UserError(
+                f"FLOPs of convolution {layer.name} depend on its output size: give it in `positions`."
+            )
+        else:
+            times = positions[layer.name]
+        total += times * _tensor(layer, kept, convention)
+    return total
+
+
+def td3_update(
+    actor: float, critic: float, *, batch: int = 1, delay: int = 2, full_backward: bool = False
+) -> float:
+    """FLOPs of one TD3 gradient step, the delayed actor step shared out over `delay` steps.
+
+    Backward passes cost twice the forward pass, once for the inputs' and once for the weights' gradient.
+    With A = `actor` and C = `critic`: the critic step is A + 8C (target actor, two target critics, two online
+    critics forward and backward), the actor step 3A + 2C (actor forward and backward, one critic forward and
+    its input gradient); at delay 2 that is 2.5A + 9C per sample. The step length n of the target changes
+    nothing.
+
+    Args:
+        actor: forward FLOPs of the actor per sample.
+        critic: forward FLOPs of ONE critic per sample.
+        batch: samples per step.
+        delay: critic steps per actor step.
+        full_backward: charge the actor step with the critic's weight gradients too (3A + 3C), as code that
+            differentiates everything and discards half executes.
+    """
+    return batch * (actor + 8 * critic + (3 * actor + (3 if full_backward else 2) * critic) / delay)
+
+
+def sac_update(actor: float, critic: float, *, batch: int = 1, n: int = 1) -> float:
+    """FLOPs of one SAC gradient step with n-step soft targets: (3 + n) A + 12 C per sample (RLx2 reproduction
+    3.2).
+
+    Critic step n*A + 8C (a fresh action at every step of the window), actor step 3A + 4C (both critics
+    forward and their input gradients). Arguments as in `td3_update`.
+    """
+    return batch * ((3 + n) * actor + 12 * critic)
+
+
+def dense_gradient_surcharge(dense: int, live: int, batch: int = 1) -> int:
+    """Extra FLOPs of one event that grows weights by dense gradients (RigL).
+
+    At the event the weight gradient costs one dense instead of one sparse pass; averaged over an interval D a
+    RigL step costs (3 f_S * D + 2 f_S + f_D) / (D + 1), that is 3 f_S + (f_D - f_S) / (D + 1).
+
+    Args:
+        dense, live: forward FLOPs of the network per sample, all its copies, without and with its masks.
+        batch: samples of the event's minibatch.
+    """
+    return batch * (dense - live)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingCost:
+    """FLOPs of a whole run in theory; evaluation and element-wise optimiser arithmetic are excluded.
+
+    `updates`: gradient steps; `acting`: one actor pass per environment step; `surcharge`: dense gradients at
+    events; `dense`: updates and acting of the same run without masks.
+    """
+
+    convention: str
+    updates: int
+    acting: int
+    surcharge: int
+    dense: int
+
+    @property
+    def total(self) -> int:
+        """Everything that is counted."""
+        return self.updates + self.acting + self.surcharge
+
+    @property
+    def ratio(self) -> float:
+        """Total over the dense run's total."""
+        return self.total / self.dense
+
+
+def _td3_steps(actor: int, twin: int, updates: int, batch: int, delay: int, full_backward: bool) -> int:
+    """Exact FLOPs of a number of updates; `twin` is the forward cost of both critics."""
+    critic_steps = updates * (actor + 4 * twin)
+    through_critic = (3 if full_backward else 2) * twin
+    actor_steps = (updates // delay) * (6 * actor + through_critic)
+    return batch * (2 * critic_steps + actor_steps) // 2
+
+
+def td3_run(
+    actor: LayerTable,
+    critic: LayerTable,
+    actor_nnz: Sequence[int] | None = None,
+    critic_nnz: Sequence[int] | None = None,
+    *,
+    updates: int,
+    env_steps: int = 0,
+    batch: int = 256,
+    delay: int = 2,
+    dense_growth: bool = False,
+    actor_events: int = 0,
+    critic_events: int = 0,
+    convention: str = "mac2",
+    full_backward: bool = False,
+) -> TrainingCost:
+    """FLOPs of a TD3 run whose live-weight counts stay constant.
+
+    Args:
+        actor, critic: the networks; the critic's table holds both copies.
+        actor_nnz, critic_nnz: live weights per tensor; None: dense.
+        updates: gradient steps, events included; the actor's share is `updates // delay` steps.
+        env_steps: environment steps acted by the policy (warm-up excluded).
+        batch, delay, full_backward: as in `td3_update`.
+        dense_growth: the method grows by dense gradients (RigL; not SET, static or dense).
+        actor_events, critic_events: topology events of each network, charged only with `dense_growth`.
+        convention: one of `CONVENTIONS`.
+    """
+    live_actor, dense_actor = forward(actor, actor_nnz, convention), forward(actor, None, convention)
+    live_twin, dense_twin = forward(critic, critic_nnz, convention), forward(critic, None, convention)
+    surcharge = 0
+    if dense_growth:
+        surcharge += actor_events * dense_gradient_surcharge(dense_actor, live_actor, batch)
+        surcharge += critic_events * dense_gradient_surcharge(dense_twin, live_twin, batch)
+    return TrainingCost(
+        convention=convention,
+        updates=_td3_steps(live_actor, live_twin, updates, batch, delay, full_backward),
+        acting=env_steps * live_actor,
+        surcharge=surcharge,
+        dense=_td3_steps(dense_actor, dense_twin, updates, batch, delay, full_backward)
+        + env_steps * dense_actor,
+    )
