@@ -47,5 +47,5 @@ class Clock(NamedTuple):
     step: environment steps of each member. update: gradient updates of each member.
     """
 
-    step: jax.Array
-    update: jax.Array
+    step: Any
+    update: Any

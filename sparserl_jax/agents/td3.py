@@ -52,7 +52,11 @@ class TD3State(NamedTuple):
 
 
 def make(
-    config: TD3Config, obs_dim: int, action_dim: int, sparsifiers: dict[str, Sparsifier], events: dict[str, Events]
+    config: TD3Config,
+    obs_dim: int,
+    action_dim: int,
+    sparsifiers: dict[str, Sparsifier],
+    events: dict[str, Events],
 ) -> Agent:
     """TD3 for observations of length `obs_dim` and actions of length `action_dim`.
 
@@ -61,7 +65,10 @@ def make(
     copied before sparsification (they then stay dense until the first target update).
     """
     actor, critic = Actor(config.hidden, action_dim), TwinCritic(config.hidden)
-    layers = {"actor": actor_layers(actor, obs_dim), "critic": twin_critic_layers(critic, obs_dim, action_dim)}
+    layers = {
+        "actor": actor_layers(actor, obs_dim),
+        "critic": twin_critic_layers(critic, obs_dim, action_dim),
+    }
     trainers = {
         name: Trainer(sparsifiers[name], optax.adam(config.learning_rate), layers[name], events[name])
         for name in layers
@@ -92,7 +99,9 @@ def make(
         def target(name: str) -> tuple[Params, Any]:
             online = networks[name]
             params = jax.tree.map(
-                lambda before, after: jnp.where(settings["dense_targets"], before, after), dense[name], online.params
+                lambda before, after: jnp.where(settings["dense_targets"], before, after),
+                dense[name],
+                online.params,
             )
             return params, online.extra
 
@@ -118,7 +127,9 @@ def make(
         noise = config.target_noise * jax.random.normal(noise_key, mean.shape)
         noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
         action = jnp.clip(mean + noise, -1.0, 1.0)
-        twin = values(effective(trainers["critic"], critic_target, "target", critic_key), batch.closing_obs, action)
+        twin = values(
+            effective(trainers["critic"], critic_target, "target", critic_key), batch.closing_obs, action
+        )
         reward, discount = n_step_return(batch, config.gamma)
         return reward + discount * jnp.min(twin, axis=0)
 
@@ -166,7 +177,9 @@ def make(
         weight = batch.valid.astype(jnp.float32)
 
         def loss(params: Params) -> tuple[jax.Array, None]:
-            value = single.apply({"params": first}, jnp.concatenate([batch.obs, policy(params, batch.obs)], axis=-1))
+            value = single.apply(
+                {"params": first}, jnp.concatenate([batch.obs, policy(params, batch.obs)], axis=-1)
+            )
             return -jnp.mean(weight * value[..., 0]), None
 
         trained, info = step_network(
@@ -220,5 +233,17 @@ def make(
 
     single = MLP(config.hidden, 1)
     return Agent(
-        "td3", "replay", config.policy_delay, layers, init, act, policy, deployed, update, delayed, ticks, networks, masks
+        "td3",
+        "replay",
+        config.policy_delay,
+        layers,
+        init,
+        act,
+        policy,
+        deployed,
+        update,
+        delayed,
+        ticks,
+        networks,
+        masks,
     )

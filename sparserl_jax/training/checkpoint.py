@@ -42,7 +42,9 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
         shutil.rmtree(older)
 
 
-def restore(folder: Path, like: Any, warn: Callable[[str], None] = lambda text: None) -> tuple[int, Any, dict[str, Any]] | None:
+def restore(
+    folder: Path, like: Any, warn: Callable[[str], None] = lambda text: None
+) -> tuple[int, Any, dict[str, Any]] | None:
     """The newest complete checkpoint as (step, state, notes), or None.
 
     Args:
@@ -62,7 +64,9 @@ def restore(folder: Path, like: Any, warn: Callable[[str], None] = lambda text: 
             return notes.pop("step"), jax.tree.unflatten(structure, found), notes
         except Exception as error:  # whatever is wrong with the newest one, an older one may be good
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warn(f"checkpoint {place.name} is incomplete or damaged ({first[:120]}): trying the one before it.")
+            warn(
+                f"checkpoint {place.name} is incomplete or damaged ({first[:120]}): trying the one before it."
+            )
     return None
 
 

@@ -119,7 +119,9 @@ class Training:
                     f"the nearest valid values are {low} and {low + grid}."
                 )
         if self.warm_up >= self.steps:
-            raise UserError(f"warm_up = {self.warm_up} leaves no training within steps = {self.steps}: make it smaller.")
+            raise UserError(
+                f"warm_up = {self.warm_up} leaves no training within steps = {self.steps}: make it smaller."
+            )
         if self.steps % self.evaluation.interval:
             low = self.steps // self.evaluation.interval * self.evaluation.interval
             raise UserError(

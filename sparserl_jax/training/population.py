@@ -15,7 +15,6 @@ from sparserl_jax.sparsity import method
 from sparserl_jax.sparsity.contract import Events, Params
 from sparserl_jax.training.config import Run, Training
 
-
 PURPOSES = ("agent", "start", "pool", "act", "step", "sample", "update", "delayed", "extra")
 """What a member draws random numbers for; each has a key of its own, folded with the moment of use."""
 
@@ -68,7 +67,9 @@ def events_of(training: Training) -> dict[str, Events]:
     schedule, updates = training.schedule, training.updates
     delay = training.agent.policy_delay
     ends = {"critic": updates, "actor": updates // delay}
-    return {name: Events(schedule.topology_interval, end, schedule.drop_fraction) for name, end in ends.items()}
+    return {
+        name: Events(schedule.topology_interval, end, schedule.drop_fraction) for name, end in ends.items()
+    }
 
 
 def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> MemberSettings:
@@ -77,20 +78,22 @@ def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> Member
     chosen = method(recipe.method)
     knobs = run.knobs
     per_network = {
-        name: chosen.settings(agent.layers[name], knobs[name], events[name], recipe.source) for name in agent.layers
+        name: chosen.settings(agent.layers[name], knobs[name], events[name], recipe.source)
+        for name in agent.layers
+    }
+    limits: dict[str, Any] = {
+        "max_rows": np.int32(buffer_rows(training) - 1),
+        "min_rows": np.int32(schedule.buffer_min // training.num_envs),
+        "threshold": np.float32(schedule.buffer_threshold),
+        "dynamic": np.bool_(recipe.buffer == "dynamic"),
+        "paper": np.bool_(recipe.source == "paper"),
     }
     return MemberSettings(
         keys={purpose: key_data("run", run.key_name, purpose) for purpose in PURPOSES},
         evaluation_key=key_data("evaluation", training.env),
         n=np.int32(recipe.n),
         n_early=np.int32(1 if recipe.delayed else recipe.n),
-        capacity=Capacity(
-            max_rows=np.int32(buffer_rows(training) - 1),
-            min_rows=np.int32(schedule.buffer_min // training.num_envs),
-            threshold=np.float32(schedule.buffer_threshold),
-            dynamic=np.bool_(recipe.buffer == "dynamic"),
-            paper=np.bool_(recipe.source == "paper"),
-        ),
+        capacity=Capacity(**limits),
         agent={**per_network, "dense_targets": np.bool_(recipe.dense_targets)},
     )
 

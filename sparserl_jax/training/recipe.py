@@ -15,9 +15,9 @@ class Recipe:
 
     method: name of the sparsity method. n: steps of the TD target once it is multi-step. delayed: whether the target
     is one-step until update T0 of the schedule. buffer: replay capacity, `fixed` or `dynamic` (RLx2, section 4.2.2).
-    source: `released` or `paper` where the code of a publication differs from its text. dense_targets: targets are copied before
-    sparsification and stay dense until the first target update, as in RLx2's code. sparsity: fixed knob, for
-    methods and controls that do not follow the sweep; `None` follows it.
+    source: `released` or `paper` where the code of a publication differs from its text. dense_targets: targets are
+    copied before sparsification and stay dense until the first target update, as in RLx2's code. sparsity: fixed
+    knob, for methods and controls that do not follow the sweep; `None` follows it.
     """
 
     name: str
@@ -40,14 +40,23 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe("dense", "dense", sparsity=0.0, summary="full-width dense network"),
-        Recipe("dense_rvl", "dense", 3, buffer="dynamic", sparsity=0.0, summary="dense with RLx2's value learning"),
+        Recipe(
+            "dense_rvl",
+            "dense",
+            3,
+            buffer="dynamic",
+            sparsity=0.0,
+            summary="dense with RLx2's value learning",
+        ),
         Recipe("tiny", "tiny", summary="narrow dense network of equal weight count"),
         Recipe("tiny_rvl", "tiny", 3, buffer="dynamic", summary="tiny with RLx2's value learning"),
         Recipe("static", "static", summary="fixed mask, Erdos-Renyi"),
         Recipe("set", "set", summary="drop smallest, grow random"),
         Recipe("rigl", "rigl", summary="drop smallest, grow largest gradient"),
         Recipe("rlx2", "rigl", 3, buffer="dynamic", summary="RigL, delayed 3-step targets, dynamic buffer"),
-        Recipe("rlx2_paper", "rigl", 3, buffer="dynamic", source="paper", summary="RLx2 as its text describes it"),
+        Recipe(
+            "rlx2_paper", "rigl", 3, buffer="dynamic", source="paper", summary="RLx2 as its text describes it"
+        ),
         Recipe("placebo", "static", source="paper", summary="random fixed mask at an extreme sparsity"),
     )
 }

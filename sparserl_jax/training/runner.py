@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from sparserl_jax.layers import LayerTable, leaf
-from sparserl_jax.training import checkpoint
+from sparserl_jax.training import checkpoint, memory
 from sparserl_jax.training.config import Run
 from sparserl_jax.training.population import Member, events_of
 from sparserl_jax.training.program import Program, clock_at
@@ -28,8 +28,8 @@ CHECKPOINT_SHARE = 0.05
 """Largest share of the run spent on writing them."""
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the run goes on where it stopped
-    """Execution stopped before its end, with a checkpoint written: `reason` is `time budget` or `interrupted`."""
+class Stopped(Exception):
+    """Execution stopped before its end, with a checkpoint written; `reason` is `time budget` or `interrupted`."""
 
     def __init__(self, reason: str, step: int) -> None:
         super().__init__(f"stopped at environment step {step} ({reason})")
@@ -90,7 +90,9 @@ def execute(
 class _Execution:
     """The moving parts of `execute`."""
 
-    def __init__(self, program: Program, folder: Path | None, progress: Progress, checkpoint_seconds: float) -> None:
+    def __init__(
+        self, program: Program, folder: Path | None, progress: Progress, checkpoint_seconds: float
+    ) -> None:
         self.program, self.folder, self.progress = program, folder, progress
         self.checkpoint_seconds = checkpoint_seconds
         self.training, self.step = program.training, 0
@@ -102,12 +104,17 @@ class _Execution:
 
     def run(self, deadline: float | None) -> list[Outcome]:
         training, name = self.training, self.program.name
-        compiled, seconds = self.program.compile(lambda stage: self.progress.stage(name, f"compiling {stage}"))
-        self.compiled, self.compile_seconds = compiled, seconds
-        self.seconds["compile"] = sum(seconds.values())
+        members = len(self.program.runs)
+        memory.check(self.program.memory(), members, name)
+        self.progress.stage(name, "compiling")
+        began = time.perf_counter()
+        self.compiled, self.compile_seconds = self.program.compile()
+        self.seconds["compile"] = time.perf_counter() - began
+        self.peak = memory.compiled_bytes(self.compiled["train"])
+        memory.check(self.peak or 0, members, name)
         self.settings = jax.device_put(self.program.settings)
         if not self.restore():
-            self.population = compiled["init"](self.settings)
+            self.population = self.compiled["init"](self.settings)
         while self.step < training.steps:
             if deadline is not None and time.monotonic() >= deadline:
                 self.save()
@@ -184,7 +191,11 @@ class _Execution:
         if self.folder is None or self.population is None:
             return
         began = time.perf_counter()
-        curve = {key: [point[key].tolist() for point in self.points] for key in self.points[0]} if self.points else {}
+        curve = (
+            {key: [point[key].tolist() for point in self.points] for key in self.points[0]}
+            if self.points
+            else {}
+        )
         # Python's JSON keeps every float32 exactly (it prints the shortest decimal of the float64 value).
         notes = {
             "curve": curve,
@@ -201,7 +212,9 @@ class _Execution:
         if self.folder is None:
             return False
         name = self.program.name
-        found = checkpoint.restore(self.folder, self.program.shapes(), lambda text: self.progress.warn(name, text))
+        found = checkpoint.restore(
+            self.folder, self.program.shapes(), lambda text: self.progress.warn(name, text)
+        )
         if found is None:
             return False
         self.step, state, notes = found
@@ -214,7 +227,9 @@ class _Execution:
         ]
         self.metrics = {key: np.asarray(value, np.float32) for key, value in notes["metrics"].items()}
         earlier = notes["seconds"]
-        self.seconds = {key: value + (earlier[key] if key != "compile" else 0.0) for key, value in self.seconds.items()}
+        self.seconds = {
+            key: value + (earlier[key] if key != "compile" else 0.0) for key, value in self.seconds.items()
+        }
         return True
 
     # ---- results ---------------------------------------------------------------------------------------------------
@@ -232,6 +247,8 @@ class _Execution:
         measured |= {f"compile_{key}_seconds": value for key, value in self.compile_seconds.items()}
         measured["members"] = float(len(program.runs))
         measured["memory_forecast_bytes"] = float(program.memory())
+        if self.peak is not None:
+            measured["memory_compiled_bytes"] = float(self.peak)
         outcomes = []
         for i, run in enumerate(program.runs):
 

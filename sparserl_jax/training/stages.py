@@ -35,7 +35,9 @@ def member_key(settings: MemberSettings, purpose: str, at: jax.Array | int = 0) 
 class Stages:
     """The stages of one Program as per-member functions."""
 
-    def __init__(self, training: Training, agent: Agent, env: Environment, n_max: int, keep_mean: bool) -> None:
+    def __init__(
+        self, training: Training, agent: Agent, env: Environment, n_max: int, keep_mean: bool
+    ) -> None:
         self.training, self.agent, self.env = training, agent, env
         self.n_max, self.keep_mean = n_max, keep_mean
         self.pooled = bool(getattr(env, "expensive_reset", False))
@@ -67,7 +69,9 @@ class Stages:
         (member, clock), _ = jax.lax.scan(step, (member, clock), length=steps)
         return self._check_buffer(member, settings, clock)
 
-    def train(self, member: Member, settings: MemberSettings, clock: Clock) -> tuple[Member, dict[str, jax.Array]]:
+    def train(
+        self, member: Member, settings: MemberSettings, clock: Clock
+    ) -> tuple[Member, dict[str, jax.Array]]:
         """One dispatch of training; metrics are means over the dispatch."""
         pool, delay, num_envs = self._pool(settings, clock), self.agent.delay, self.training.num_envs
         Carry = tuple[Member, Clock]
@@ -108,7 +112,9 @@ class Stages:
         )
         seen = {"returns": returns, "buffer": replay_size(member.replay, self._head(clock))}
         for name, masks in self.agent.masks(member.agent).items():
-            seen[f"overlap_{name}"] = mask_ops.overlap(masks, member.start_masks[name], self.agent.layers[name])
+            seen[f"overlap_{name}"] = mask_ops.overlap(
+                masks, member.start_masks[name], self.agent.layers[name]
+            )
         return {**seen, **member.tally._asdict()}
 
     # ---- parts ----------------------------------------------------------------------------------------------------
@@ -137,7 +143,9 @@ class Stages:
         kept_mean = mean if self.keep_mean else None
         replay = insert(member.replay, self._head(clock), transition, kept_mean, settings.capacity.max_rows)
         tally, done = member.tally, jnp.any(finished.done)
-        last = jnp.sum(jnp.where(finished.done, finished.returns, 0.0)) / jnp.maximum(jnp.sum(finished.done), 1)
+        last = jnp.sum(jnp.where(finished.done, finished.returns, 0.0)) / jnp.maximum(
+            jnp.sum(finished.done), 1
+        )
         tally = tally._replace(
             last_return=jnp.where(done, last, tally.last_return),
             episodes=tally.episodes + jnp.sum(finished.done, dtype=jnp.int32),
@@ -170,7 +178,11 @@ class Stages:
         self, member: Member, clock: Clock, settings: MemberSettings
     ) -> tuple[tuple[Member, Clock], tuple[Any, dict[str, jax.Array]]]:
         batch = self._draw(
-            member, clock, settings, member_key(settings, "sample", clock.update), self.training.agent.batch_size
+            member,
+            clock,
+            settings,
+            member_key(settings, "sample", clock.update),
+            self.training.agent.batch_size,
         )
         key = member_key(settings, "update", clock.update)
         agent, metrics = self.agent.update(

@@ -1,0 +1,183 @@
+"""Measure speed and memory on this machine, print a table and store it: `python -m benchmarks.perf [--out FOLDER]`.
+
+Every comparison is interleaved (a, b, a, b, ...) and reported as medians with the quartiles beside them, on programs
+that are compiled and warmed up. Ceilings are measured in the same run. Nothing here passes or fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.perf.workload import ACTIONS, OBS, Workload
+from sparserl_jax import replay
+from sparserl_jax.accounting import forward, td3_update
+from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.bench import provenance
+from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
+
+INTERVAL = 1000
+"""Ticks between topology events where their cost is measured."""
+
+
+def interleaved(programs: dict[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of every call, `[repeats]` per program, called in turns after one call each to warm up."""
+    for program in programs.values():
+        program()
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            began = time.perf_counter()
+            program()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: np.asarray(values) for name, values in seconds.items()}
+
+
+def matrix_product() -> tuple[Callable[[], None], float]:
+    """The ceiling: products of the update's own size, [256, 256] x [256, 256], and the FLOPs of one call."""
+    count = 400
+    left, right = (jax.random.normal(jax.random.key(i), (256, 256)) / 16 for i in range(2))
+
+    @jax.jit
+    def chain(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, count, lambda _, x: x @ w, x)
+
+    return lambda: chain(left, right).block_until_ready(), count * 2.0 * 256**3
+
+
+def update_flops() -> float:
+    """Matrix-product FLOPs of one TD3 step per member at HalfCheetah size, `mac2` (2.5 A + 9 C per sample)."""
+    config = algorithm("td3").config()
+    actor = forward(actor_layers(Actor(config.hidden, ACTIONS), OBS))
+    twin = forward(twin_critic_layers(TwinCritic(config.hidden), OBS, ACTIONS))
+    return float(td3_update(actor, twin // 2, config.batch_size, config.policy_delay))
+
+
+def learner(repeats: int, many: int) -> list[dict[str, Any]]:
+    """Time per step of one and of many members, against the ceiling and against a program without any mask code."""
+    product, product_flops = matrix_product()
+    one, bare = Workload(1), Workload(1, bare=True)
+    times = interleaved({"one": one, "bare": bare, "product": product}, repeats)
+    steps = one.training.dispatch_steps
+    per_step = times["one"] / steps * 1e3
+    ceiling = product_flops / times["product"]
+    share = update_flops() / (times["one"] / steps) / ceiling
+    ratio = times["one"] / times["bare"]
+    rows = [
+        row("TD3 17/6, 2x256, batch 256: one member, all-in", per_step, "ms per step", "at most 1.6"),
+        row("matrix products [256,256]x[256,256]: the ceiling", ceiling / 1e9, "GFLOP/s", ""),
+        row("share of that ceiling", share, "of 1", "at least 0.70"),
+        row(
+            "masked program / dense program without mask, state or event code", ratio, "ratio", "at most 1.05"
+        ),
+        row("dispatch length, one member", times["one"], "s", "0.5 to 5"),
+    ]
+    crowd = Workload(many)
+    times = interleaved({"one": one, "crowd": crowd}, max(3, repeats // 2))
+    per_member = times["crowd"] / many / times["one"]
+    rows.append(row(f"cost per member, {many} members / one", per_member, "ratio", "at most 1.10"))
+    return rows
+
+
+def topology(repeats: int, members: int) -> list[dict[str, Any]]:
+    """Share of run time spent on topology at interval 1000, members of different sparsity."""
+    still, moving = Workload(members, "rigl"), Workload(members, "rigl", interval=INTERVAL)
+    times = interleaved({"still": still, "moving": moving}, repeats)
+    share = times["moving"] / times["still"] - 1.0
+    text = f"topology events every {INTERVAL} ticks, {members} members: extra time"
+    return [row(text, share * 100, "% of run time", "below 1")]
+
+
+def memory() -> list[dict[str, Any]]:
+    """Bytes of the replay per million transitions at 17/6."""
+    rows = []
+    for keep_mean, target in ((False, "at most 100"), (True, "at most 112")):
+        slots = replay.slots_needed(1_000_001, 1000)
+        size = replay.bytes_per(1_000_001, 1, OBS, ACTIONS, slots, keep_mean) / 1e6
+        text = "replay per 1e6 transitions" + (" with noise-free actions" if keep_mean else "")
+        rows.append(row(text, np.asarray([size]), "MB", target))
+    return rows
+
+
+def compilation() -> list[dict[str, Any]]:
+    """Seconds to trace and compile one training dispatch."""
+    began = time.perf_counter()
+    Workload(1, "rigl", interval=INTERVAL)()
+    return [
+        row("set up, compile and run one masked program", np.asarray([time.perf_counter() - began]), "s", "")
+    ]
+
+
+def row(what: str, values: np.ndarray, unit: str, guide: str) -> dict[str, Any]:
+    """One line of the table."""
+    values = np.atleast_1d(np.asarray(values, float))
+    low, middle, high = (float(x) for x in np.percentile(values, [25, 50, 75]))
+    return {
+        "what": what,
+        "median": middle,
+        "low": low,
+        "high": high,
+        "repeats": len(values),
+        "unit": unit,
+        "guide": guide,
+    }
+
+
+def table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    system, packages = facts["system"], facts["packages"]
+    lines = [
+        f"Device: {system['device_kind']} ({system['cpu']}, {system['cpu_count']} cores); jax {packages['jax']}; "
+        f"Python {facts['python']}; commit {facts['git_describe']}; {facts['created_utc']}",
+        "",
+        "| what | median | quartiles | unit | repeats | guide |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        spread = f"{r['low']:.3f} to {r['high']:.3f}" if r["repeats"] > 1 else ""
+        lines.append(
+            f"| {r['what']} | {r['median']:.3f} | {spread} | {r['unit']} | {r['repeats']} | {r['guide']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run all sections."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.perf", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/perf"), help="folder for the table and its record"
+    )
+    parser.add_argument("--repeats", type=int, default=10, help="repeats of each comparison")
+    parser.add_argument("--members", type=int, default=8, help="members of the many-member measurements")
+    options = parser.parse_args()
+    facts = provenance.collect()
+    rows: list[dict[str, Any]] = []
+    sections: list[Callable[[], list[dict[str, Any]]]] = [
+        memory,
+        compilation,
+        lambda: learner(options.repeats, options.members),
+        lambda: topology(options.repeats, options.members),
+    ]
+    for section in sections:
+        rows += section()
+        print(table(rows, facts), flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = "".join(
+        c if c.isalnum() else "-" for c in f"{facts['system']['device_kind']}-{facts['system']['cpu_count']}"
+    )
+    (options.out / f"{name}.json").write_text(
+        json.dumps({"rows": rows, "provenance": facts}, indent=1) + "\n"
+    )
+    (options.out / f"{name}.md").write_text(table(rows, facts))
+    print(f"stored in {options.out / name}.json and .md")
+
+
+if __name__ == "__main__":
+    main()

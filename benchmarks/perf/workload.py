@@ -1,0 +1,121 @@
+"""What is measured: TD3 at HalfCheetah size on an environment that costs next to nothing.
+
+The environment has the shapes of HalfCheetah (17 observations, 6 actions, episodes of 1000 steps) and linear dynamics,
+so the time per step is that of the learner, the replay and the loop; physics is reported apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparserl_jax.agents import td3
+from sparserl_jax.envs import EnvSpec, Step
+from sparserl_jax.envs import make as make_env
+from sparserl_jax.sparsity.contract import (
+    Declares,
+    Effects,
+    Events,
+    Sparsifier,
+    identity_effective,
+    no_penalty,
+)
+from sparserl_jax.training import AgentConfig, Evaluation, Run, Schedule, Training, recipe
+from sparserl_jax.training.program import Program, clock_at
+from sparserl_jax.training.stages import Stages
+
+OBS, ACTIONS = 17, 6
+
+
+class LinearDynamics:
+    """A stable linear system of HalfCheetah's shapes; reward is minus the squared norm of the observation."""
+
+    spec = EnvSpec("linear dynamics 17/6", OBS, ACTIONS, (-1.0,) * ACTIONS, (1.0,) * ACTIONS, 1000)
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A standard normal state, which is also the observation."""
+        state = jax.random.normal(key, (OBS,))
+        return state, state
+
+    def step(self, key: jax.Array, state: jax.Array, action: jax.Array) -> tuple[jax.Array, Step]:
+        """x' = 0.95 x + 0.1 (a, 0)."""
+        state = 0.95 * state + 0.1 * jnp.pad(action, (0, OBS - ACTIONS))
+        return state, Step(state, -jnp.sum(state**2), jnp.bool_(False), jnp.bool_(False))
+
+
+def _init(key: jax.Array, params: Any, layers: Any, settings: Any) -> tuple[Any, Any, Any]:
+    return params, {}, {}
+
+
+def _evolve(key: Any, tick: Any, params: Any, extra: Any, opt_state: Any, state: Any, evidence: Any) -> Any:
+    return params, extra, opt_state, state, Effects.of()
+
+
+BARE = Sparsifier(
+    name="bare",
+    init=_init,
+    effective=identity_effective,
+    penalty=no_penalty,
+    gradients=lambda grads, params, extra, state: grads,
+    project=lambda params, extra, opt_state, state: (params, extra, opt_state),
+    evolve=_evolve,
+    deployed=lambda params, extra, state: (
+        params,
+        jax.tree.map(lambda x: jnp.ones(x.shape, bool), params),
+        "plain",
+    ),
+    declares=Declares(budget="none", targets="none", slots="keep"),
+)
+"""No masks, no state and, with no events scheduled, no event code: plain dense TD3 on the same loop."""
+
+
+def training(
+    interval: int, dispatch: int = 1000, buffer: int = 100_000, hidden: tuple[int, ...] = (256, 256)
+) -> Training:
+    """The workload's settings: warm-up of one dispatch, updates at every step after it."""
+    return Training(
+        env=LinearDynamics.spec.name,
+        agent=AgentConfig(hidden=hidden, batch_size=256),
+        steps=1_000_000,
+        warm_up=dispatch,
+        schedule=Schedule(topology_interval=interval, delay=0, buffer_max=buffer, buffer_check=dispatch),
+        evaluation=Evaluation(dispatch),
+        dispatch=dispatch,
+        env_object=LinearDynamics(),
+    )
+
+
+class Workload:
+    """A compiled training dispatch with a population to run it on."""
+
+    def __init__(
+        self, members: int, method: str = "static", bare: bool = False, interval: int = 10**9
+    ) -> None:
+        self.training = training(interval)
+        # Different sparsities, so that no member's work is another's.
+        knobs = [0.5 + 0.45 * i / max(members - 1, 1) for i in range(members)]
+        runs = [Run(self.training, recipe(method), knob, seed, method) for seed, knob in enumerate(knobs)]
+        program = Program(tuple(runs))
+        agent, settings = program.agent, program.settings
+        if bare:
+            events = {name: Events(interval, 0, 0.0) for name in agent.layers}
+            agent = td3.make(self.training.agent, OBS, ACTIONS, dict.fromkeys(agent.layers, BARE), events)
+            settings = settings._replace(
+                agent={name: {} for name in events} | {"dense_targets": np.zeros(members, bool)}
+            )
+        self.settings = jax.device_put(settings)
+        stages = Stages(self.training, agent, make_env(LinearDynamics()), 1, False)
+        self.population = jax.jit(jax.vmap(stages.init))(self.settings)
+        warm_up = jax.jit(jax.vmap(stages.warm_up, in_axes=(0, 0, None)), donate_argnums=0)
+        self.population = warm_up(self.population, self.settings, clock_at(self.training, 0))
+        self.train = jax.jit(jax.vmap(stages.train, in_axes=(0, 0, None)), donate_argnums=0)
+        self.step = self.training.warm_up
+
+    def __call__(self) -> None:
+        """One dispatch."""
+        self.population, _ = self.train(self.population, self.settings, clock_at(self.training, self.step))
+        jax.block_until_ready(self.population)
+        self.step += self.training.dispatch_steps

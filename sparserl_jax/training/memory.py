@@ -1,0 +1,60 @@
+"""Whether a population fits on the devices: by forecast before compiling, by XLA's own account after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from sparserl_jax.errors import UserError
+
+
+def available() -> int | None:
+    """Bytes the first local device offers: its memory limit less what is in use, or the host's available memory on
+    CPU; None where neither is known."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        try:
+            with open("/proc/meminfo", encoding="ascii") as lines:
+                facts = dict(line.split(":", 1) for line in lines)
+            return int(facts["MemAvailable"].split()[0]) * 1024
+        except (OSError, KeyError, ValueError):
+            return None
+    stats = device.memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
+
+
+def check(needed: int, members: int, what: str, offered: int | None = None) -> None:
+    """Refuse a population that does not fit.
+
+    Args:
+        needed: bytes of the whole population.
+        members: how many members share them.
+        what: name of the Program for the message.
+        offered: bytes at hand; default `available()`.
+
+    Raises:
+        UserError: with the bytes needed and the number of members that would fit.
+    """
+    offered = available() if offered is None else offered
+    if offered is None or needed <= offered:
+        return
+    fits = int(members * offered // max(needed, 1))
+    raise UserError(
+        f"program {what} needs {needed / 1e9:.2f} GB for {members} members and {offered / 1e9:.2f} GB are free: about "
+        f"{fits} members fit; use fewer seeds per suite, a smaller buffer_max or narrower networks."
+    )
+
+
+def compiled_bytes(compiled: Any) -> int | None:
+    """Bytes a compiled stage holds at its peak by XLA's account (arguments, outputs not aliased, temporaries)."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    return int(
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
