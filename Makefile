@@ -1,0 +1,59 @@
+# sparserl_jax: `make bench` for the table, `make test` for the tests. `make help` lists the rest.
+# The first call makes .venv; it counts as made only when the stamp of this configuration is in it.
+
+PYTHON ?= python3
+ACCEL  ?= auto
+SUITE  ?=
+ARGS   ?=
+VENV   ?= .venv
+
+BIN := $(VENV)/bin
+# ACCEL=cpu on a machine with a GPU is a choice, and JAX must hear of it; otherwise the environment stays as it is.
+JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)
+MAKE_ENVIRONMENT = @sh .ci/environment "$(PYTHON)" "$(ACCEL)" "$(VENV)"
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev bench test test-quick lint format perf check clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
+	  printf '  make %-12s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo '  SUITE=name or my_suite.toml   ACCEL=auto|cpu|cuda12|cuda13|tpu   PYTHON=python3.12   VENV=.venv   ARGS="..."'
+
+install: ## make .venv for the accelerator of this machine
+	$(MAKE_ENVIRONMENT)
+
+install-dev: ## the same, with test and lint tools
+	$(MAKE_ENVIRONMENT) dev
+
+bench: install ## run a suite (quick on a CPU, standard on an accelerator) and print its table
+	@suite='$(SUITE)'; \
+	if [ -z "$$suite" ]; then case "$$(cat $(VENV)/.accel)" in cpu) suite=quick ;; *) suite=standard ;; esac; fi; \
+	$(JAX) $(BIN)/sparserl bench "$$suite" $(ARGS)
+
+test: install-dev ## all tests
+	@$(JAX) $(BIN)/python -m pytest $(ARGS)
+
+test-quick: install-dev ## the tests not marked slow
+	@$(JAX) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: install-dev ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: install-dev ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+perf: install ## measure speed and memory, print and store the table
+	@$(JAX) $(BIN)/python -m benchmarks.perf $(ARGS)
+
+check: install ## check the published records in results/
+	@$(JAX) $(BIN)/sparserl check results $(ARGS)
+
+clean: ## remove .venv, caches and build products; never runs/ or results/
+	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	@rm -rf build dist sparserl_jax.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find sparserl_jax benchmarks tests -type d -name __pycache__ -prune -exec rm -rf {} +
