@@ -96,8 +96,8 @@ def step_network(
 
     def optimise() -> Network:
         updates, slots = trainer.optimizer.update((live_grads, extra_grads), opt_state, (params, extra))
-        stepped = optax.apply_updates((params, extra), updates)
-        return Network(*sparsifier.project(*stepped, slots, sparsity), sparsity)
+        new_params, new_extra = optax.apply_updates((params, extra), updates)
+        return Network(*sparsifier.project(new_params, new_extra, slots, sparsity), sparsity)
 
     def event() -> tuple[Network, Effects]:
         def gradient(at: Params) -> Params:

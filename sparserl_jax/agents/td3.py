@@ -75,10 +75,10 @@ def make(
     }
 
     def policy(params: Params, obs: jax.Array) -> jax.Array:
-        return actor.apply({"params": params}, obs)
+        return jnp.asarray(actor.apply({"params": params}, obs))
 
     def values(params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
-        return critic.apply({"params": params}, obs, action)
+        return jnp.asarray(critic.apply({"params": params}, obs, action))
 
     def fresh(key: jax.Array) -> dict[str, Params]:
         obs, action = jnp.zeros(obs_dim), jnp.zeros(action_dim)
@@ -177,10 +177,9 @@ def make(
         weight = batch.valid.astype(jnp.float32)
 
         def loss(params: Params) -> tuple[jax.Array, None]:
-            value = single.apply(
-                {"params": first}, jnp.concatenate([batch.obs, policy(params, batch.obs)], axis=-1)
-            )
-            return -jnp.mean(weight * value[..., 0]), None
+            inputs = jnp.concatenate([batch.obs, policy(params, batch.obs)], axis=-1)
+            value = jnp.asarray(single.apply({"params": first}, inputs))[..., 0]
+            return -jnp.mean(weight * value), None
 
         trained, info = step_network(
             trainers["actor"],

@@ -80,7 +80,9 @@ class TwinCritic(nn.Module):
 
 def actor_layers(module: Actor, obs_dim: int) -> LayerTable:
     """LayerTable of an actor that reads observations of length `obs_dim`."""
-    return derive(lambda key, obs: module.init(key, obs)["params"], jax.ShapeDtypeStruct((obs_dim,), jnp.float32))
+    return derive(
+        lambda key, obs: module.init(key, obs)["params"], jax.ShapeDtypeStruct((obs_dim,), jnp.float32)
+    )
 
 
 def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:

@@ -10,6 +10,7 @@ weights (gates, codes; `{}` for mask methods); `state` is whatever else the meth
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -101,7 +102,8 @@ class Sparsifier(NamedTuple):
     declares: Declares
 
 
-class Events(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Events:
     """When a network's topology may change: at ticks `interval, 2 interval, ...` below `end`. Static per Program."""
 
     interval: int

@@ -49,16 +49,16 @@ class Settings(NamedTuple):
     scale: f32[L], factor on the initial weights and biases (1 except in `tiny`).
     """
 
-    counts: np.ndarray
-    drops: np.ndarray
-    interval: np.ndarray
-    evolves: np.ndarray
-    grow_by_gradient: np.ndarray
-    random_mask: np.ndarray
-    zero_slots: np.ndarray
-    live_in: np.ndarray
-    live_out: np.ndarray
-    scale: np.ndarray
+    counts: Any
+    drops: Any
+    interval: Any
+    evolves: Any
+    grow_by_gradient: Any
+    random_mask: Any
+    zero_slots: Any
+    live_in: Any
+    live_out: Any
+    scale: Any
 
 
 class State(NamedTuple):
@@ -174,7 +174,7 @@ def gradients(grads: Params, params: Params, extra: Any, state: State) -> Params
 
 
 def project(params: Params, extra: Any, opt_state: Any, state: State) -> tuple[Params, Any, Any]:
-    """Inactive weights back to exact zero: Adam moves a dropped weight through its old moments even at zero gradient."""
+    """Inactive weights back to exact zero: old Adam moments move a dropped weight even at zero gradient."""
     return mask_ops.apply(state.masks, params), extra, opt_state
 
 
@@ -189,7 +189,7 @@ def evolve(
 ) -> tuple[Params, Any, Any, State, Effects]:
     """One drop-and-grow event in every tensor that has inactive weights."""
     chosen, layers = state.settings, state.layers
-    weights, masks = _to_rows(params, layers), _to_rows(state.masks, layers)
+    weights, live = _to_rows(params, layers), _to_rows(state.masks, layers)
     gradient = _to_rows(evidence.grad(), layers)
     drops = chosen.drops[jnp.clip(tick // chosen.interval - 1, 0, len(chosen.drops) - 1)]
     drop_key, noise_key, grow_key = jax.random.split(key, 3)
@@ -199,11 +199,11 @@ def evolve(
         return jax.vmap(mask_ops.top_count)(score, count, jax.random.split(key, len(score)), among)
 
     # Only active entries are ranked for keeping: an active weight of exactly zero still beats an inactive one.
-    keep = top(jnp.abs(weights), chosen.counts - drops, drop_key, masks)
+    keep = top(jnp.abs(weights), chosen.counts - drops, drop_key, live)
     exists = _to_rows(jax.tree.map(jnp.ones_like, state.masks), layers)
     score = jnp.where(chosen.grow_by_gradient, jnp.abs(gradient), noise)
     grow = top(score, drops, grow_key, exists & ~keep)
-    fresh = grow & ~masks
+    fresh = grow & ~live
     weights = jnp.where((keep | grow) & ~fresh, weights, 0.0)
 
     params = _from_rows(weights, params, layers)

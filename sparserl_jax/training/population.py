@@ -22,8 +22,9 @@ PURPOSES = ("agent", "start", "pool", "act", "step", "sample", "update", "delaye
 class MemberSettings(NamedTuple):
     """Traced settings of one member: what its Run says in numbers.
 
-    keys: {purpose: uint32[2] key data}. evaluation_key: uint32[2], common to all arms of an environment. n: i32, steps of the
-    TD target after T0; n_early: i32, before it. capacity: replay capacity policy. agent: settings for `Agent.init`.
+    keys: {purpose: uint32[2] key data}. evaluation_key: uint32[2], common to all arms of an environment. n: i32,
+    steps of the TD target after T0; n_early: i32, before it. capacity: replay capacity policy. agent: settings for
+    `Agent.init`.
     """
 
     keys: dict[str, Any]
