@@ -1,0 +1,34 @@
+"""Environments: the protocol, the rollout, and everything that can be made into an environment."""
+
+from .check import check
+from .make import make, names
+from .protocol import Environment, EnvSpec, Step
+from .rollout import (
+    EnvState,
+    Finished,
+    Pool,
+    Transition,
+    advance,
+    evaluate,
+    evaluate_random,
+    make_pool,
+    start,
+)
+
+__all__ = [
+    "EnvSpec",
+    "EnvState",
+    "Environment",
+    "Finished",
+    "Pool",
+    "Step",
+    "Transition",
+    "advance",
+    "check",
+    "evaluate",
+    "evaluate_random",
+    "make",
+    "make_pool",
+    "names",
+    "start",
+]

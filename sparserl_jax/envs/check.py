@@ -1,0 +1,124 @@
+"""Entry check: an environment is looked at by shape, then run for a few steps, before any training on it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import UserError
+from .make import make
+from .object_adapter import ObjectEnvironment
+from .protocol import Environment, Step
+from .rollout import settled_step
+
+
+def check(source: Any, steps: int = 16) -> Environment:
+    """The Environment made from `source` (a name or an object, see `make`), once it has passed.
+
+    By shape (no compilation): reset and step can be traced; observations are one float vector [O] of the
+    promised length; reward and flags are scalars; step keeps the structure, shapes and dtypes of the state.
+    By running `steps` jitted steps of random actions: finite observations at reset, and the same results
+    whenever the same key is given. steps=0 leaves the running out, and with it the only compilation.
+    Raises UserError with one sentence on the first thing that is wrong.
+    """
+    env = make(source)
+    where = f"environment '{env.spec.name}'"
+    key = jax.random.key(0)
+    state, obs = _traced(where, env, "reset", key)
+    _check_obs(where, "reset", obs, env.spec.obs_dim)
+    action = jnp.zeros(env.spec.action_dim, jnp.float32)
+    after, step = _traced(where, env, "step", key, state, action)
+    _check_step(where, step, env.spec.obs_dim)
+    _check_state(where, state, after)
+    if steps:
+        _check_running(where, env, steps)
+    return env
+
+
+def _traced(where: str, env: Environment, name: str, *arguments: Any) -> Any:
+    try:
+        return jax.eval_shape(getattr(env, name), *arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
+        own = isinstance(env, ObjectEnvironment)
+        mend = "write it with jax.numpy, jnp.where and lax.cond only" if own else "choose another environment"
+        raise UserError(
+            f"{where}: {name} cannot be traced by jax.jit ({type(error).__name__}: {reason}); {mend}."
+        ) from error
+
+
+def _check_obs(where: str, name: str, obs: Any, obs_dim: int) -> None:
+    if not hasattr(obs, "shape") or not hasattr(obs, "dtype"):
+        raise UserError(
+            f"{where}: {name} returns observations of type {type(obs).__name__}; return one float vector [O]."
+        )
+    if not jnp.issubdtype(obs.dtype, jnp.floating):
+        raise UserError(f"{where}: {name} returns observations of dtype {obs.dtype}; return floats.")
+    if len(obs.shape) != 1:
+        raise UserError(
+            f"{where}: {name} returns observations of shape {obs.shape}; flatten them to one vector [O]."
+        )
+    if obs.shape[0] != obs_dim:
+        raise UserError(
+            f"{where}: {name} returns {obs.shape[0]} observations but spec.obs_dim is {obs_dim}; mend one."
+        )
+
+
+def _check_step(where: str, step: Step, obs_dim: int) -> None:
+    _check_obs(where, "step", step.obs, obs_dim)
+    for field in ("reward", "terminated", "truncated"):
+        shape = np.shape(getattr(step, field))
+        if shape != ():
+            raise UserError(
+                f"{where}: step returns {field} of shape {shape}; return one scalar without a batch axis."
+            )
+
+
+def _check_state(where: str, state: Any, after: Any) -> None:
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (state, after)]
+    if structures[0] != structures[1]:
+        raise UserError(
+            f"{where}: step returns a state of another structure than reset; return the same fields in both."
+        )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        other = dict(jax.tree_util.tree_leaves_with_path(after))[path]
+        if (leaf.shape, leaf.dtype) != (other.shape, other.dtype):
+            raise UserError(
+                f"{where}: state{jax.tree_util.keystr(path)} is {leaf.dtype}{list(leaf.shape)} after reset "
+                f"but {other.dtype}{list(other.shape)} after step; give both the same shape and dtype."
+            )
+
+
+def _check_running(where: str, env: Environment, steps: int) -> None:
+    def episode(key: jax.Array) -> tuple[jax.Array, Step]:
+        reset_key, action_key, step_key = jax.random.split(key, 3)
+        state, obs = env.reset(reset_key)
+        shapes = jax.eval_shape(env.reset, reset_key)[0]
+        state = jax.tree.map(lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), state, shapes)
+
+        def one(carry: Any, keys: Any) -> Any:
+            action = jax.random.uniform(keys[0], (env.spec.action_dim,), minval=-1.0, maxval=1.0)
+            state, step, _ = settled_step(env, keys[1], carry[0], carry[1], action)
+            return (state, step.obs), step
+
+        keys = (jax.random.split(action_key, steps), jax.random.split(step_key, steps))
+        start = (state, obs.astype(jnp.float32))
+        return obs, jax.lax.scan(one, start, keys)[1]
+
+    key = jax.random.key(1)
+    # Two traces: numbers drawn on the host (numpy, random) are frozen into a compiled program and differ only
+    # between programs. Equal programs need no second compilation; unequal ones are compared by their results.
+    programs = [jax.jit(lambda key: episode(key)).lower(key) for _ in range(2)]
+    compiled = programs[0].compile()
+    same = programs[0].as_text() == programs[1].as_text()
+    first, second = compiled(key), (compiled if same else programs[1].compile())(key)
+    if not np.all(np.isfinite(first[0])):
+        raise UserError(f"{where}: reset returns observations that are not finite; mend its initial state.")
+    if not all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)):
+        raise UserError(
+            f"{where}: the same key gives different results; draw every random number with jax.random from "
+            "the key it is given, and keep no state outside `state`."
+        )

@@ -1,0 +1,158 @@
+"""Environments by name or by object.
+
+A name is a prefix, an id and options:
+
+    gymnax:Pendulum-v1     gymnax:Pendulum-v1?max_speed=6.0     options: fields of its parameters
+    brax:hopper            brax:hopper?backend=mjx              options: arguments of its constructor
+    my_pkg.envs:Factory    my_pkg.envs:Factory?size=3           options: keyword arguments of the factory
+
+`max_episode_steps` is an option of every gymnax and brax environment.
+"""
+
+import ast
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..errors import UserError, suggest
+from . import brax_adapter, gymnax_adapter
+from .object_adapter import adapt
+from .protocol import Environment
+
+BUILDERS: dict[str, Callable[[str, dict[str, Any], str], Environment]] = {
+    "brax": brax_adapter.build,
+    "gymnax": gymnax_adapter.build,
+}
+
+
+def make(source: Any) -> Environment:
+    """An Environment from a name (see above) or from an object, class or factory of the user's.
+
+    Nothing is compiled; `check` does that. The same gymnax or brax name gives the same object again, so that
+    functions compiled for it are found again. Raises UserError for unknown names (with the nearest known
+    one), options that do not exist, discrete action spaces, and objects that lack something.
+    """
+    if isinstance(source, str):
+        return _by_name(source)
+    if isinstance(source, (gymnax_adapter.GymnaxEnvironment, brax_adapter.BraxEnvironment)):
+        return source
+    if _is_factory(source):
+        return _from_object(_call(source, {}, getattr(source, "__name__", repr(source))))
+    return _from_object(source)
+
+
+def names() -> list[str]:
+    """Every built-in environment, prefix included; factories of the user's come on top."""
+    rooms = {"brax": brax_adapter, "gymnax": gymnax_adapter}
+    return [f"{prefix}:{name}" for prefix, room in rooms.items() for name in room.names()]
+
+
+def _by_name(text: str) -> Environment:
+    head, _, query = text.partition("?")
+    prefix, colon, rest = head.partition(":")
+    options = _options(query, text)
+    if not colon:
+        raise _unknown(text)
+    if prefix in BUILDERS:
+        return _built_in(prefix, rest, tuple(sorted(options.items())))
+    if prefix == "gymnasium":
+        raise UserError(
+            f"environment '{text}': gymnasium's host environments are not supported; use brax: or gymnax:."
+        )
+    return _factory(prefix, rest, options, text)
+
+
+def _unknown(text: str) -> UserError:
+    known = names()
+    # A bare or misspelled prefix should still find the name behind the colon.
+    by_end = [name for name in known if name.partition(":")[2].lower() == text.rpartition(":")[2].lower()]
+    if by_end:
+        return UserError(f"unknown environment '{text}': did you mean '{by_end[0]}'?")
+    return suggest(text, known, "environment")
+
+
+@cache
+def _built_in(prefix: str, env_id: str, options: tuple[tuple[str, Any], ...]) -> Environment:
+    query = "&".join(f"{key}={value}" for key, value in options)
+    return BUILDERS[prefix](env_id, dict(options), f"{prefix}:{env_id}" + (f"?{query}" if query else ""))
+
+
+def _options(query: str, text: str) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
+    except ValueError as error:
+        raise UserError(f"environment '{text}': options are written ?name=value&name=value.") from error
+    return {key: _value(value) for key, value in pairs}
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value if isinstance(value, (int, float)) else text
+
+
+def _factory(module_name: str, attribute: str, options: dict[str, Any], text: str) -> Environment:
+    if os.getcwd() not in sys.path:  # a console script does not see the user's own folder otherwise
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise _unknown(text.partition("?")[0]) from error
+        raise UserError(
+            f"environment '{text}': importing {module_name} failed ({error}); install what it needs."
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"environment '{text}': importing {module_name} failed ({error!r}); mend that module."
+        ) from error
+    if not hasattr(module, attribute):
+        known = [name for name in dir(module) if not name.startswith("_")]
+        raise suggest(attribute, known, f"environment factory in {module_name}")
+    found = getattr(module, attribute)
+    # The text is what makes this environment again, so it is its name in every record.
+    return _from_object(_call(found, options, text) if _is_factory(found) else found, text)
+
+
+def _from_object(source: Any, name: str | None = None) -> Environment:
+    """An object of gymnax ((env, params) or env alone), of brax, or the user's own."""
+    if isinstance(source, tuple) and len(source) == 2 and _is_gymnax(source[0]):
+        return gymnax_adapter.GymnaxEnvironment(*source, name=name)
+    if _is_gymnax(source):
+        return gymnax_adapter.GymnaxEnvironment(source, name=name)
+    if _is_instance(source, "brax.envs.base", "Env"):
+        return brax_adapter.BraxEnvironment(source, name)
+    return adapt(source, name)
+
+
+def _is_factory(found: Any) -> bool:
+    """A class or function that returns an environment, not an environment that happens to be callable."""
+    return isinstance(found, type) or (callable(found) and not hasattr(found, "reset"))
+
+
+def _call(factory: Any, options: dict[str, Any], text: str) -> Any:
+    try:
+        return factory(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"environment '{text}': its factory failed ({error!r}); mend it or its options."
+        ) from error
+
+
+def _is_gymnax(source: Any) -> bool:
+    return _is_instance(source, "gymnax.environments.environment", "Environment")
+
+
+def _is_instance(source: Any, module: str, name: str) -> bool:
+    """isinstance without importing the library: an object of it can only exist where it was imported."""
+    return module in sys.modules and isinstance(source, getattr(sys.modules[module], name))
