@@ -22,7 +22,7 @@ from sparserl_jax.training.config import Run, Training
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
 from sparserl_jax.training.stages import Stages
 
-STAGES = ("init", "warm_up", "train", "evaluate")
+STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
 """The jitted functions of a Program; each is compiled once."""
 
 
@@ -113,6 +113,7 @@ class Program:
             "warm_up": over_members(stages.warm_up, 0, 0, None, donate=True),
             "train": over_members(stages.train, 0, 0, None, donate=True),
             "evaluate": over_members(stages.evaluate, 0, 0, None, None, donate=False),
+            "harvest": over_members(stages.harvest, 0, donate=False),
         }
 
     def shapes(self) -> Member:
@@ -131,6 +132,7 @@ class Program:
             "warm_up": (population, self.settings, clock),
             "train": (population, self.settings, clock),
             "evaluate": (population, self.settings, clock, np.int32(0)),
+            "harvest": (population,),
         }
         return {name: self.stages[name].lower(*arguments[name]) for name in STAGES}
 

@@ -238,9 +238,8 @@ class _Execution:
         """One Outcome per Run."""
         assert self.population is not None
         agent, program = self.program.agent, self.program
-        state = jax.device_get(self.population.agent)
-        masks = jax.device_get(agent.masks(self.population.agent))
-        networks = agent.networks(state)
+        left = jax.device_get(self.compiled["harvest"](self.population))
+        params, masks = left["params"], left["masks"]
         tally = jax.device_get(self.population.tally)
         ticks, events = agent.ticks(self.training.updates), events_of(self.training)
         measured = {f"{key}_seconds": value for key, value in self.seconds.items()}
@@ -255,7 +254,7 @@ class _Execution:
             def mine(tree: Any, i: int = i) -> Any:
                 return jax.tree.map(lambda x: np.asarray(x)[i], tree)
 
-            kept = {name: mine(masks[name]) for name in networks}
+            kept = {name: mine(masks[name]) for name in masks}
             curve = {key: np.stack([point[key][i] for point in self.points]) for key in self.points[0]}
             diverged = bool(tally.broken[i]) or not np.all(np.isfinite(final[i]))
             outcomes.append(
@@ -264,15 +263,15 @@ class _Execution:
                     status="diverged" if diverged else "ok",
                     curve=curve,
                     final_returns=final[i],
-                    params={name: mine(networks[name].params) for name in networks},
+                    params={name: mine(params[name]) for name in params},
                     masks=kept,
-                    nnz={name: _counts(agent.layers[name], kept[name]) for name in networks},
+                    nnz={name: _counts(agent.layers[name], kept[name]) for name in masks},
                     layers=agent.layers,
                     events={
                         name: min(events[name].count, ticks[name] // events[name].interval)
                         if _evolves(self.program.settings, name, i)
                         else 0
-                        for name in networks
+                        for name in masks
                     },
                     episodes=int(tally.episodes[i]),
                     invalid_steps=int(tally.invalid[i]),

@@ -1,4 +1,4 @@
-"""The compiled stages of a Program: init, warm_up, train, evaluate.
+"""The compiled stages of a Program: init, warm_up, train, evaluate, harvest.
 
 All functions here are per member and pure; the Program vmaps them with the clock unbatched. A training dispatch is
 
@@ -116,6 +116,12 @@ class Stages:
                 masks, member.start_masks[name], self.agent.layers[name]
             )
         return {**seen, **member.tally._asdict()}
+
+    def harvest(self, member: Member) -> dict[str, dict[str, Any]]:
+        """What a finished member leaves: `{"params": ..., "masks": ...}` by network, the acting one as deployed."""
+        params = {name: network.params for name, network in self.agent.networks(member.agent).items()}
+        params["actor"], _, _ = self.agent.deployed(member.agent)
+        return {"params": params, "masks": self.agent.masks(member.agent)}
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
