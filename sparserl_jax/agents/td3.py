@@ -42,7 +42,7 @@ class TD3Config:
 
 
 class TD3State(NamedTuple):
-    """One member: two networks, their targets as (params, extra), and the key of the initial draw."""
+    """One member: two networks, their targets as (params, extra), and the key data of the initial draw."""
 
     actor: Network
     critic: Network
@@ -105,7 +105,7 @@ def make(
             )
             return params, online.extra
 
-        return TD3State(networks["actor"], networks["critic"], target("actor"), target("critic"), draw_key)
+        return TD3State(networks["actor"], networks["critic"], target("actor"), target("critic"), jax.random.key_data(draw_key))
 
     def deployed(state: TD3State) -> tuple[Params, Params, str]:
         return sparsifiers["actor"].deployed(state.actor.params, state.actor.extra, state.actor.sparsity)
@@ -140,7 +140,7 @@ def make(
             _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
             return {layer: hidden[0] for layer, hidden in sown["intermediates"]["mlp"].items()}
 
-        return evidence._replace(activations=activations, init_params=lambda: fresh(state.init_key)[name])
+        return evidence._replace(activations=activations, init_params=lambda: fresh(jax.random.wrap_key_data(state.init_key))[name])
 
     def update(
         state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence

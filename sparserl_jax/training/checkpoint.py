@@ -33,7 +33,7 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
         shutil.rmtree(place)
     place.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(place / "state", jax.tree.map(np.asarray, jax.tree.leaves(state)))
+        checkpointer.save(place / "state", [_plain(leaf) for leaf in jax.tree.leaves(state)])
         checkpointer.wait_until_finished()
     (place / (DONE + ".part")).write_text(json.dumps({"step": step, **notes}))
     (place / (DONE + ".part")).rename(place / DONE)
@@ -59,15 +59,31 @@ def restore(
         try:
             notes = json.loads((place / DONE).read_text())
             with ocp.StandardCheckpointer() as checkpointer:
-                target = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+                target = [_plain(leaf) for leaf in leaves]
                 found = checkpointer.restore(place.resolve() / "state", target)
-            return notes.pop("step"), jax.tree.unflatten(structure, found), notes
+            return notes.pop("step"), jax.tree.unflatten(structure, map(_typed, found, leaves)), notes
         except Exception as error:  # whatever is wrong with the newest one, an older one may be good
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             warn(
                 f"checkpoint {place.name} is incomplete or damaged ({first[:120]}): trying the one before it."
             )
     return None
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> Any:
+    """An array, or the shape of one, as it is stored: typed random keys (a user's environment may hold some) as data."""
+    shape = isinstance(leaf, jax.ShapeDtypeStruct)
+    if _is_key(leaf):
+        leaf = jax.eval_shape(jax.random.key_data, leaf) if shape else jax.random.key_data(leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if shape else np.asarray(leaf)
+
+
+def _typed(stored: Any, like: Any) -> Any:
+    return jax.random.wrap_key_data(stored) if _is_key(like) else stored
 
 
 def clear(folder: Path) -> None:
