@@ -1,0 +1,114 @@
+"""What stands under a table or a plot: seeds, statistic, budget, device, versions, commit, and what is not said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparserl_jax.bench.summary import Block
+
+
+def distinct(values: Iterable[str]) -> str:
+    """Distinct values in order of appearance, joined; mixed sources show."""
+    return ", ".join(dict.fromkeys(values))
+
+
+def seeds_sentence(counts: Sequence[int]) -> str:
+    """How many seeds, and how far to trust intervals made from them."""
+    from sparserl_jax.bench.summary import RESULT_FROM, WIDE_BELOW
+
+    low, high = min(counts, default=0), max(counts, default=0)
+    number = f"{low}" if low == high else f"{low} to {high}"
+    text = f"{number} seed{'s' if high != 1 else ''} per row"
+    if low < RESULT_FROM:
+        return f"{text}: too few to be called a result"
+    return f"{text}, wide intervals" if low < WIDE_BELOW else text
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Device in words, e.g. `2 x cpu (AMD EPYC)`."""
+    system = record["provenance"]["system"]
+    if system["platform"] == "cpu":
+        return f"{system['cpu_count']} cores of {system['cpu']}"
+    return f"{system['device_count']} x {system['device_kind']}"
+
+
+def versions(record: dict[str, Any]) -> str:
+    """Python and the packages that decide numbers."""
+    packages = record["provenance"]["packages"]
+    named = [
+        f"{name} {packages[name]}"
+        for name in ("jax", "flax", "optax", "gymnax", "brax")
+        if packages.get(name)
+    ]
+    return ", ".join([f"Python {record['provenance']['python']}", *named])
+
+
+def commit(record: dict[str, Any]) -> str:
+    """Commit the code came from, marked where the tree had changes."""
+    origin = record["provenance"]
+    if origin["git_commit"] is None:
+        return f"version {origin['packages'].get('sparserl_jax') or 'unknown'}"
+    return f"commit {origin['git_commit'][:10]}" + (
+        " with uncommitted changes" if origin["git_dirty"] else ""
+    )
+
+
+def budget(settings: dict[str, Any]) -> str:
+    """Steps, updates and networks of every run."""
+    suite = settings["suite"]
+    agent = suite["agent"]
+    return (
+        f"{agent['name'].upper()} {'x'.join(map(str, agent['hidden']))}, {suite['steps']:,} steps per run "
+        f"({suite['warm_up']:,} warm-up), batch {agent['batch_size']}"
+    )
+
+
+def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: Sequence[Block]) -> list[str]:
+    """Sentences under the table."""
+    suite, evaluation = settings["suite"], settings["suite"]["evaluation"]
+    counts = [len(row.seeds) for block in blocks for row in block.rows]
+    points = suite["steps"] // evaluation["interval"]
+    window = -(-points // 10)
+    lines = []
+    if not suite["result"]:
+        lines.append("NOT A RESULT: this suite only proves that the harness works.")
+    missing = len(settings["runs"]) - len(found)
+    if missing:
+        lines.append(f"INCOMPLETE: {missing} of {len(settings['runs'])} runs have no record yet.")
+    lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
+    lines.append(
+        f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({evaluation['episodes']} "
+        "episodes each, deterministic policy), brackets: 95 % stratified bootstrap interval. "
+        "z = (return - random) / (reference - random). Delta = IQM of z minus that of dense, interval over both arms; "
+        "matched: lower bound >= -0.03, worse: upper bound < -0.03, else undecided (with the seeds that would decide)."
+    )
+    lines.append(
+        "A diverged run enters at the random policy's return. A/A: dense against itself with other seeds. "
+        "Verdicts are given only where dense reached the learned level and the placebo arm is worse."
+    )
+    lines.append(
+        "Compression: actor with biases, dense over kept, in parameters and in bytes of one raw float32 blob (values, "
+        "indices, pointers, biases). FLOPs relative to dense: theory counts live weights (2 per weight); executed is "
+        "what training did: masked-dense training saves none. Tiny is counted as the really narrow network. "
+        "Steps/s: whole program, all its members together, without compilation and evaluation; members of one program "
+        "share one speed, so it compares machines, not methods."
+    )
+    shares = sorted(
+        {(r["provenance"]["program"], r["measured"]["evaluation_share"]) for r in found if _timed(r)}
+    )
+    if shares:
+        highest = max(share for _, share in shares)
+        note = "" if highest <= 0.25 else " (above the 25 % a suite should spend)"
+        lines.append(f"Evaluation took at most {100 * highest:.0f} % of a program's time{note}.")
+    if found:
+        lines.append(
+            f"{distinct(machine(r) for r in found)}; {distinct(versions(r) for r in found)}; "
+            f"{distinct(commit(r) for r in found)}; configuration {settings['suite_hash']}."
+        )
+    return lines
+
+
+def _timed(record: dict[str, Any]) -> bool:
+    return record["measured"]["evaluation_share"] is not None

@@ -1,0 +1,51 @@
+"""What can be chosen by name, with a word about each: `sparserl list`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def _agents() -> list[tuple[str, str]]:
+    from sparserl_jax.agents.registry import AGENTS
+
+    return [(name, agent.summary) for name, agent in AGENTS.items()]
+
+
+def _environments() -> list[tuple[str, str]]:
+    from sparserl_jax.envs import names
+
+    return [(name, "") for name in names()] + [("my_pkg.my_module:Factory", "your own")]
+
+
+def _recipes() -> list[tuple[str, str]]:
+    from sparserl_jax.training.recipe import RECIPES
+
+    return [(name, recipe.summary) for name, recipe in RECIPES.items()]
+
+
+def _sparsifiers() -> list[tuple[str, str]]:
+    from sparserl_jax.sparsity import METHODS
+
+    return [(name, method.summary) for name, method in METHODS.items()]
+
+
+def _suites() -> list[tuple[str, str]]:
+    from sparserl_jax.bench import paths, suites
+
+    return [(name, suites.read(paths.suite_path(name)).title) for name in paths.suite_names()]
+
+
+_KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+    "agents": _agents,
+    "envs": _environments,
+    "recipes": _recipes,
+    "sparsifiers": _sparsifiers,
+    "suites": _suites,
+}
+
+
+def lines(kind: str) -> list[str]:
+    """Names of one kind, one per line, with their summaries."""
+    entries = _KINDS[kind]()
+    width = max((len(name) for name, summary in entries if summary), default=0)
+    return [f"{name:<{width}}  {summary}".rstrip() for name, summary in entries]

@@ -1,0 +1,181 @@
+"""`sparserl check`: is every number in a folder what its files say, and is nothing missing, doubled or unequal?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparserl_jax.bench import policy, records, schema
+from sparserl_jax.errors import UserError
+from sparserl_jax.layers import leaf
+
+TOLERANCE = 1e-9
+"""Relative difference allowed between a recorded score and the one computed again: rounding of the sum only."""
+
+
+def check(folder: Path) -> list[str]:
+    """Every problem found, one sentence each; an empty list means that the folder holds what it claims.
+
+    Raises:
+        UserError: the folder is not one that `sparserl bench` made.
+    """
+    settings, found = records.load_all(folder)
+    present = {record.get("run_id") for record in found}
+    problems = [f"{run_id}: the record is missing" for run_id in settings["runs"] if run_id not in present]
+    # load_all follows the plan; a folder beside it would never be looked at.
+    known = set(settings["runs"])
+    for path in sorted((folder / "records").glob("*/*/record.json")):
+        run_id = path.parent.relative_to(folder / "records").as_posix()
+        if run_id not in known and not path.parent.name.startswith("."):
+            problems.append(f"{run_id}: the plan knows no such run")
+    sound = []
+    for record, run_id in zip(found, [r for r in settings["runs"] if _has(folder, r)], strict=True):
+        broken = schema.errors(record)
+        if not broken:
+            sound.append(record)
+        mine = broken or _record_problems(folder, run_id, record, settings)
+        problems.extend(f"{run_id}: {text}" for text in mine)
+    problems.extend(_group_problems(sound))
+    return problems
+
+
+def _has(folder: Path, run_id: str) -> bool:
+    return (folder / "records" / run_id / "record.json").is_file()
+
+
+def _record_problems(
+    folder: Path, run_id: str, record: dict[str, Any], settings: dict[str, Any]
+) -> list[str]:
+    """Problems of one record of valid form."""
+    result, origin = record["result"], record["provenance"]
+    problems = []
+    if record["run_id"] != run_id:
+        problems.append(f"says it is run {record['run_id']}")
+    if not run_id.endswith(f"-seed{result['seed']:03d}"):
+        problems.append(f"holds seed {result['seed']}, which its name denies")
+    if origin["suite_hash"] != settings["suite_hash"]:
+        problems.append(f"belongs to the configuration {origin['suite_hash']}, not {settings['suite_hash']}")
+    if origin["config_hash"] != records.digest(records.canonical(origin["config"]).encode())[:12]:
+        problems.append("its configuration does not give its configuration hash")
+    here = folder / "records" / run_id
+    for entry in record["files"].values():
+        path = here / entry["path"]
+        if not path.is_file():
+            problems.append(f"{entry['path']} is missing")
+        elif records.digest(path.read_bytes()) != entry["sha256"]:
+            problems.append(f"{entry['path']} was changed after it was recorded (sha256 differs)")
+    if (here / "curve.csv").is_file():
+        problems.extend(_curve_problems(here / "curve.csv", result))
+    problems.extend(_mask_problems(here, result))
+    return problems
+
+
+def _close(recorded: float | None, computed: float | None) -> bool:
+    if recorded is None or computed is None:
+        return recorded is computed
+    return abs(recorded - computed) <= TOLERANCE * max(1.0, abs(recorded), abs(computed))
+
+
+def _curve_problems(path: Path, result: dict[str, Any]) -> list[str]:
+    """The curve has the declared points, and the scores follow from it and from the final returns."""
+    try:
+        curve = records.read_curve(path)
+        points, steps = curve["return"], curve["env_step"]
+    except (ValueError, IndexError, KeyError):
+        return ["curve.csv cannot be read"]
+    budget, problems = result["budget"], []
+    if len(points) != budget["points"] or not steps or steps[-1] != budget["env_steps"]:
+        problems.append(f"curve.csv does not have {budget['points']} points up to step {budget['env_steps']}")
+    if len(result["final_returns"]) != budget["final_episodes"]:
+        problems.append(
+            f"final_returns has {len(result['final_returns'])} entries, not {budget['final_episodes']}"
+        )
+    if problems:
+        return problems
+    again = records.scores(points, result["final_returns"])
+    if result["status"] == "diverged":
+        again.update(score=None, final_score=None, auc=None)
+    for key, value in again.items():
+        if not _close(result[key], value):
+            problems.append(f"{key} is recorded as {result[key]} but its files give {value}")
+    if result["status"] == "ok" and result["score"] is None:
+        problems.append("status is ok but the curve ends in missing values")
+    return problems
+
+
+def _mask_problems(here: Path, result: dict[str, Any]) -> list[str]:
+    """Live weights counted in the stored masks equal the recorded and the declared ones; the policy obeys its mask."""
+    try:
+        masks = policy.load_masks(here / "masks.npz")
+        deployed = policy.load(here / "policy.npz")
+    except UserError as error:
+        return [str(error)]
+    problems = []
+    for network, tensors in result["tensors"].items():
+        for tensor in tensors:
+            try:
+                count = _count(leaf(masks[network], tuple(tensor["path"].split("/"))), tensor)
+            except (KeyError, ValueError, IndexError, TypeError):
+                problems.append(f"{network} {tensor['name']}: masks.npz has no such tensor")
+                continue
+            for key in ("nnz", "declared"):
+                if tensor[key] != count:
+                    verb = "recorded" if key == "nnz" else "declared"
+                    problems.append(
+                        f"{network} {tensor['name']}: {tensor[key]} weights {verb}, {count} in the mask"
+                    )
+        kept, size = sum(t["nnz"] for t in tensors), sum(t["size"] for t in tensors)
+        stored_size = sum(
+            m.size for n, m in policy.flatten(masks[network], "_").items() if n.endswith("/kernel")
+        )
+        if stored_size != size:
+            problems.append(f"{network}: its tensors hold {size} weights, its masks {stored_size}")
+        if abs(result["realised_sparsity"][network] - (1 - kept / size)) > TOLERANCE:
+            problems.append(f"{network}: the realised sparsity does not follow from its tensors")
+    stored, acting = policy.flatten(masks["actor"], "_"), policy.flatten(deployed.masks, "_")
+    if stored.keys() != acting.keys() or any(
+        not np.array_equal(stored[name], acting[name]) for name in stored
+    ):
+        problems.append("policy.npz and masks.npz hold different masks of the actor")
+    weights = policy.flatten(deployed.params, "_")
+    if any(np.any(value[~acting[name]] != 0) for name, value in weights.items() if name in acting):
+        problems.append("policy.npz has weights outside its mask")
+    return problems
+
+
+def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
+    """Live weights of one tensor: its copy of a possibly stacked mask."""
+    return int(np.asarray(mask).reshape(-1, tensor["size"])[tensor["copy"]].sum())
+
+
+def _group_problems(found: list[dict[str, Any]]) -> list[str]:
+    """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm."""
+    problems = []
+    seeds: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    curves: dict[tuple[str, str], list[str]] = defaultdict(list)
+    budgets: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    roles: dict[str, set[str]] = defaultdict(set)
+    for record in found:
+        result, run_id = record["result"], record["run_id"]
+        key = tuple(result[name] for name in ("env", "arm", "sparsity", "critic_sparsity", "seed"))
+        seeds[key].append(run_id)
+        budgets[result["env"]][records.canonical(result["budget"])].append(run_id)
+        roles[result["env"]].add(result["role"])
+        if result["status"] == "ok":
+            curves[result["env"], record["files"]["curve"]["sha256"]].append(run_id)
+    for key, ids in seeds.items():
+        if len(ids) > 1:
+            problems.append(f"{' and '.join(ids)}: the same arm and seed {key[-1]} twice")
+    for ids in curves.values():
+        if len(ids) > 1:
+            problems.append(f"{' and '.join(ids)}: the very same curve under different names")
+    for env, groups in budgets.items():
+        if len(groups) > 1:
+            odd = min(groups.values(), key=len)
+            problems.append(f"{env}: not all runs had the same budget (differs: {odd[0]})")
+        if "dense" not in roles[env]:
+            problems.append(f"{env}: there is no dense arm to compare with")
+    return problems

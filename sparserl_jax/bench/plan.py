@@ -1,0 +1,208 @@
+"""The plan: what a suite will do, before any of it is done. Printed by `sparserl plan`, executed by `bench/run.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparserl_jax.bench import costs
+from sparserl_jax.bench.suites import Arm, Suite, Task
+from sparserl_jax.errors import UserError
+from sparserl_jax.layers import LayerTable
+from sparserl_jax.training.config import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """One run with its place in the suite."""
+
+    task: Task
+    arm: Arm
+    run: Run
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the run's files, relative to that of the suite's records."""
+        return Path(slug(self.task.name)) / self.run.id
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A suite resolved into runs and programs.
+
+    specs: environment descriptions by environment name. layers: LayerTables by environment name and network.
+    declared: promised counts by environment name and (recipe, knobs); see `promise`.
+    """
+
+    suite: Suite
+    runs: tuple[Planned, ...]
+    programs: tuple[Any, ...]
+    specs: dict[str, Any]
+    layers: dict[str, dict[str, LayerTable]]
+    declared: dict[Any, dict[str, costs.Declared]]
+
+    def promise(self, run: Run) -> dict[str, costs.Declared]:
+        """The live weights per tensor that a run's method declares, by network."""
+        return self.declared[_promise_key(run)]
+
+    def of(self, program: Any) -> list[Planned]:
+        """The planned runs of a program, in the program's order of members."""
+        by_run = {(planned.run.training.env, planned.run.id): planned for planned in self.runs}
+        return [by_run[run.training.env, run.id] for run in program.runs]
+
+
+def slug(name: str) -> str:
+    """An environment's name as a folder name: letters, digits, `.`, `_` and single `-`."""
+    kept = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
+    return "-".join(part for part in kept.split("-") if part.strip(".")) or "environment"
+
+
+def _promise_key(run: Run) -> tuple[Any, ...]:
+    knobs = run.knobs
+    return run.training.env, run.recipe.method, run.recipe.source, knobs["actor"], knobs["critic"]
+
+
+def _describe(source: Any) -> Any:
+    """Spec of an environment; a user's own is tried out first, so that its faults are told in a sentence."""
+    from sparserl_jax import envs
+
+    env = envs.make(source)
+    if not isinstance(source, str) or source.partition(":")[0] not in ("brax", "gymnax"):
+        envs.check(env)
+    return env.spec
+
+
+def make(
+    suite: Suite,
+    group: Callable[[list[Run]], list[Any]] | None = None,
+    describe: Callable[[Any], Any] | None = None,
+) -> Plan:
+    """Resolve a suite; raises `UserError` for unknown environments, periods that do not fit, unreachable sparsities.
+
+    Args:
+        group: runs to programs; default `training.program.group`.
+        describe: an environment's name or object to its spec; default: that of `envs.make`, checked if it is
+            the user's own.
+    """
+    if group is None:
+        from sparserl_jax.training.program import group as group_runs
+
+        group = group_runs
+    describe = _describe if describe is None else describe
+    specs = {task.name: describe(task.name if task.object is None else task.object) for task in suite.tasks}
+    layers = {
+        name: costs.layer_tables(suite.agent, spec.obs_dim, spec.action_dim) for name, spec in specs.items()
+    }
+    for task in suite.tasks:
+        suite.training(task).check()
+    runs = tuple(Planned(*entry) for entry in suite.runs())
+    declared: dict[Any, dict[str, costs.Declared]] = {}
+    for planned in runs:
+        key = _promise_key(planned.run)
+        if key not in declared:
+            try:
+                declared[key] = costs.declared(planned.run, layers[planned.task.name])
+            except UserError as error:
+                where = f"suite '{suite.name}', arm '{planned.arm.name}' on {planned.task.name}"
+                raise UserError(f"{where}: {error}") from None
+    programs = tuple(group([planned.run for planned in runs]))
+    return Plan(suite, runs, programs, specs, layers, declared)
+
+
+def theory(plan: Plan, planned: Planned) -> dict[str, Any]:
+    """Costs of a planned run from its declared counts; see `costs.costs`."""
+    promised = plan.promise(planned.run)
+    counts = {network: promised[network].counts for network in promised}
+    return costs.costs(planned.run, plan.layers[planned.task.name], counts, promised)
+
+
+def evaluation_steps(plan: Plan, task: Task) -> tuple[int, int]:
+    """Environment steps of all evaluations of one run: (in total, one after another when episodes run in parallel)."""
+    evaluation, limit = plan.suite.evaluation, plan.specs[task.name].max_episode_steps
+    repeats = plan.suite.points + -(-evaluation.final_episodes // evaluation.episodes)
+    return (plan.suite.points * evaluation.episodes + evaluation.final_episodes) * limit, repeats * limit
+
+
+def _quantity(value: float, unit: str = "", base: int = 1000) -> str:
+    prefixes = (
+        ["", "k", "M", "G", "T", "P", "E"] if base == 1000 else ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
+    )
+    index = 0
+    while value >= base and index < len(prefixes) - 1:
+        value, index = value / base, index + 1
+    number = f"{value:.0f}" if value >= 100 or index == 0 else f"{value:.3g}"
+    return f"{number} {prefixes[index]}{unit}".rstrip()
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan as text: totals, then one paragraph per program."""
+    suite = plan.suite
+    total = sum(theory(plan, planned)["training_flops_theory"] for planned in plan.runs)
+    executed = sum(theory(plan, planned)["training_flops_executed"] for planned in plan.runs)
+    compilations = sum(int(program.compilations) for program in plan.programs)
+    training = suite.training(suite.tasks[0])
+    dispatches = suite.steps // training.dispatch_steps
+    members = sum(len(arm.sparsities) * len(arm.seeds) for arm in suite.arms)
+    text = [
+        f"suite {suite.name}-{suite.hash()}: {suite.title}" + ("" if suite.result else "  [never a result]"),
+        f"{len(plan.runs)} runs = {len(suite.tasks)} environments x {members} members; "
+        f"{len(plan.programs)} programs, {compilations} compilations",
+        f"per run: {suite.steps:,} steps, {training.updates:,} updates, {suite.points} evaluations of "
+        f"{suite.evaluation.episodes} episodes, {suite.evaluation.final_episodes} episodes at the end",
+        f"dispatch: {training.dispatch_steps} steps, {dispatches} per program, "
+        f"{dispatches * len(plan.programs)} in all",
+        f"training FLOPs: {_quantity(total)} in theory, {_quantity(executed)} executed (masked-dense saves none)",
+    ]
+    for task in suite.tasks:
+        steps, serial = evaluation_steps(plan, task)
+        acting = costs.forward_dense(plan.layers[task.name]["actor"])
+        mine = [planned for planned in plan.runs if planned.task.name == task.name]
+        work = sum(theory(plan, planned)["training_flops_executed"] for planned in mine) / len(mine)
+        text.append(
+            f"evaluation on {task.name}: at most {steps:,} environment steps per run ({serial:,} one after another) = "
+            f"{100 * acting * steps / (acting * steps + work):.2g} % of its FLOPs, "
+            f"{100 * serial / (serial + suite.steps):.0f} % of its serial steps"
+        )
+    for program in plan.programs:
+        text.extend(_paragraph(plan, program))
+    return text
+
+
+def _paragraph(plan: Plan, program: Any) -> list[str]:
+    planned = plan.of(program)
+    arms: dict[str, int] = {}
+    for entry in planned:
+        label = (
+            entry.arm.name
+            if entry.arm.role in ("dense", "aa")
+            else f"{entry.arm.name}@{entry.run.sparsity:g}"
+        )
+        arms[label] = arms.get(label, 0) + 1
+    members = ", ".join(f"{label} x{count}" for label, count in arms.items())
+    memory = int(program.memory())
+    text = [
+        f"program {program.name}: {planned[0].task.name}, {len(planned)} members, {program.compilations} compilations, "
+        f"memory {_quantity(memory, 'B', 1024)}",
+        f"    why: {program.why}",
+        f"    members: {members}",
+    ]
+    dense = [entry.run for entry in planned if entry.run.recipe.method == "dense"]
+    events = max(promise.events for entry in planned for promise in plan.promise(entry.run).values())
+    if 0 < len(dense) < len(planned):
+        share = costs.surcharge(dense[0], plan.layers[planned[0].task.name], events)
+        text.append(
+            f"    surcharge: its dense members carry masks and {events} events for the family, at least "
+            f"{100 * share:.2g} % more operations than a program of their own (time is not compared from this program)"
+        )
+    return text
+
+
+def show(plan: Plan, console: Console) -> None:
+    """Print the plan."""
+    for line in lines(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

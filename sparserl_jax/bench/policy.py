@@ -1,0 +1,167 @@
+"""Policy files: the deployed actor of one run as plain arrays, and the masks of its other networks.
+
+`policy.npz` holds float32 weights under `weights/<path>`, bit-packed masks under `masks/<path>` (first entry in the
+highest bit, row-major), and one JSON text `description`: spaces, agent, normalisation, configuration hash, tensors.
+Nothing is pickled, and the same policy gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparserl_jax.errors import UserError
+from sparserl_jax.layers import LayerTable, leaf
+from sparserl_jax.sparsity import masks as mask_ops
+
+FORMAT = "sparserl_jax-policy-1"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    """Leaves of a nested dictionary as `{prefix/key/key: array}`, in sorted order."""
+    flat: dict[str, np.ndarray] = {}
+    for key in sorted(tree):
+        value = tree[key]
+        name = f"{prefix}/{key}"
+        flat.update(flatten(value, name) if isinstance(value, Mapping) else {name: np.asarray(value)})
+    return flat
+
+
+def nested(flat: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        head, *path = name.split("/")
+        if head != prefix:
+            continue
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return tree
+
+
+def counts(layers: LayerTable, masks: Mapping[str, Any]) -> list[int]:
+    """Live weights per tensor, in the order of `layers.tensors` (host arithmetic)."""
+    totals: list[int] = []
+    for layer in layers.maskable:
+        per_copy = np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1).sum(axis=1)
+        totals.extend(int(total) for total in per_copy)
+    return totals
+
+
+def _packed(masks: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    return {name: mask_ops.pack(value) for name, value in flatten(masks, prefix).items()}
+
+
+def _shapes(tree: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {name.partition("/")[2]: list(value.shape) for name, value in flatten(tree, "_").items()}
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> None:
+    text = json.dumps(description, sort_keys=True)
+    with path.open("wb") as file:
+        np.savez(file, description=np.array(text), **arrays)  # type: ignore[arg-type]
+
+
+def save(
+    path: Path, params: Mapping[str, Any], masks: Mapping[str, Any], description: Mapping[str, Any]
+) -> None:
+    """Write the deployed actor: `params` outside `masks` are written as zero; both mirror each other.
+
+    `description` holds env, agent, hidden, obs_dim, action_dim, action_low, action_high, normalisation, config_hash.
+    """
+    weights = flatten(params, "weights")
+    live = flatten(masks, "masks")
+    arrays = {
+        name: np.where(live["masks" + name.removeprefix("weights")], value, 0).astype(np.float32)
+        for name, value in weights.items()
+    }
+    full = {"format": FORMAT, **description, "shapes": _shapes(params)}
+    _write(path, {**arrays, **_packed(masks, "masks")}, full)
+
+
+def save_masks(path: Path, masks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the masks of every network, bit-packed, under `<network>/<path>`."""
+    arrays: dict[str, np.ndarray] = {}
+    for network in sorted(masks):
+        arrays.update(_packed(masks[network], network))
+    shapes = {network: _shapes(tree) for network, tree in masks.items()}
+    _write(path, arrays, {"format": FORMAT, "shapes": shapes})
+
+
+def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        description = json.loads(str(arrays.pop("description")))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"'{path.name}' is not a policy file of this package ({type(error).__name__})."
+        ) from None
+    if description.get("format") != FORMAT:
+        raise UserError(
+            f"'{path.name}' has the format {description.get('format')!r}; this version reads {FORMAT!r}."
+        )
+    return arrays, description
+
+
+def load_masks(path: Path) -> dict[str, dict[str, Any]]:
+    """Masks of every network, as bool arrays, from `save_masks`' file."""
+    arrays, description = _open(path)
+    return {
+        network: nested(
+            {
+                f"_/{name}": mask_ops.unpack(arrays[f"{network}/{name}"], shape)
+                for name, shape in shapes.items()
+            },
+            "_",
+        )
+        for network, shapes in description["shapes"].items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A trained policy: call it with observations `[..., obs]` for actions `[..., action]` in environment units.
+
+    `params` are the deployed weights (exactly zero outside `masks`), `description` the rest of the file.
+    """
+
+    params: dict[str, Any]
+    masks: dict[str, Any]
+    description: dict[str, Any]
+
+    def act(self, obs: Any) -> Any:
+        """Deterministic action in [-1, 1], `[..., action]`: the function that was evaluated for the record."""
+        import jax.numpy as jnp
+
+        from sparserl_jax.networks import Actor
+
+        actor = Actor(tuple(self.description["hidden"]), self.description["action_dim"])
+        return actor.apply({"params": self.params}, jnp.asarray(obs, jnp.float32))
+
+    def __call__(self, obs: Any) -> Any:
+        low, high = (np.asarray(self.description[key], np.float32) for key in ("action_low", "action_high"))
+        return low + (self.act(obs) + 1.0) * 0.5 * (high - low)
+
+    @property
+    def nnz(self) -> int:
+        """Live weights and biases."""
+        return sum(int(value.sum()) for value in flatten(self.masks, "_").values())
+
+
+def load(path: str | Path) -> Policy:
+    """The policy in a `policy.npz`; raises `UserError` for anything else."""
+    arrays, description = _open(Path(path))
+    masks = {
+        f"_/{name}": mask_ops.unpack(arrays[f"masks/{name}"], shape)
+        for name, shape in description["shapes"].items()
+    }
+    return Policy(nested(arrays, "weights"), nested(masks, "_"), description)

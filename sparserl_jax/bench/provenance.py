@@ -1,0 +1,123 @@
+"""Where a result came from: code, packages, device. No host names, no user names, no paths."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "sparserl_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "gymnax",
+    "brax",
+    "mujoco",
+    "mujoco-mjx",
+)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def repository(folder: Path | None = None) -> dict[str, Any]:
+    """Commit, description and dirty flag of the checkout that holds this package; nulls where there is none.
+
+    Published results and local runs do not make the tree dirty: they are the outcome of the code, not part of it.
+    """
+    folder = folder or Path(__file__).resolve().parents[2]
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    # A package installed inside somebody else's checkout must not claim that checkout's commit.
+    ours = top is not None and _git(folder, "ls-files", "--error-unmatch", ".") is not None
+    if not ours or (commit := _git(folder, "rev-parse", "HEAD")) is None:
+        return {"git_commit": None, "git_describe": None, "git_dirty": None}
+    changes = _git(folder, "status", "--porcelain", "--", ":/", ":(exclude,top)results", ":(exclude,top)runs")
+    return {
+        "git_commit": commit,
+        "git_describe": _git(folder, "describe", "--tags", "--always", "--dirty"),
+        "git_dirty": None if changes is None else bool(changes),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def system() -> dict[str, Any]:
+    """Accelerator, processor, memory and operating system of this machine, without its name."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "platform": devices[0].platform,
+        "device_kind": devices[0].device_kind,
+        "device_count": len(devices),
+        "cpu": _processor(),
+        "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "os": f"{platform.system()} {platform.machine()}",
+    }
+
+
+@functools.cache
+def _constant() -> dict[str, Any]:
+    import jax
+
+    config: Any = jax.config  # its options are attributes made at run time
+    precision = config.jax_default_matmul_precision
+    # XLA_FLAGS may name dump folders; only flags without a path are kept.
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "/" not in flag]
+    return {
+        **repository(),
+        "python": platform.python_version(),
+        "packages": _versions(),
+        "system": system(),
+        "matmul_precision": None if precision is None else str(precision),
+        "x64": bool(config.jax_enable_x64),
+        "threefry_partitionable": bool(config.jax_threefry_partitionable),
+        "xla_flags": " ".join(flags),
+    }
+
+
+def collect() -> dict[str, Any]:
+    """Everything of the above, and the time (UTC, seconds)."""
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    return {**_constant(), "created_utc": now.isoformat().replace("+00:00", "Z")}

@@ -1,0 +1,221 @@
+"""Publishing: copying a finished, checked suite into `results/`, and comparing this machine with what is there.
+
+`results/` is read-only to runs; only `publish` writes it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparserl_jax.bench import paths, plots, provenance, records, tables
+from sparserl_jax.bench.check import check
+from sparserl_jax.bench.single import SINGLE
+from sparserl_jax.bench.summary import RESULT_FROM, Row, Summary, key_of, summarise
+from sparserl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COPIED = (records.CONFIGURATION, "suite.toml")
+
+
+def results_folder() -> Path | None:
+    """`results/` of the checkout this package is used from; None for an installed wheel."""
+    root = paths.checkout()
+    return None if root is None else root / "results"
+
+
+def _same(source: Path, target: Path) -> bool:
+    """Whether the results of two records are the same; what was measured and when may differ."""
+    here, there = records.read(source), records.read(target)
+    return here["result"] == there["result"] and here["files"]["curve"] == there["files"]["curve"]
+
+
+def _state(settings_name: str, repository: Path) -> None:
+    """Refuse code that is not committed: a published number must be traceable to a commit."""
+    state = provenance.repository(repository)
+    if state["git_commit"] is None:
+        raise UserError(
+            f"cannot publish '{settings_name}': no git commit describes the code; publish from a checkout."
+        )
+    if state["git_dirty"]:
+        raise UserError(
+            f"cannot publish '{settings_name}': the git tree has uncommitted changes; commit them first."
+        )
+
+
+def publish(folder: Path, *, results: Path | None = None, replace: bool = False) -> Path:
+    """Copy a finished and checked folder to `results/<suite>`, with fresh tables and plots; returns that folder.
+
+    Args:
+        folder: what `sparserl bench` made.
+        results: the results folder; default that of the checkout.
+        replace: overwrite published records whose results differ.
+
+    Raises:
+        UserError: dirty tree, unfinished or unsound records, a suite that is no result, or differing records.
+    """
+    settings, found = records.load_all(folder)
+    name = settings["suite"]["name"]
+    results = results_folder() if results is None else results
+    if results is None:
+        raise UserError(
+            f"cannot publish '{name}': this is an installed package, not a checkout; publish from a clone."
+        )
+    if not settings["suite"]["result"]:
+        raise UserError(f"suite '{name}' is never a result (result = false); it cannot be published.")
+    _state(name, results.parent)
+    missing = len(settings["runs"]) - len(found)
+    if missing:
+        raise UserError(f"'{folder}' lacks {missing} of {len(settings['runs'])} runs; run the suite again.")
+    _enough_seeds(name, found)
+    problems = check(folder)
+    if problems:
+        raise UserError(
+            f"'{folder}' does not pass the check ({problems[0]}; {len(problems)} problems in all)."
+        )
+    dirty = [record["run_id"] for record in found if record["provenance"]["git_dirty"]]
+    if dirty:
+        raise UserError(
+            f"'{folder}' was made by code with uncommitted changes ({len(dirty)} runs, e.g. {dirty[0]}); "
+            "commit and run it again."
+        )
+    target = results / name
+    if not replace:
+        _refuse_differing(folder, target, settings["runs"])
+    staging = results / f".{name}.part"
+    shutil.rmtree(staging, ignore_errors=True)
+    for run_id in settings["runs"]:
+        shutil.copytree(folder / "records" / run_id, staging / "records" / run_id)
+    for file in COPIED:
+        if (folder / file).is_file():
+            shutil.copyfile(folder / file, staging / file)
+    summary = summarise(staging)
+    tables.write(staging, summary)
+    plots.write(staging, summary)
+    # A hand-written page about the results survives their replacement.
+    if (target / "README.md").is_file():
+        shutil.copyfile(target / "README.md", staging / "README.md")
+    shutil.rmtree(target, ignore_errors=True)
+    staging.replace(target)
+    return target
+
+
+def _enough_seeds(name: str, found: list[dict[str, Any]]) -> None:
+    """Fewer than five seeds are not called a result; nor is a single training outside a suite."""
+    if name == SINGLE:
+        raise UserError(
+            "a single training is not a suite; write a suite file with a dense arm and publish that."
+        )
+    seeds = Counter((record["result"]["env"], *key_of(record)) for record in found)
+    few = next((key for key, count in seeds.items() if count < RESULT_FROM), None)
+    if few is not None:
+        raise UserError(
+            f"arm '{few[1]}' on {few[0]} has {seeds[few]} seeds; a result needs at least {RESULT_FROM}."
+        )
+
+
+def _refuse_differing(folder: Path, target: Path, runs: list[str]) -> None:
+    """Published records are never overwritten by different ones, nor dropped, without being asked."""
+    published = sorted((target / "records").glob("*/*/record.json")) if target.is_dir() else []
+    ids = {path: path.parent.relative_to(target / "records").as_posix() for path in published}
+    for run_id in ids.values():
+        if run_id not in runs:
+            raise UserError(
+                f"the published '{target.name}' has run '{run_id}', which '{folder}' lacks; use --replace."
+            )
+    for path, run_id in ids.items():
+        if not _same(folder / "records" / run_id, path.parent):
+            raise UserError(
+                f"the published run '{run_id}' of '{target.name}' has another result; use --replace."
+            )
+
+
+def _published(summary: Summary) -> Summary | None:
+    """The published summary of the same suite, if there is one."""
+    results = results_folder()
+    folder = None if results is None else results / summary.name
+    if folder is None or not (folder / records.CONFIGURATION).is_file():
+        return None
+    return summarise(folder)
+
+
+def _pairs(ours: Summary, theirs: Summary) -> list[tuple[str, Row, Row | None]]:
+    there = {
+        (block.env, row.arm, row.sparsity, row.critic_sparsity): row
+        for block in theirs.blocks
+        for row in block.rows
+    }
+    return [
+        (block.env, row, there.get((block.env, row.arm, row.sparsity, row.critic_sparsity)))
+        for block in ours.blocks
+        for row in block.rows
+    ]
+
+
+HEADINGS = (
+    "environment",
+    "method",
+    "sparsity",
+    "this machine",
+    "published",
+    "intervals",
+    "steps/s",
+    "published",
+)
+
+
+def beside_rows(ours: Summary, theirs: Summary) -> list[list[str]]:
+    """*This machine* next to *published*, row by row."""
+    rows = []
+    for env, mine, other in _pairs(ours, theirs):
+        mine_cells = tables.cells(mine)
+        line = [env, mine_cells[0], mine_cells[1], mine_cells[2]]
+        if other is None:
+            rows.append([*line, "", "", mine_cells[-1], ""])
+            continue
+        overlap = mine.value.lower <= other.value.upper and other.value.lower <= mine.value.upper
+        other_cells = tables.cells(other)
+        rows.append(
+            [*line, other_cells[2], "overlap" if overlap else "apart", mine_cells[-1], other_cells[-1]]
+        )
+    return rows
+
+
+def beside(root: Path, summary: Summary, console: Console | None = None) -> Path | None:
+    """Write `beside.md` and print it: this machine next to the published results; None where nothing is published."""
+    theirs = _published(summary)
+    if theirs is None:
+        if console is not None:
+            console.print(f"Nothing is published for suite '{summary.name}' yet.", highlight=False)
+        return None
+    rows = beside_rows(summary, theirs)
+    same = summary.suite_hash == theirs.suite_hash
+    note = (
+        f"Published: configuration {theirs.suite_hash}"
+        + (
+            ", the same as here. "
+            if same
+            else f", another one than here ({summary.suite_hash}): not comparable. "
+        )
+        + theirs.caption[-1]
+    )
+    lines = [f"# {summary.title}: this machine beside published", ""]
+    lines += ["| " + " | ".join(HEADINGS) + " |", "|" + "|".join(["---"] * len(HEADINGS)) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", note, "", f"This machine: {summary.caption[-1]}", ""]
+    records.write_atomic(root / "beside.md", "\n".join(lines).encode())
+    if console is not None:
+        from rich.table import Table
+
+        table = Table(title="This machine beside published", title_justify="left", title_style="bold")
+        for heading in HEADINGS:
+            table.add_column(heading)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print(note, style="dim", markup=False, highlight=False)
+    return root / "beside.md"

@@ -1,0 +1,226 @@
+"""Executing a plan: program by program into one folder, resumable, with one writer.
+
+runs/<suite>-<hash>/  configuration.json   what the folder belongs to
+                      suite.toml           the file it came from, where there was one
+                      records/             finished runs
+                      programs/            checkpoints of the program in progress
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparserl_jax.bench import provenance, records
+from sparserl_jax.bench.plan import Plan
+from sparserl_jax.bench.progress import Interrupt, Live
+from sparserl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EXIT_OK, EXIT_CHECK_FAILED, EXIT_USER, EXIT_TIME_BUDGET, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes of the command line: done, `check` found problems, a user's mistake, `--time-budget` used up (run again
+to go on), Ctrl-C (run again to go on)."""
+
+
+class Unfinished(Exception):
+    """The suite stopped before its end with its state saved; `code` is the exit code that says why."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def folder_of(plan: Plan, out: Path | None = None) -> Path:
+    """Folder of a suite: `out`, or `runs/<suite>-<hash>` in the working directory."""
+    return out if out is not None else Path("runs") / f"{plan.suite.name}-{plan.suite.hash()}"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; `UserError` if another process holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to '{folder}' ({error.strerror}); give another folder with --out."
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"'{folder}' is in use by another run; wait for it, or give another folder with --out."
+            ) from None
+        yield
+
+
+def _difference(ours: Any, theirs: Any, where: str = "") -> str:
+    """The first setting in which two configurations differ, with both values."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key in sorted(set(ours) | set(theirs)):
+            if ours.get(key) != theirs.get(key):
+                return _difference(ours.get(key), theirs.get(key), f"{where}.{key}" if where else key)
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            if mine != other:
+                return _difference(mine, other, f"{where}[{index}]")
+    return f"{where} is {json.dumps(theirs):.80} there and {json.dumps(ours):.80} here"
+
+
+def claim(folder: Path, plan: Plan) -> None:
+    """Make the folder this configuration's; refuse one that belongs to another, or that holds somebody else's files."""
+    path, ours = folder / records.CONFIGURATION, records.configuration(plan)
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            theirs = {}
+        if {**theirs, "suite": {**theirs.get("suite", {}), "title": ""}} != {
+            **ours,
+            "suite": {**ours["suite"], "title": ""},
+        }:
+            raise UserError(
+                f"'{folder}' holds another configuration ({_difference(ours, theirs)}); "
+                "give another folder with --out, or move this one away."
+            )
+        return
+    strangers = sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock")
+    if strangers:
+        raise UserError(
+            f"'{folder}' is not empty and no suite made it ('{strangers[0]}'); give another with --out."
+        )
+    records.write_atomic(path, (json.dumps(ours, indent=1, sort_keys=True) + "\n").encode())
+
+
+def memory_limit() -> int | None:
+    """Bytes a program may hold on the first device: the accelerator's own figure, or the free memory of the host."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def check_memory(plan: Plan, limit: int | None) -> None:
+    """Refuse a program whose population does not fit; its update works on copies only where it must."""
+    if limit is None:
+        return
+    for program in plan.programs:
+        needed, members = int(program.memory()), len(program.runs)
+        if needed > limit:
+            raise UserError(
+                f"program {program.name} needs {needed / 2**30:.1f} GiB for {members} members and the device has "
+                f"{limit / 2**30:.1f} GiB: {limit * members // needed} members fit; use fewer seeds or sparsities, or "
+                "a smaller schedule.buffer_max."
+            )
+
+
+def run(
+    plan: Plan,
+    folder: Path,
+    console: Console,
+    *,
+    time_budget: float | None = None,
+    suite_file: Path | None = None,
+    execute: Callable[..., list[Any]] | None = None,
+) -> Path:
+    """Execute what is not finished yet; returns the folder.
+
+    Args:
+        time_budget: seconds from now after which the work stops, within one dispatch.
+        suite_file: copied into the folder.
+        execute: programs to outcomes; default `training.runner.execute`.
+
+    Raises:
+        Unfinished: time budget or Ctrl-C; running again goes on.
+        UserError: the folder belongs to another configuration or another process.
+    """
+    from sparserl_jax.training.runner import Stopped
+
+    if execute is None:
+        from sparserl_jax.training.runner import execute as execute_program
+
+        execute = execute_program
+    if time_budget is not None and not time_budget > 0:
+        raise UserError(f"--time-budget must be a positive number of seconds, not {time_budget:g}.")
+    deadline = None if time_budget is None else time.monotonic() + time_budget
+    check_memory(plan, memory_limit())
+    with locked(folder):
+        claim(folder, plan)
+        if suite_file is not None:
+            records.write_atomic(folder / "suite.toml", suite_file.read_bytes())
+        total = sum(len(program.runs) for program in plan.programs) * plan.suite.steps
+        interrupt = Interrupt()
+        with interrupt.watch(), Live(console, interrupt, total) as live:
+            for number, program in enumerate(plan.programs, start=1):
+                try:
+                    _one(
+                        plan,
+                        program,
+                        f"program {number}/{len(plan.programs)}",
+                        folder,
+                        live,
+                        deadline,
+                        execute,
+                    )
+                except Stopped as stop:
+                    code = EXIT_INTERRUPTED if stop.reason == "interrupted" else EXIT_TIME_BUDGET
+                    raise Unfinished(
+                        code, f"{stop.reason} at step {stop.step:,}; run again to go on."
+                    ) from None
+                except KeyboardInterrupt:
+                    raise Unfinished(EXIT_INTERRUPTED, "interrupted; run again to go on.") from None
+    return folder
+
+
+def _one(
+    plan: Plan,
+    program: Any,
+    label: str,
+    folder: Path,
+    live: Live,
+    deadline: float | None,
+    execute: Callable[..., list[Any]],
+) -> None:
+    """One program: skip it if all its records exist, else execute and write the records that do not."""
+    planned = plan.of(program)
+    checkpoints = folder / "programs" / program.name
+    live.begin(label, len(planned), plan.suite.steps)
+    missing = [
+        index
+        for index, entry in enumerate(planned)
+        if not records.finished(folder, entry.folder.as_posix(), plan.suite.hash())
+    ]
+    if missing:
+        _still_time(deadline)
+        outcomes = execute(program, folder=checkpoints, deadline=deadline, progress=live)
+        origin = provenance.collect()
+        for index in missing:
+            records.write(folder, plan, planned[index], outcomes[index], program, origin)
+    # Only now may the checkpoint go: a kill before this line finds it again and loses nothing.
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    live.finish(plan.suite.steps)
+
+
+def _still_time(deadline: float | None) -> None:
+    """Do not begin to compile a program that has no time left."""
+    from sparserl_jax.training.runner import Stopped
+
+    if deadline is not None and time.monotonic() >= deadline:
+        raise Stopped("time budget", 0)

@@ -1,0 +1,119 @@
+"""One arm on one environment as a suite of its own: what `sparserl train` and `sparserl_jax.train` run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.bench.suites import Arm, Suite, Task, check_knob, check_ranges
+from sparserl_jax.errors import UserError
+from sparserl_jax.training.config import Evaluation, Schedule
+from sparserl_jax.training.recipe import recipe as find_recipe
+
+SINGLE = "train"
+"""Name of the suite that a single training is."""
+POINTS = 20
+"""Evaluations during training."""
+LONGEST_DISPATCH = 1000
+"""Environment steps of one dispatch at most: Ctrl-C and the time budget act between dispatches."""
+
+
+def _grid(interval: int, unit: int) -> int:
+    """The largest divisor of the evaluation interval that is a multiple of `unit` and not too long a dispatch."""
+    fitting = [d for d in range(unit, min(interval, LONGEST_DISPATCH) + 1, unit) if interval % d == 0]
+    return max(fitting, default=unit)
+
+
+def suite_of(
+    env: Any,
+    *,
+    agent: str = "td3",
+    recipe: str = "rlx2",
+    sparsity: float = 0.9,
+    critic_sparsity: float | None = None,
+    seeds: int = 8,
+    first_seed: int = 0,
+    steps: int = 100_000,
+    warm_up: int | None = None,
+    num_envs: int = 1,
+    hidden: tuple[int, ...] | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    episodes: int = 10,
+    final_episodes: int = 100,
+) -> Suite:
+    """A suite of one arm.
+
+    Args:
+        env: an environment's name, or an object with `reset` and `step`.
+        agent, recipe: see `sparserl list agents|recipes`.
+        sparsity: fraction of weights removed, in [0, 1); ignored by recipes with a fixed one (dense).
+        critic_sparsity: the critic's own; default as the actor's.
+        seeds: number of members, trained together; counted from `first_seed`.
+        steps: environment steps per member, a multiple of 20 evaluations times parallel environments and policy delay.
+        warm_up: random steps before the first update; default 5 % of `steps`, at most 25,000.
+        num_envs: parallel environments per member.
+        hidden, batch_size, learning_rate: of the agent; default its own.
+        episodes, final_episodes: per evaluation, and at the end.
+
+    The schedule is the published one of RLx2 scaled to `steps`.
+    """
+    where = "train"
+    chosen, found = find_recipe(recipe), algorithm(agent)
+    changes = {"hidden": hidden, "batch_size": batch_size, "learning_rate": learning_rate}
+    config = dataclasses.replace(found.config(), **{k: v for k, v in changes.items() if v is not None})
+    for knob in (sparsity, critic_sparsity):
+        if knob is not None:
+            check_knob(knob, where)
+    if seeds < 1 or first_seed < 0:
+        raise UserError(f"seeds = {seeds} from {first_seed}: give at least one seed, counted from 0 or more.")
+    if num_envs < 1 or config.policy_delay < 1:
+        raise UserError(f"num_envs = {num_envs}: give at least 1.")
+    unit = math.lcm(num_envs, config.policy_delay)
+    if steps < 1 or steps % (POINTS * unit):
+        low = max(steps // (POINTS * unit), 1) * POINTS * unit
+        raise UserError(
+            f"steps = {steps} is not a positive multiple of {POINTS * unit} ({POINTS} evaluations x parallel "
+            f"environments and policy delay): the nearest valid values are {low} and {low + POINTS * unit}."
+        )
+    interval = steps // POINTS
+    grid = _grid(interval, unit)
+    if warm_up is None:
+        wanted = max(min(25_000, steps // 20), config.batch_size, 8 * num_envs)
+        warm_up = -(-wanted // grid) * grid
+    name = env if isinstance(env, str) else _name_of(env)
+    fixed = chosen.sparsity is not None
+    knob = chosen.sparsity if chosen.sparsity is not None else sparsity
+    suite = Suite(
+        name=SINGLE,
+        title=f"{recipe} on {name}" if fixed else f"{recipe} at sparsity {sparsity:g} on {name}",
+        result=True,
+        agent=config,
+        steps=steps,
+        warm_up=warm_up,
+        num_envs=num_envs,
+        schedule=Schedule.scaled(steps, grid),
+        evaluation=Evaluation(interval, episodes, final_episodes),
+        dispatch=None,
+        tasks=(Task(name, object=None if isinstance(env, str) else env),),
+        arms=(
+            Arm(
+                chosen,
+                recipe,
+                "dense" if recipe == "dense" else "method",
+                (knob,),
+                tuple(range(first_seed, first_seed + seeds)),
+                () if critic_sparsity is None or fixed else (critic_sparsity,),
+            ),
+        ),
+    )
+    check_ranges(suite, where)
+    return suite
+
+
+def _name_of(env: Any) -> str:
+    """What an environment object is called in files: its spec's name, else its class."""
+    spec = getattr(env, "spec", None)
+    return str(getattr(spec, "name", None) or getattr(env, "__name__", None) or type(env).__name__)

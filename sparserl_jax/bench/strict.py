@@ -1,0 +1,68 @@
+"""Dataclasses from TOML tables, strictly: unknown keys, missing keys and wrong types are refused in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from sparserl_jax.errors import UserError, suggest
+
+T = TypeVar("T")
+
+
+def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
+    """Whether a TOML value has the annotated type, and the value converted to it (int to float, list to tuple)."""
+    if annotation is Any:
+        return True, value
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(annotation):
+            fits, converted = _fits(value, option)
+            if fits:
+                return True, converted
+        return False, value
+    if origin is typing.Literal:
+        return value in typing.get_args(annotation), value
+    if origin in (tuple, list) or annotation in (tuple, list):
+        if not isinstance(value, list | tuple):
+            return False, value
+        inner = (typing.get_args(annotation) or (Any,))[0]
+        pairs = [_fits(entry, inner) for entry in value]
+        return all(fits for fits, _ in pairs), tuple(entry for _, entry in pairs)
+    if annotation is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return good, float(value) if good else value
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return isinstance(value, annotation) if isinstance(annotation, type) else False, value
+
+
+def _name(annotation: Any) -> str:
+    return (
+        annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("NoneType", "None")
+    )
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], where: str, *, skip: tuple[str, ...] = ()) -> T:
+    """A dataclass from a TOML table: unknown keys, missing keys and wrong types are `UserError`s naming `where`."""
+    if not isinstance(table, Mapping):
+        raise UserError(f"{where} must be a table of settings, not {table!r}.")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in skip}  # type: ignore[arg-type]
+    values = {}
+    for key, value in table.items():
+        if key not in fields:
+            raise suggest(key, list(fields), f"key in {where}")
+        fits, converted = _fits(value, hints[key])
+        if not fits:
+            raise UserError(f"{where}: '{key}' must be {_name(hints[key])}, not {value!r}.")
+        values[key] = converted
+    for key, field in fields.items():
+        missing = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if key not in values and missing:
+            raise UserError(f"{where}: the key '{key}' is missing; add it.")
+    return cls(**values)

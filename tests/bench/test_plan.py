@@ -1,0 +1,73 @@
+"""The plan: says before anything runs what will run, and refuses what cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparserl_jax.bench import plan as plans
+from sparserl_jax.bench import run as runs
+from sparserl_jax.errors import UserError
+from tests.bench import fake
+
+
+def test_every_arm_knob_and_seed_on_every_environment_is_a_run_of_its_own():
+    plan = fake.make_plan()
+    # dense, A/A, placebo and dense_rvl once, five methods at two sparsities.
+    assert len(plan.runs) == 2 * (4 + 5 * 2) * 6
+    assert len({planned.folder for planned in plan.runs}) == len(plan.runs)
+
+
+def test_the_printed_plan_names_programs_reasons_costs_and_shares():
+    plan = fake.make_plan()
+    text = "\n".join(plans.lines(plan))
+    assert "168 runs = 2 environments x 84 members; 4 programs, 16 compilations" in text
+    assert "why: they share everything" in text
+    assert "dispatch: 200 steps, 20 per program, 80 in all" in text
+    assert "training FLOPs:" in text and "executed (masked-dense saves none)" in text
+    assert "surcharge: its dense members carry masks and 17 events" in text
+    assert "memory 94.4 MiB" in text
+    assert "% of its FLOPs" in text and "% of its serial steps" in text
+    assert "members: dense x6, dense_aa x6, placebo@0.95 x6, tiny@0.6 x6" in text
+
+
+def test_periods_that_do_not_fit_are_refused_with_the_nearest_valid_values():
+    with pytest.raises(UserError, match="3999.*nearest valid values are 3998 and 4000"):
+        fake.make_plan(steps=3999)
+    with pytest.raises(UserError, match="4100.*nearest valid values are 4000 and 4200"):
+        fake.make_plan(steps=4100)
+    with pytest.raises(UserError, match="divisor of 200"):
+        fake.make_plan(dispatch=150)
+
+
+def test_a_starved_tensor_is_named_with_the_largest_reachable_sparsity():
+    with pytest.raises(
+        UserError, match=r"arm 'placebo' on gymnax:Pendulum-v1: sparsity 0\.9999.*use at most 0\.9"
+    ):
+        fake.make_plan(arms=[{"recipe": "placebo", "sparsities": [0.9999]}])
+
+
+def test_theory_counts_live_weights_and_execution_the_dense_ones_except_for_tiny():
+    plan = fake.make_plan()
+    costs = {
+        (p.arm.name, p.run.sparsity): plans.theory(plan, p)
+        for p in plan.runs
+        if p.task.name.startswith("gymnax")
+    }
+    for arm in ("static", "set", "rigl", "rlx2"):
+        cost = costs[arm, 0.9]
+        assert cost["training_flops_executed"] == cost["training_flops_dense"]
+        assert cost["training_flops_theory"] < 0.15 * cost["training_flops_dense"]
+    tiny = costs["tiny", 0.9]
+    assert tiny["training_flops_executed"] == tiny["training_flops_theory"] < tiny["training_flops_dense"]
+    assert costs["rigl", 0.9]["training_flops_theory"] > costs["set", 0.9]["training_flops_theory"]
+    assert costs["dense", 0.0]["actor_parameters"] == 3 * 16 + 16 * 16 + 16 + 16 + 16 + 1
+
+
+def test_a_population_larger_than_memory_is_refused_with_what_fits():
+    with pytest.raises(UserError, match="needs 0.1 GiB for 66 members.*10 members fit"):
+        runs.check_memory(fake.make_plan(), 15_000_000)
+
+
+def test_environment_names_become_folder_names():
+    assert plans.slug("brax:hopper?backend=mjx") == "brax-hopper-backend-mjx"
+    assert plans.slug("../../etc") == "etc"

@@ -1,0 +1,139 @@
+"""Publishing: finished, checked, committed results only, and never over other results unasked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sparserl_jax.bench import provenance, publish, records
+from sparserl_jax.errors import UserError
+from tests.bench import fake
+
+SMALL = {
+    "seeds": 6,
+    "sparsities": [0.8],
+    "environments": fake.SUITE["environments"][:1],
+    "arms": [{"recipe": "dense"}, {"recipe": "rlx2"}],
+}
+
+
+def git(repository: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *arguments], cwd=repository, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A checkout with one committed file."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "code.py").write_text("x = 1\n")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished run, made by committed code."""
+    return made(tmp_path / "mini", **SMALL)
+
+
+def made(folder: Path, change=None, **options) -> Path:
+    fake.finished(folder, fake.make_plan(**options), change=change)
+    for path in (folder / "records").glob("*/*/record.json"):
+        record = json.loads(path.read_text())
+        record["provenance"].update(git_commit="0" * 40, git_dirty=False)
+        path.write_text(json.dumps(record))
+    return folder
+
+
+def test_a_clean_tree_gets_records_tables_and_plots(folder: Path, repository: Path):
+    target = publish.publish(folder, results=repository / "results")
+    assert target == repository / "results" / "mini"
+    names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert {"configuration.json", "table.md", "table.csv", "table.tex", "plots/learning_curves.svg"} <= names
+    assert "records/gymnax-Pendulum-v1/dense-s0000-seed000/policy.npz" in names
+    assert not [name for name in names if name.startswith(("programs", ".lock"))]
+    # The results just published do not make the tree dirty for the next suite.
+    publish.publish(folder, results=repository / "results")
+
+
+def test_a_dirty_tree_is_refused(folder: Path, repository: Path):
+    (repository / "code.py").write_text("x = 2\n")
+    with pytest.raises(UserError, match="uncommitted changes; commit them first"):
+        publish.publish(folder, results=repository / "results")
+    assert not (repository / "results").exists()
+
+
+def test_a_folder_outside_git_is_refused(folder: Path, tmp_path: Path):
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(UserError, match="no git commit"):
+        publish.publish(folder, results=tmp_path / "plain" / "results")
+
+
+def test_records_made_by_uncommitted_code_are_refused(folder: Path, repository: Path):
+    path = next((folder / "records").glob("*/*/record.json"))
+    record = json.loads(path.read_text())
+    record["provenance"]["git_dirty"] = True
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="made by code with uncommitted changes"):
+        publish.publish(folder, results=repository / "results")
+
+
+def test_unfinished_and_unsound_folders_are_refused(folder: Path, repository: Path):
+    run = folder / "records/gymnax-Pendulum-v1/rlx2-s0800-seed001"
+    with (run / "curve.csv").open("a") as file:
+        file.write("1,1,1,1\n")
+    with pytest.raises(UserError, match="does not pass the check"):
+        publish.publish(folder, results=repository / "results")
+    shutil.rmtree(run)
+    with pytest.raises(UserError, match="lacks 1 of 12 runs"):
+        publish.publish(folder, results=repository / "results")
+
+
+def test_too_few_seeds_are_not_a_result(tmp_path: Path, repository: Path):
+    with pytest.raises(
+        UserError, match="arm 'dense' on gymnax:Pendulum-v1 has 4 seeds; a result needs at least 5"
+    ):
+        publish.publish(made(tmp_path / "x", **{**SMALL, "seeds": 4}), results=repository / "results")
+
+
+def test_a_suite_that_is_no_result_is_refused(tmp_path: Path, repository: Path):
+    with pytest.raises(UserError, match="never a result"):
+        publish.publish(made(tmp_path / "x", **SMALL, result=False), results=repository / "results")
+
+
+def test_other_results_are_replaced_only_when_asked(folder: Path, tmp_path: Path, repository: Path):
+    publish.publish(folder, results=repository / "results")
+    (repository / "results/mini/README.md").write_text("how it was made")
+
+    def worse(outcome):
+        return dataclasses.replace(outcome, curve={**outcome.curve, "return": outcome.curve["return"] - 1})
+
+    other = made(tmp_path / "other", change=worse, **SMALL)
+    with pytest.raises(UserError, match="has another result; use --replace"):
+        publish.publish(other, results=repository / "results")
+    target = publish.publish(other, results=repository / "results", replace=True)
+    run = "gymnax-Pendulum-v1/dense-s0000-seed000"
+    assert records.read(target / "records" / run) == records.read(other / "records" / run)
+    assert (target / "README.md").read_text() == "how it was made"
+    fewer = made(tmp_path / "fewer", **{**SMALL, "seeds": 5})
+    with pytest.raises(UserError, match="lacks; use --replace"):
+        publish.publish(fewer, results=repository / "results")
+
+
+def test_provenance_knows_commit_and_dirt_and_ignores_results(repository: Path):
+    clean = provenance.repository(repository)
+    assert len(clean["git_commit"]) == 40 and clean["git_dirty"] is False
+    (repository / "results").mkdir()
+    (repository / "results" / "new.txt").write_text("x")
+    assert provenance.repository(repository)["git_dirty"] is False
+    (repository / "new.py").write_text("x")
+    assert provenance.repository(repository)["git_dirty"] is True

@@ -1,0 +1,143 @@
+"""Running: one writer, one configuration, nothing done twice, and an orderly stop."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sparserl_jax.bench import records
+from sparserl_jax.bench import run as runs
+from sparserl_jax.bench.progress import Interrupt, Live
+from sparserl_jax.errors import UserError
+from sparserl_jax.training.runner import Stopped
+from tests.bench import fake
+
+SMALL = {"seeds": 2, "sparsities": [0.8], "arms": [{"recipe": "dense"}, {"recipe": "rlx2"}]}
+
+
+def test_finished_records_are_skipped_and_only_their_programs(tmp_path: Path):
+    plan = fake.make_plan(**SMALL)
+    first = fake.Execute(plan)
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=first)
+    assert len(first.programs) == 4
+    again = fake.Execute(plan)
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=again)
+    assert again.programs == []
+    lost = tmp_path / "x/records/gymnax-Pendulum-v1/rlx2-s0800-seed001"
+    kept = lost.with_name("rlx2-s0800-seed000") / "record.json"
+    before = kept.stat().st_mtime_ns
+    shutil.rmtree(lost)
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=again)
+    assert again.programs == ["gymnax-Pendulum-v1-n3"]
+    assert lost.is_dir() and kept.stat().st_mtime_ns == before
+
+
+def test_a_damaged_record_is_made_again(tmp_path: Path):
+    plan = fake.make_plan(**SMALL)
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    curve = tmp_path / "x/records/gymnax-Pendulum-v1/dense-s0000-seed000/curve.csv"
+    good = curve.read_bytes()
+    curve.write_bytes(good[:-10])
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    assert curve.read_bytes() == good
+
+
+def test_checkpoints_go_only_when_all_records_are_there(tmp_path: Path):
+    plan = fake.make_plan(**SMALL)
+    execute = fake.Execute(plan)
+
+    def leaves_checkpoint(program, *, folder, deadline, progress):
+        folder.mkdir(parents=True)
+        (folder / "state").write_text("x")
+        if program.name.startswith("brax"):
+            raise Stopped("interrupted", 2000)
+        return execute(program, folder=folder, deadline=deadline, progress=progress)
+
+    with pytest.raises(runs.Unfinished) as stop:
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=leaves_checkpoint)
+    assert stop.value.code == 130
+    left = [entry.name for entry in (tmp_path / "x/programs").iterdir()]
+    assert left == ["brax-inverted_pendulum-backend-spring-n1"]
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path):
+    plan = fake.make_plan(**SMALL)
+    with runs.locked(tmp_path / "x"), pytest.raises(UserError, match="in use by another run"):
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+
+
+def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path: Path):
+    fake.finished(tmp_path / "x", fake.make_plan(**SMALL))
+    before = (tmp_path / "x" / records.CONFIGURATION).read_bytes()
+    other = fake.make_plan(**SMALL, agent={"hidden": [16, 16], "batch_size": 64})
+    with pytest.raises(
+        UserError, match=r"another configuration \(suite\.agent\.batch_size is 32 there and 64 here\)"
+    ):
+        runs.run(other, tmp_path / "x", fake.quiet(), execute=fake.Execute(other))
+    assert (tmp_path / "x" / records.CONFIGURATION).read_bytes() == before
+    renamed = fake.make_plan(**SMALL, title="the same under another title")
+    runs.run(renamed, tmp_path / "x", fake.quiet(), execute=fake.Execute(renamed))
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("x")
+    plan = fake.make_plan(**SMALL)
+    with pytest.raises(UserError, match=r"not empty and no suite made it \('thesis\.tex'\)"):
+        runs.run(plan, tmp_path, fake.quiet(), execute=fake.Execute(plan))
+
+
+def test_the_time_budget_has_its_own_exit_code(tmp_path: Path):
+    plan = fake.make_plan(**SMALL)
+
+    def slow(program, *, folder, deadline, progress):
+        assert deadline is not None
+        raise Stopped("time budget", 600)
+
+    with pytest.raises(runs.Unfinished, match="time budget at step 600") as stop:
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=slow, time_budget=5.0)
+    assert stop.value.code == runs.EXIT_TIME_BUDGET == 3
+    with pytest.raises(UserError, match="positive number of seconds"):
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=slow, time_budget=0.0)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_dispatch(tmp_path: Path):
+    plan = fake.make_plan(**SMALL)
+    reached = []
+
+    def trained(program, *, folder, deadline, progress):
+        progress.advance(program.name, 0, 4000)
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("the dispatch ended")
+        try:
+            progress.advance(program.name, 200, 4000)
+        except KeyboardInterrupt:
+            reached.append("checkpoint")
+            raise Stopped("interrupted", 200) from None
+
+    with pytest.raises(runs.Unfinished) as stop:
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=trained)
+    assert reached == ["the dispatch ended", "checkpoint"] and stop.value.code == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_progress_speaks_in_lines_where_there_is_no_terminal():
+    out = io.StringIO()
+    with Live(Console(file=out, width=200), Interrupt(), total=8000) as live:
+        live.begin("program 1/2", 2, 4000)
+        live.spoke -= 60
+        live.advance("p", 200, 4000)
+        live.began, live.spoke = live.began - 10, live.spoke - 60
+        live.score("p", 400, [3.0, 1.0, 2.0])
+        live.advance("p", 400, 4000)
+        live.warn("p", "one checkpoint was damaged")
+        live.finish(4000)
+    text = out.getvalue()
+    assert "program 1/2: 2 members" in text
+    assert "step 400 of 4,000; return 1 .. 2 .. 3; about" in text and "left" in text
+    assert "note: one checkpoint was damaged" in text

@@ -1,0 +1,108 @@
+"""Suites: read strictly, resolved fully, refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparserl_jax.bench import paths, suites
+from sparserl_jax.errors import UserError
+from tests.bench import fake
+
+
+def parse(**changes):
+    return suites.parse(fake.table(**changes), "mini.toml")
+
+
+def test_shipped_suites_are_valid_and_their_periods_fit():
+    for name in paths.suite_names():
+        suite = suites.read(paths.suite_path(name))
+        assert suite.name == name
+        for task in suite.tasks:
+            suite.training(task).check()
+
+
+def test_quick_and_standard_hold_what_they_promise():
+    for name, seeds, knobs in (("quick", 5, (0.8, 0.97)), ("standard", 10, (0.8, 0.95))):
+        suite = suites.read(paths.suite_path(name))
+        arms = {arm.name: arm for arm in suite.arms}
+        assert {"dense", "dense_rvl", "tiny", "static", "set", "rigl", "rlx2"} < set(arms)
+        assert arms["rlx2"].sparsities == knobs and len(arms["rlx2"].seeds) == seeds
+        roles = [arm.role for arm in suite.arms]
+        assert roles.count("dense") == roles.count("aa") == roles.count("placebo") == 1
+        assert not set(arms["dense"].seeds) & set(arms["dense_aa"].seeds)
+        assert suite.points == 20 and suite.result
+    assert not suites.read(paths.suite_path("smoke")).result
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sparsitys": [0.5]}, "did you mean 'sparsities'"),
+        ({"agent": {"hiden": [8]}}, "did you mean 'hidden'"),
+        ({"agent": {"name": "td4"}}, "did you mean 'td3'"),
+        ({"schedule": {"topology_intervall": 5}}, "did you mean 'topology_interval'"),
+        ({"arms": [{"recipe": "rlx"}]}, "did you mean 'rlx2'"),
+        ({"arms": [{"recipe": "rigl", "set": {"bufer": "fixed"}}]}, "did you mean 'buffer'"),
+        ({"sparsities": [1.0]}, "outside [0, 1)"),
+        ({"sparsities": [-0.1]}, "outside [0, 1)"),
+        ({"steps": 4000.5}, "must be int"),
+        ({"steps": True}, "must be int"),
+        ({"seeds": 0}, "at least one seed"),
+        ({"agent": {"learning_rate": 0.0}}, "must be positive"),
+        ({"agent": {"hidden": []}}, "positive widths"),
+        ({"warm_up": 4000}, "leaves nothing"),
+        ({"warm_up": 10}, "less than one batch"),
+        ({"arms": []}, "at least one [[arms]]"),
+        ({"arms": [{"recipe": "dense"}, {"recipe": "dense"}]}, "appears twice"),
+        ({"arms": [{"recipe": "dense"}, {"recipe": "dense", "name": "again", "role": "aa"}]}, "seeds_from"),
+        ({"arms": [{"recipe": "dense", "role": "placbo"}]}, "did you mean 'placebo'"),
+        ({"environments": [{"name": "brax:hopper", "random": 1.0}]}, "together, or none"),
+        ({"environments": [{"name": "a:b", "random": 1.0, "learned": 1.0, "reference": 0.0}]}, "must exceed"),
+    ],
+)
+def test_a_mistake_gives_one_sentence_that_names_the_file(changes, sentence):
+    with pytest.raises(UserError) as error:
+        parse(**changes)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_key_is_named():
+    table = fake.table()
+    del table["steps"]
+    with pytest.raises(UserError, match="'steps' is missing"):
+        suites.parse(table, "mini.toml")
+
+
+def test_files_that_are_not_toml_are_refused(tmp_path: Path):
+    bad = tmp_path / "bad.toml"
+    bad.write_text("steps = = 3")
+    with pytest.raises(UserError, match=r"bad\.toml is not valid TOML"):
+        suites.read(bad)
+
+
+def test_an_ablation_is_a_recipe_with_one_field_changed():
+    suite = parse(arms=[{"recipe": "rlx2", "name": "rlx2_n1", "set": {"n": 1}}])
+    arm = suite.arms[0]
+    assert (arm.recipe.n, arm.recipe.name, arm.recipe.buffer) == (1, "rlx2_n1", "dynamic")
+
+
+def test_the_critic_may_have_its_own_sparsity():
+    suite = parse(arms=[{"recipe": "rlx2", "sparsities": [0.9, 0.95], "critic_sparsities": [0.8, 0.85]}])
+    knobs = {(run.knobs["actor"], run.knobs["critic"]) for _, _, run in suite.runs()}
+    assert knobs == {(0.9, 0.8), (0.95, 0.85)}
+
+
+def test_the_hash_follows_the_content_and_not_the_title():
+    assert parse().hash() == parse(title="another").hash()
+    assert parse().hash() != parse(seeds=7).hash()
+    assert json.loads(json.dumps(parse().plain())) == parse().plain()
+
+
+def test_an_absent_schedule_is_the_published_one_scaled():
+    table = fake.table()
+    del table["schedule"]
+    assert suites.parse(table, "mini.toml").schedule.buffer_max == pytest.approx(1e6 * 4000 / 3e6, rel=0.01)

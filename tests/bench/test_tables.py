@@ -1,0 +1,181 @@
+"""Tables: from records only, the same bytes every time, and no verdict without assay sensitivity."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparserl_jax.bench import plots, publish, records, summary, tables
+from tests.bench import fake
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables") / "mini"
+    fake.finished(folder)
+    return folder
+
+
+def rows(found: summary.Summary, env: int = 0) -> dict[tuple[str, float], summary.Row]:
+    return {(row.arm, row.sparsity): row for row in found.blocks[env].rows}
+
+
+def small(tmp_path: Path, quality: dict[str, float], **changes) -> summary.Summary:
+    options = {
+        "environments": fake.SUITE["environments"][:1],
+        "arms": [{"recipe": "dense"}, {"recipe": "placebo", "sparsities": [0.95]}, {"recipe": "rlx2"}],
+        "sparsities": [0.6],
+        **changes,
+    }
+    fake.finished(tmp_path / "x", fake.make_plan(**options), quality=quality)
+    return summary.summarise(tmp_path / "x")
+
+
+def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path, tmp_path: Path):
+    other = tmp_path / "copy"
+    shutil.copytree(folder, other)
+    for root in (folder, other):
+        tables.write(root)
+        plots.write(root)
+    names = ["table.md", "table.csv", "table.tex"]
+    names += [
+        f"plots/{n}.{s}" for n in ("learning_curves", "return_versus_sparsity") for s in ("csv", "svg", "png")
+    ]
+    for name in names:
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_every_arm_has_a_row_with_the_declared_columns(folder: Path):
+    found = summary.summarise(folder)
+    text = tables.markdown(found)
+    for name in (
+        "dense_aa (A/A)",
+        "placebo (must lose)",
+        "dense_rvl",
+        "tiny",
+        "static",
+        "set",
+        "rigl",
+        "rlx2",
+    ):
+        assert f"| {name} |" in text
+    assert all(column in text for column in tables.COLUMNS)
+    assert "6 seeds per row, wide intervals" in text
+    assert "## all environments" in text
+    data = list(csv.DictReader(io.StringIO(tables.comma_separated(found))))
+    assert len(data) == 3 * 14
+    assert {row["verdict"] for row in data if row["arm"] == "dense"} == {"reference"}
+
+
+def test_verdicts_follow_the_interval_of_the_difference(folder: Path):
+    found = rows(summary.summarise(folder))
+    assert found["dense_aa", 0.0].verdict == "matched"
+    assert found["placebo", 0.95].verdict == "worse"
+    assert found["static", 0.9].verdict == "worse"
+    for row in found.values():
+        if row.comparison is not None:
+            expected = "matched" if row.comparison.lower >= -0.03 else None
+            expected = expected or ("worse" if row.comparison.upper < -0.03 else "undecided")
+            assert row.verdict.startswith(expected)
+            assert (expected == "undecided") == ("seeds)" in row.verdict or "margin" in row.verdict)
+
+
+def test_costs_in_the_table_are_those_of_the_records(folder: Path):
+    found = rows(summary.summarise(folder))
+    assert found["rlx2", 0.9].executed_ratio == 1.0 and found["rlx2", 0.9].training_ratio < 0.15
+    assert found["tiny", 0.9].executed_ratio == found["tiny", 0.9].training_ratio
+    assert found["tiny", 0.9].speed is None and found["rlx2", 0.9].speed > 0
+    assert found["rlx2", 0.9].compression_parameters > found["rlx2", 0.9].compression_bytes > 1
+    assert found["dense", 0.0].compression_bytes == 1.0
+
+
+def test_no_verdict_when_dense_has_not_learned(tmp_path: Path):
+    found = small(tmp_path, {"dense": 0.5, "placebo": 0.1, "rlx2": 0.5})
+    assert found.blocks[0].reason.startswith("not learned at this budget: dense reached")
+    assert rows(found)["rlx2", 0.6].verdict == "not learned at this budget"
+    assert "**Not learned at this budget" in tables.markdown(found)
+
+
+def test_no_verdict_when_the_placebo_is_as_good(tmp_path: Path):
+    found = small(tmp_path, {"dense": 1.0, "placebo": 1.2, "rlx2": 1.0})
+    assert "placebo arm 'placebo' is not worse" in found.blocks[0].reason
+    assert rows(found)["rlx2", 0.6].verdict == "not learned at this budget"
+
+
+def test_no_verdict_without_a_placebo_arm_or_levels(tmp_path: Path):
+    arms = [{"recipe": "dense"}, {"recipe": "rlx2"}]
+    found = small(tmp_path / "a", {}, arms=arms)
+    assert rows(found)["rlx2", 0.6].verdict == "no verdict"
+    found = small(tmp_path / "b", {}, environments=[{"name": "gymnax:Pendulum-v1"}])
+    assert rows(found)["rlx2", 0.6].verdict == "no verdict" and rows(found)["rlx2", 0.6].z is None
+    assert found.pooled is None
+
+
+def test_the_pooled_block_is_silent_when_one_environment_is(tmp_path: Path):
+    environments = [fake.SUITE["environments"][0], {**fake.SUITE["environments"][1], "learned": 5000.0}]
+    found = small(tmp_path, {"dense": 1.0, "placebo": 0.1}, environments=environments)
+    assert found.blocks[0].reason is None and found.blocks[1].reason is not None
+    assert found.pooled is not None
+    assert {row.verdict for row in found.pooled.rows} == {"reference", "not learned at this budget"}
+
+
+def test_diverged_runs_stay_in_at_the_random_level(tmp_path: Path):
+    def diverge(outcome):
+        if outcome.run.seed != 3 or outcome.run.arm != "rlx2":
+            return outcome
+        return dataclasses.replace(outcome, status="diverged", final_returns=np.full(10, np.nan, np.float32))
+
+    options = {"environments": fake.SUITE["environments"][:1], "sparsities": [0.6]}
+    fake.finished(tmp_path / "x", fake.make_plan(**options), change=diverge)
+    row = rows(summary.summarise(tmp_path / "x"))["rlx2", 0.6]
+    assert (row.diverged, row.worst, len(row.returns)) == (1, -1200.0, 6)
+    assert row.failure_rate == pytest.approx(1 / 6)
+    assert tables.cells(row)[8] == "17 % (1 div.)"
+
+
+def test_an_unfinished_folder_says_so(folder: Path, tmp_path: Path):
+    other = Path(shutil.copytree(folder, tmp_path / "copy"))
+    shutil.rmtree(other / "records/gymnax-Pendulum-v1/rlx2-s0900-seed004")
+    text = tables.markdown(summary.summarise(other))
+    assert "INCOMPLETE: 1 of 168 runs" in text and "5 to 6 seeds" in text
+
+
+def test_a_suite_that_is_no_result_says_so_everywhere(tmp_path: Path):
+    found = small(tmp_path, {}, result=False, seeds=2)
+    assert "NOT A RESULT" in tables.markdown(found) and "too few to be called a result" in tables.markdown(
+        found
+    )
+
+
+def test_latex_escapes_and_balances(folder: Path):
+    text = tables.latex(summary.summarise(folder))
+    assert r"dense\_rvl" in text and text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
+    assert not any("_" in line.replace(r"\_", "") for line in text.splitlines() if "label" not in line)
+
+
+def test_this_machine_stands_beside_the_published_results(folder: Path, tmp_path: Path, monkeypatch):
+    found = summary.summarise(folder)
+    monkeypatch.setattr(publish, "results_folder", lambda: tmp_path)
+    assert publish.beside(folder, found) is None
+    shutil.copytree(folder, tmp_path / "mini")
+    path = publish.beside(folder, found)
+    assert path is not None and path.parent == folder
+    text = path.read_text()
+    assert "the same as here" in text and "overlap" in text and "apart" not in text
+    assert records.CONFIGURATION in {entry.name for entry in (tmp_path / "mini").iterdir()}
+
+
+def test_the_screen_never_cuts_a_number(folder: Path):
+    found = summary.summarise(folder)
+    for width in (90, 130, 160, 200):
+        from rich.console import Console
+
+        out = io.StringIO()
+        tables.screen(found, Console(file=out, width=width))
+        assert "…" not in out.getvalue()

@@ -1,0 +1,130 @@
+"""The command line: exit codes, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparserl_jax import api, cli
+from sparserl_jax.bench import plan as plans
+from sparserl_jax.bench import run as runs
+from sparserl_jax.bench import single
+from sparserl_jax.errors import UserError
+from tests.bench import fake
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("bench quik", "unknown suite 'quik': did you mean 'quick'?"),
+        ("plan smok", "unknown suite 'smok': did you mean 'smoke'?"),
+        ("bench nowhere.toml", "no suite file at 'nowhere.toml'"),
+        ("train --env gymnax:Pendulum-v2", "did you mean 'gymnax:Pendulum-v1'?"),
+        ("train --env gymnax:Pendulum-v1 --agent td", "unknown agent 'td': did you mean 'td3'?"),
+        ("train --env gymnax:Pendulum-v1 --recipe rlx", "unknown recipe 'rlx': did you mean 'rlx2'?"),
+        ("train --env gymnax:Pendulum-v1 --sparsity 1.0", "sparsity 1 is outside [0, 1)"),
+        ("train --env gymnax:Pendulum-v1 --sparsity 0.99999", "leaves tensor"),
+        ("train --env gymnax:Pendulum-v1 --steps 1010", "the nearest valid values are 1000 and 1040"),
+        ("train --env gymnax:Pendulum-v1 --seeds 0", "at least one seed"),
+        ("train --env gymnax:Pendulum-v1 --hidden 0", "positive widths"),
+        ("train --env gymnax:CartPole-v1", "discrete action space"),
+        ("check .", "holds no configuration.json"),
+        ("table .", "holds no configuration.json"),
+        ("publish .", "holds no configuration.json"),
+    ],
+)
+def test_a_mistake_gives_one_sentence_and_exit_code_2(line, sentence, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(line.split()) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and sentence in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["", "bnech", "list colours", "train", "bench quick --no-such-flag"])
+def test_a_malformed_command_line_exits_with_2(line):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(line.split())
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("agents", "td3"),
+        ("envs", "brax:hopper"),
+        ("recipes", "rlx2"),
+        ("sparsifiers", "rigl"),
+        ("suites", "quick"),
+    ],
+)
+def test_list_names_what_there_is(kind, name, capsys):
+    assert cli.run(["list", kind]) == 0
+    assert name in capsys.readouterr().out
+
+
+def test_check_table_and_plot_work_on_a_finished_folder(tmp_path: Path, capsys):
+    options = {"seeds": 2, "sparsities": [0.8], "environments": fake.SUITE["environments"][:1]}
+    fake.finished(tmp_path / "x", fake.make_plan(**options))
+    folder = str(tmp_path / "x")
+    assert cli.run(["check", folder]) == 0
+    assert "every record is sound" in capsys.readouterr().out
+    assert cli.run(["table", folder]) == 0
+    assert "rlx2" in capsys.readouterr().out and (tmp_path / "x/table.tex").is_file()
+    assert cli.run(["plot", folder]) == 0
+    assert (tmp_path / "x/plots/learning_curves.png").is_file()
+    with (tmp_path / "x/records/gymnax-Pendulum-v1/rlx2-s0800-seed000/curve.csv").open("a") as file:
+        file.write("1,1,1,1\n")
+    assert cli.run(["check", folder]) == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(runs.Unfinished(3, "time budget"), 3), (runs.Unfinished(130, "interrupted"), 130)]
+)
+def test_an_unfinished_suite_has_the_exit_code_of_its_reason(raised, code, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plans, "make", lambda suite: fake.make_plan(suite))
+
+    def stop(*arguments, **options):
+        raise raised
+
+    monkeypatch.setattr(runs, "run", stop)
+    assert cli.run(["bench", "smoke"]) == code
+    assert str(raised) in capsys.readouterr().err
+
+
+def test_train_in_five_lines_of_python(monkeypatch, tmp_path: Path):
+    plan = {}
+
+    def make(suite):
+        plan["made"] = fake.make_plan(suite)
+        return plan["made"]
+
+    real = runs.run
+    monkeypatch.setattr(plans, "make", make)
+    monkeypatch.setattr(
+        runs,
+        "run",
+        lambda p, folder, console, **options: real(p, folder, console, execute=fake.Execute(p), **options),
+    )
+    results = api.train(
+        "gymnax:Pendulum-v1", recipe="rlx2", sparsity=0.9, seeds=3, steps=4000, out=tmp_path / "x"
+    )
+    assert results.scores.shape == (3,)
+    assert "| rlx2 | 0.9 |" in results.table()
+    assert results.policy(seed=2)([0.1, 0.2, 0.3]).shape == (1,)
+    assert len(results.curve(0)["return"]) == 20
+    with pytest.raises(UserError, match="no seed 7"):
+        results.policy(7)
+    with pytest.raises(UserError, match="did you mean 'num_envs'"):
+        api.train("gymnax:Pendulum-v1", nun_envs=3)
+
+
+def test_train_scales_the_published_schedule_and_always_fits_its_periods():
+    for steps, num_envs in ((4000, 1), (20_000, 1), (100_000, 20), (1_000_000, 20), (12_320, 4)):
+        suite = single.suite_of("gymnax:Pendulum-v1", steps=steps, num_envs=num_envs)
+        training = suite.training(suite.tasks[0])
+        training.check()
+        assert suite.points == 20 and training.dispatch_steps <= max(1000, num_envs * 2)
+    assert single.suite_of("x:y", steps=1_000_000).warm_up == 25_000
