@@ -101,34 +101,19 @@ def claim(folder: Path, plan: Plan) -> None:
     records.write_atomic(path, (json.dumps(ours, indent=1, sort_keys=True) + "\n").encode())
 
 
-def memory_limit() -> int | None:
-    """Bytes a program may hold on the first device: the accelerator's own figure, or the free memory of the host."""
-    import jax
+def check_machine(plan: Plan, limit: int | None = None) -> None:
+    """Refuse a machine that would compute on the CPU beside an accelerator, and programs that do not fit.
 
-    device = jax.devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    `limit`: bytes a program may hold; default what the device offers. Raises `UserError`.
+    """
+    from sparserl_jax import accelerator
+    from sparserl_jax.training import memory
 
-
-def check_memory(plan: Plan, limit: int | None) -> None:
-    """Refuse a program whose population does not fit; its update works on copies only where it must."""
-    if limit is None:
-        return
+    problem = accelerator.unseen()
+    if problem is not None:
+        raise UserError(problem)
     for program in plan.programs:
-        needed, members = int(program.memory()), len(program.runs)
-        if needed > limit:
-            raise UserError(
-                f"program {program.name} needs {needed / 2**30:.1f} GiB for {members} members and the device has "
-                f"{limit / 2**30:.1f} GiB: {limit * members // needed} members fit; use fewer seeds or sparsities, or "
-                "a smaller schedule.buffer_max."
-            )
+        memory.check(int(program.memory()), len(program.runs), program.name, limit)
 
 
 def run(
@@ -160,7 +145,7 @@ def run(
     if time_budget is not None and not time_budget > 0:
         raise UserError(f"--time-budget must be a positive number of seconds, not {time_budget:g}.")
     deadline = None if time_budget is None else time.monotonic() + time_budget
-    check_memory(plan, memory_limit())
+    check_machine(plan)
     with locked(folder):
         claim(folder, plan)
         if suite_file is not None:
