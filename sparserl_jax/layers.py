@@ -114,14 +114,15 @@ def _is_layer(node: Any) -> bool:
 def derive(
     init: Callable[..., Mapping[str, Any]],
     *example: Any,
-    stack: int = 0,
 ) -> LayerTable:
     """LayerTable of a feed-forward network, read off the shapes its initialiser would produce.
+
+    Modules lifted by `nn.vmap` or `nn.scan` return their parameters sorted by name; derive from the module inside and
+    set `stack` on its layers.
 
     Args:
         init: `init(key, *example) -> params`; only traced (`jax.eval_shape`), never run.
         example: example inputs of `init` after the key.
-        stack: number of leading stack axes on every leaf (1 for a twin critic).
 
     Returns:
         One `Layer` per sub-dictionary that holds a `kernel`, in the order in which the module made them (the order of
@@ -141,11 +142,12 @@ def derive(
         # Walked while tracing: leaving eval_shape would sort the dictionary keys and lose the order of the layers.
         walk(init(key, *inputs), ())
 
-    jax.eval_shape(trace, jax.random.key(0), *example)
+    # The key is made inside: made outside it would be computed, and compiled for.
+    jax.eval_shape(lambda *inputs: trace(jax.random.key(0), *inputs), *example)
     layers = []
     for index, (path, node) in enumerate(found):
         kernel = node["kernel"]
-        shape = tuple(kernel.shape[stack:])
+        shape = tuple(kernel.shape)
         last = index == len(found) - 1
         layers.append(
             Layer(
@@ -154,7 +156,6 @@ def derive(
                 bias=(*path, "bias") if "bias" in node else None,
                 kind="dense" if len(shape) == 2 else "conv",
                 shape=shape,
-                stack=tuple(kernel.shape[:stack]),
                 inputs="input" if index == 0 else found[index - 1][0][-1],
                 outputs=path[-1],
                 output=last,

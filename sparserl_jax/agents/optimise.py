@@ -110,16 +110,18 @@ def step_network(
         *evolved, effects = sparsifier.evolve(event_key, tick, params, extra, opt_state, sparsity, seen)
         # A member without events of its own takes its optimiser step as on any other tick.
         chosen = jax.tree.map(
-            lambda new, old: jnp.where(effects.replaces_step, new, old), Network(*evolved), optimise()
+            lambda new, old: jnp.where(effects.happened, new, old), Network(*evolved), optimise()
         )
         return chosen, effects
 
     if trainer.events.count == 0:
-        stepped, effects = optimise(), Effects.of()
+        stepped, effects = optimise(), Effects.of(happened=False)
     else:
         # `tick` carries no member axis, so this stays a branch under vmap.
-        stepped, effects = jax.lax.cond(trainer.events.due(tick), event, lambda: (optimise(), Effects.of()))
-    return stepped, StepInfo(value, aux, optax.global_norm(live_grads), effects)
+        stepped, effects = jax.lax.cond(
+            trainer.events.due(tick), event, lambda: (optimise(), Effects.of(happened=False))
+        )
+    return stepped, StepInfo(value, aux, optax.tree.norm(live_grads), effects)
 
 
 def polyak(trainer: Trainer, network: Network, target: tuple[Params, Any], tau: float) -> tuple[Params, Any]:

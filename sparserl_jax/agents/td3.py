@@ -105,7 +105,13 @@ def make(
             )
             return params, online.extra
 
-        return TD3State(networks["actor"], networks["critic"], target("actor"), target("critic"), jax.random.key_data(draw_key))
+        return TD3State(
+            networks["actor"],
+            networks["critic"],
+            target("actor"),
+            target("critic"),
+            jax.random.key_data(draw_key),
+        )
 
     def deployed(state: TD3State) -> tuple[Params, Params, str]:
         return sparsifiers["actor"].deployed(state.actor.params, state.actor.extra, state.actor.sparsity)
@@ -133,14 +139,18 @@ def make(
         reward, discount = n_step_return(batch, config.gamma)
         return reward + discount * jnp.min(twin, axis=0)
 
-    def seen_by(name: str, state: TD3State, evidence: Evidence, batch: Any) -> Evidence:
+    def seen_by(name: str, state: TD3State, evidence: Evidence, batch: Any, key: jax.Array) -> Evidence:
         def activations() -> dict[str, jax.Array]:
             module, inputs = (actor, (batch.obs,)) if name == "actor" else (critic, (batch.obs, batch.action))
-            params = networks(state)[name].params
+            params = effective(trainers[name], networks(state)[name], "learn", key)
             _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
-            return {layer: hidden[0] for layer, hidden in sown["intermediates"]["mlp"].items()}
+            units = sown["intermediates"]["mlp"]
+            return {layer.name: units[f"{layer.name}_units"][0] for layer in layers[name] if not layer.output}
 
-        return evidence._replace(activations=activations, init_params=lambda: fresh(jax.random.wrap_key_data(state.init_key))[name])
+        def init_params() -> Params:
+            return fresh(jax.random.wrap_key_data(state.init_key))[name]
+
+        return evidence._replace(activations=activations, init_params=init_params)
 
     def update(
         state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
@@ -161,7 +171,7 @@ def make(
             tick=clock.update + 1,
             clock=clock,
             key=step_key,
-            evidence=seen_by("critic", state, evidence, batch),
+            evidence=seen_by("critic", state, evidence, batch, step_key),
         )
         state = reset_targets(state._replace(critic=trained), info.effects.reset_targets)
         metrics = {"critic_loss": info.loss, "q": info.aux, "critic_grad_norm": info.grad_norm}
@@ -188,7 +198,7 @@ def make(
             tick=clock.update // config.policy_delay,
             clock=clock,
             key=step_key,
-            evidence=seen_by("actor", state, evidence, batch),
+            evidence=seen_by("actor", state, evidence, batch, step_key),
         )
         state = state._replace(actor=trained)
         state = state._replace(

@@ -96,7 +96,9 @@ def make(
     describe = _describe if describe is None else describe
     found = [describe(task.name if task.object is None else task.object) for task in suite.tasks]
     # The canonical name says what a default left unsaid (a physics backend): it goes into keys and records.
-    tasks = tuple(dataclasses.replace(task, name=spec.name) for task, spec in zip(suite.tasks, found, strict=True))
+    tasks = tuple(
+        dataclasses.replace(task, name=spec.name) for task, spec in zip(suite.tasks, found, strict=True)
+    )
     suite = dataclasses.replace(suite, tasks=tasks)
     specs = {spec.name: spec for spec in found}
     layers = {

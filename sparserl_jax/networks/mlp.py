@@ -7,6 +7,7 @@ wide one (see `sparsity/tiny.py`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -29,8 +30,8 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
 class MLP(nn.Module):
     """Dense layers `hidden_0 ... hidden_k, output` with ReLU between them.
 
-    Maps `[..., in]` to `[..., features_out]`. Hidden activations are sown under `intermediates` for methods that
-    score units; nothing is stored unless that collection is asked for.
+    Maps `[..., in]` to `[..., features_out]`. Hidden activations are sown as `hidden_0_units`, ... under
+    `intermediates` for methods that score units; nothing is stored unless that collection is asked for.
     """
 
     hidden: Sequence[int]
@@ -41,7 +42,7 @@ class MLP(nn.Module):
         for index, width in enumerate(self.hidden):
             init = fan_in_uniform(x.shape[-1])
             x = nn.relu(nn.Dense(width, kernel_init=init, bias_init=init, name=f"hidden_{index}")(x))
-            self.sow("intermediates", f"hidden_{index}", x)
+            self.sow("intermediates", f"hidden_{index}_units", x)
         init = fan_in_uniform(x.shape[-1])
         return nn.Dense(self.features_out, kernel_init=init, bias_init=init, name="output")(x)
 
@@ -86,10 +87,13 @@ def actor_layers(module: Actor, obs_dim: int) -> LayerTable:
 
 
 def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
-    """LayerTable of a twin critic; each layer has `stack == (2,)`."""
-    return derive(
-        lambda key, obs, action: module.init(key, obs, action)["params"],
-        jax.ShapeDtypeStruct((obs_dim,), jnp.float32),
-        jax.ShapeDtypeStruct((action_dim,), jnp.float32),
-        stack=1,
+    """LayerTable of a twin critic; each layer has `stack == (2,)`.
+
+    Derived from one of the twins: a lifted module returns its parameters sorted by name, not in forward order.
+    """
+    one = MLP(module.hidden, 1)
+    layers = derive(
+        lambda key, x: {"mlp": one.init(key, x)["params"]},
+        jax.ShapeDtypeStruct((obs_dim + action_dim,), jnp.float32),
     )
+    return LayerTable(dataclasses.replace(layer, stack=(2,)) for layer in layers)

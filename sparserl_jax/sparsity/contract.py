@@ -41,27 +41,28 @@ class Declares(NamedTuple):
 
 
 class Effects(NamedTuple):
-    """What an event does beyond the network itself; bool scalars, per member.
+    """What came of an event; bool scalars, per member.
 
-    replaces_step: the event took the place of this tick's optimiser step.
+    happened: the event took place and replaces this tick's optimiser step; where not, whatever `evolve` returned is
+        dropped and the optimiser step is taken as on any other tick.
     reset_replay: the replay is to be emptied.
     reset_targets: the target networks are to be copied from the online ones.
     """
 
-    replaces_step: jax.Array
+    happened: jax.Array
     reset_replay: jax.Array
     reset_targets: jax.Array
 
     @staticmethod
-    def of(replaces_step: Any = False, reset_replay: Any = False, reset_targets: Any = False) -> Effects:
+    def of(happened: Any = True, reset_replay: Any = False, reset_targets: Any = False) -> Effects:
         """Effects from Python or traced booleans."""
-        return Effects(*(jnp.asarray(flag, bool) for flag in (replaces_step, reset_replay, reset_targets)))
+        return Effects(*(jnp.asarray(flag, bool) for flag in (happened, reset_replay, reset_targets)))
 
 
 class Evidence(NamedTuple):
     """What a method may look at during an event: functions, traced only if called.
 
-    grad(): gradient of this tick's loss with respect to the effective parameters' dense tree (masked entries too).
+    grad(): gradient of this tick's loss and penalty with respect to the parameters, masked entries included.
     hvp(v): Hessian-vector product of this tick's loss.
     activations(): hidden activations on this tick's batch, `{layer name: [..., batch, units]}`.
     batch(n): a fresh batch of `n` transitions from the replay.
@@ -84,7 +85,8 @@ class Sparsifier(NamedTuple):
     effective(params, extra, state, mode, key) -> params: the weights as used in `mode`; identity for mask methods
     penalty(params, extra, state, clock) -> f32 scalar, added to the loss
     gradients(grads, params, extra, state) -> grads, before the optimiser sees them
-    project(params, extra, opt_state, state) -> (params, extra, opt_state), after every optimiser and Polyak step
+    project(params, extra, opt_state, state) -> (params, extra, opt_state), after every optimiser step
+        and, without optimiser slots (opt_state is None), after every Polyak step
     evolve(key, tick, params, extra, opt_state, state, evidence)
         -> (params, extra, opt_state, state, effects), at an event
     deployed(params, extra, state) -> (params, masks, form): what leaves the building; form is `plain`, `circulant`

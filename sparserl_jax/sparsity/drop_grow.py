@@ -218,7 +218,7 @@ def evolve(
             params,
             grown,
         )
-    return params, extra, opt_state, State(masks, chosen, layers), Effects.of(replaces_step=chosen.evolves)
+    return params, extra, opt_state, State(masks, chosen, layers), Effects.of(happened=chosen.evolves)
 
 
 def deployed(params: Params, extra: Any, state: State) -> tuple[Params, Params, str]:

@@ -1,7 +1,8 @@
-"""Checkpoints of a Program's whole state: written beside the last good one, counted only when complete."""
+"""Checkpoints of a Program's whole state: written beside the last good one, used only when complete and unharmed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,13 +13,14 @@ import jax
 import numpy as np
 
 DONE = "complete.json"
+UNFINISHED = "unfinished"
 
 
 def save(folder: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
     """Write `state` as the checkpoint of environment step `step`.
 
-    A crash at any moment leaves the previous checkpoint untouched: the new one is written under its own name, marked
-    complete last, and only then are all but one of the older ones removed.
+    A crash at any moment leaves the previous checkpoint untouched: the new one is written aside, moved into its place
+    when complete, and only then are all but one of the older ones removed.
 
     Args:
         folder: the Program's folder.
@@ -28,18 +30,23 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
     """
     import orbax.checkpoint as ocp
 
-    place = (folder / f"checkpoint-{step:012d}").resolve()
+    place, aside = (folder / f"checkpoint-{step:012d}").resolve(), (folder / UNFINISHED).resolve()
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        # Orbax takes no empty arrays (the noise-free actions of a replay that keeps none).
+        checkpointer.save(aside / "state", [_plain(leaf) for leaf in jax.tree.leaves(state) if leaf.size])
+        checkpointer.wait_until_finished()
+    body = {"step": step, "notes": notes, "arrays": _shapes(state), "files": _digests(aside / "state")}
+    (aside / DONE).write_text(json.dumps({**body, "digest": _digest(body)}))
     if place.exists():
         shutil.rmtree(place)
-    place.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(place / "state", [_plain(leaf) for leaf in jax.tree.leaves(state)])
-        checkpointer.wait_until_finished()
-    (place / (DONE + ".part")).write_text(json.dumps({"step": step, **notes}))
-    (place / (DONE + ".part")).rename(place / DONE)
-    # One older checkpoint stays, in case the newest is damaged later.
-    for older in sorted(folder.glob("checkpoint-*"))[:-2]:
-        shutil.rmtree(older)
+    aside.rename(place)
+    # One older checkpoint stays, in case this one is damaged later; a restore passed over those that are newer.
+    others = sorted(other for other in folder.glob("checkpoint-*") if other.name != place.name)
+    older = [other for other in others if other.name < place.name]
+    for other in older[:-1] + others[len(older) :]:
+        shutil.rmtree(other)
 
 
 def restore(
@@ -57,11 +64,16 @@ def restore(
     leaves, structure = jax.tree.flatten(like)
     for place in sorted(folder.glob("checkpoint-*"), reverse=True):
         try:
-            notes = json.loads((place / DONE).read_text())
+            body = json.loads((place / DONE).read_text())
+            if body.pop("digest") != _digest(body) or body["files"] != _digests(place / "state"):
+                raise ValueError("its files are not those that were written")
+            if body["arrays"] != _shapes(like):  # Orbax would cut or fill them
+                raise ValueError("its arrays have other shapes")
             with ocp.StandardCheckpointer() as checkpointer:
-                target = [_plain(leaf) for leaf in leaves]
-                found = checkpointer.restore(place.resolve() / "state", target)
-            return notes.pop("step"), jax.tree.unflatten(structure, map(_typed, found, leaves)), notes
+                target = [_plain(leaf) for leaf in leaves if leaf.size]
+                kept = iter(checkpointer.restore(place.resolve() / "state", target))
+            found = [next(kept) if leaf.size else np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+            return body["step"], jax.tree.unflatten(structure, map(_typed, found, leaves)), body["notes"]
         except Exception as error:  # whatever is wrong with the newest one, an older one may be good
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             warn(
@@ -75,7 +87,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _plain(leaf: Any) -> Any:
-    """An array, or the shape of one, as it is stored: typed random keys (a user's environment may hold some) as data."""
+    """An array, or the shape of one, as it is stored: typed random keys (of a user's environment) as data."""
     shape = isinstance(leaf, jax.ShapeDtypeStruct)
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf) if shape else jax.random.key_data(leaf)
@@ -86,7 +98,27 @@ def _typed(stored: Any, like: Any) -> Any:
     return jax.random.wrap_key_data(stored) if _is_key(like) else stored
 
 
+def _shapes(tree: Any) -> list[str]:
+    """Type and shape of every array."""
+    return [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree)]
+
+
+def _digests(place: Path) -> dict[str, str]:
+    """Digest of every file under `place`: the array format itself does not notice a flipped bit."""
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    return {path.relative_to(place).as_posix(): _file_digest(path) for path in files}
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
 def clear(folder: Path) -> None:
     """Remove all checkpoints of a finished Program."""
-    for place in folder.glob("checkpoint-*"):
+    for place in [*folder.glob("checkpoint-*"), *folder.glob(UNFINISHED)]:
         shutil.rmtree(place)

@@ -91,6 +91,12 @@ class Training:
         common = math.gcd(self.steps, self.warm_up, self.schedule.buffer_check, self.evaluation.interval)
         if self.dispatch is None:
             return common
+        grid = math.lcm(self.num_envs, self.agent.policy_delay)
+        if self.dispatch < 1 or self.dispatch % grid:
+            raise UserError(
+                f"dispatch = {self.dispatch} is not a positive multiple of {grid} (parallel environments x policy "
+                f"delay): the nearest valid value is {max(grid, self.dispatch // grid * grid)}."
+            )
         if common % self.dispatch:
             raise UserError(
                 f"dispatch = {self.dispatch} does not divide the periods of the run (their greatest common divisor is "
@@ -100,6 +106,15 @@ class Training:
 
     def check(self) -> None:
         """Refuse what cannot be scheduled exactly."""
+        for name, value in {
+            "num_envs": self.num_envs,
+            "agent.policy_delay": self.agent.policy_delay,
+            "evaluation.episodes": self.evaluation.episodes,
+            "evaluation.final_episodes": self.evaluation.final_episodes,
+            "schedule.topology_interval": self.schedule.topology_interval,
+        }.items():
+            if value < 1:
+                raise UserError(f"{name} = {value} must be at least 1.")
         grid = math.lcm(self.num_envs, self.agent.policy_delay)
         if self.num_envs > 1 and self.num_envs % self.agent.policy_delay:
             raise UserError(
@@ -123,10 +138,10 @@ class Training:
                 f"warm_up = {self.warm_up} leaves no training within steps = {self.steps}: make it smaller."
             )
         if self.steps % self.evaluation.interval:
-            low = self.steps // self.evaluation.interval * self.evaluation.interval
+            low = max(1, self.steps // self.evaluation.interval) * self.evaluation.interval
             raise UserError(
                 f"steps = {self.steps} is not a multiple of evaluation.interval = {self.evaluation.interval}: the "
-                f"nearest valid values are {max(low, self.evaluation.interval)} and {low + self.evaluation.interval}."
+                f"nearest valid values are {low} and {low + self.evaluation.interval}."
             )
         if self.evaluation.final_episodes % self.evaluation.episodes:
             raise UserError(

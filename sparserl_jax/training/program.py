@@ -24,6 +24,8 @@ from sparserl_jax.training.stages import Stages
 
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
 """The jitted functions of a Program; each is compiled once."""
+ONCE = {"xla_backend_optimization_level": "0"}
+"""Compiler options, on CPUs, of stages that run once: to compile `init` with all optimisations takes as long as `train`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,10 @@ class Program:
     @property
     def name(self) -> str:
         """Name of its folder: what it trains, and a hash of its membership."""
-        words = [json.dumps(dataclasses.asdict(run), sort_keys=True, default=str) for run in self.runs]
+        # An object has no name that lasts, and may not be copied.
+        training = dataclasses.replace(self.training, env_object=None)
+        named = [dataclasses.asdict(dataclasses.replace(run, training=training)) for run in self.runs]
+        words = [json.dumps(run, sort_keys=True, default=str) for run in named]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
         env = "".join(c if c.isalnum() else "-" for c in self.training.env)
         return f"{env}-{self.training.agent.name}-{self.family}-n{self.n_max}-{digest}"
@@ -147,7 +152,8 @@ class Program:
 
         def build(name: str) -> Any:
             began = time.perf_counter()
-            built = lowered[name].compile()
+            hasty = name in ("init", "harvest") and jax.default_backend() == "cpu"
+            built = lowered[name].compile(compiler_options=ONCE if hasty else None)
             seconds[name] = time.perf_counter() - began
             return built
 
@@ -168,6 +174,7 @@ def group(runs: list[Run]) -> list[Program]:
     """
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
+        run.training.check()
         key = (run.training, id(run.training.env_object), run.recipe.family, run.recipe.n)
         groups.setdefault(key, []).append(run)
     return [Program(tuple(members)) for members in groups.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from sparserl_jax.errors import suggest
+from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.sparsity import METHODS
 
 
@@ -29,6 +29,10 @@ class Recipe:
     dense_targets: bool = False
     sparsity: float | None = None
     summary: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dense_targets and self.method == "tiny":
+            raise UserError("recipe: tiny has no wide targets to start from; leave dense_targets off.")
 
     @property
     def family(self) -> str:

@@ -7,9 +7,14 @@ kind of device; killing the process and executing again gives the same arrays.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import jax
@@ -87,6 +92,24 @@ def execute(
         raise Stopped("interrupted", execution.step) from None
 
 
+@contextlib.contextmanager
+def whole() -> Iterator[None]:
+    """Hold Ctrl-C back while the state is in pieces (buffers donated, step not counted, curve point not kept); what
+    handles it otherwise is called at the end. Outside the main thread, where signals do not arrive, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held and callable(before):
+        before(*held[0])
+
+
 class _Execution:
     """The moving parts of `execute`."""
 
@@ -119,11 +142,13 @@ class _Execution:
             if deadline is not None and time.monotonic() >= deadline:
                 self.save()
                 raise Stopped("time budget", self.step)
-            self.dispatch()
-            if self.step % training.evaluation.interval == 0:
-                self.evaluate()
+            with whole():
+                self.dispatch()
+                if self.step % training.evaluation.interval == 0:
+                    self.evaluate()
             if self.checkpoint_due():
-                self.save()
+                with whole():
+                    self.save()
             self.progress.advance(name, self.step, training.steps)
         self.progress.stage(name, "final evaluation")
         final = self.final_returns()

@@ -1,0 +1,24 @@
+"""One small Program and its undisturbed outcomes, shared by all tests of the training package."""
+
+import pytest
+
+from sparserl_jax.training import execute
+from tests.reference import small
+
+
+@pytest.fixture(scope="session")
+def program():
+    return small.program()
+
+
+@pytest.fixture(scope="session")
+def outcomes(program):
+    return execute(program)
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Checkpoints after every dispatch, however long they take."""
+    from sparserl_jax.training import runner
+
+    monkeypatch.setattr(runner, "CHECKPOINT_SHARE", float("inf"))

@@ -1,0 +1,139 @@
+"""What cannot be scheduled exactly is refused in one sentence, before anything is compiled."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from sparserl_jax.errors import UserError
+from sparserl_jax.training import AgentConfig, Evaluation, Run, Schedule, group, recipe
+from tests.reference import small
+
+
+def refusal(**changes):
+    with pytest.raises(UserError) as refused:
+        small.training(**changes).check()
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def numbers(sentence):
+    return [int(word) for word in re.findall(r"-?\d+", sentence)]
+
+
+def test_small_training_is_valid():
+    small.training().check()
+    assert small.training().updates == 420
+    assert small.training(dispatch=None).dispatch_steps == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("steps", {"steps": 481}),
+        ("warm_up", {"warm_up": 61}),
+        ("evaluation.interval", {"evaluation": Evaluation(121, 4, 8)}),
+        ("schedule.buffer_check", {"schedule": Schedule(buffer_check=62)}),
+    ],
+)
+def test_period_that_does_not_divide_is_refused_with_valid_neighbours(name, changes):
+    sentence = refusal(**changes)
+    assert name in sentence
+    value, grid, low, high = numbers(sentence)
+    assert grid == 3 and low % 3 == high % 3 == 0
+    assert low < value < high and high - low == 3
+
+
+def test_steps_between_two_evaluations_are_refused_with_the_two_neighbours():
+    sentence = refusal(steps=510)
+    assert numbers(sentence) == [510, 120, 480, 600]
+
+
+def test_steps_before_the_first_evaluation_are_refused_with_two_different_neighbours():
+    low, high = numbers(refusal(steps=90, dispatch=None))[-2:]
+    assert low < high and low % 120 == high % 120 == 0
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_period_below_one_is_refused(steps):
+    assert "steps" in refusal(steps=steps)
+    assert "warm_up" in refusal(warm_up=steps)
+
+
+@pytest.mark.parametrize("dispatch", [0, -30, 31, 45, 90])
+def test_dispatch_that_does_not_divide_the_periods_is_refused(dispatch):
+    assert "dispatch" in refusal(dispatch=dispatch)
+
+
+@pytest.mark.parametrize(("delay", "num_envs", "dispatch"), [(2, 1, 1), (3, 3, 1), (3, 3, 20), (2, 1, 15)])
+def test_dispatch_that_would_cut_a_cycle_of_updates_is_refused(delay, num_envs, dispatch):
+    """Such a dispatch would do fewer updates than the clock counts."""
+    agent = AgentConfig(hidden=(16, 16), batch_size=16, policy_delay=delay)
+    assert "dispatch" in refusal(agent=agent, num_envs=num_envs, dispatch=dispatch)
+
+
+def test_environments_that_do_not_fit_the_policy_delay_are_refused():
+    assert numbers(refusal(num_envs=4)) == [4, 1, 3]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_envs": 0},
+        {"agent": AgentConfig(policy_delay=0)},
+        {"evaluation": Evaluation(120, 0, 8)},
+        {"evaluation": Evaluation(120, 4, 0)},
+    ],
+    ids=["num_envs", "policy_delay", "episodes", "final_episodes"],
+)
+def test_counts_below_one_are_refused(changes, request):
+    assert request.node.callspec.id in refusal(**changes)
+
+
+def test_final_episodes_that_no_whole_number_of_evaluations_makes_are_refused():
+    assert "final_episodes" in refusal(evaluation=Evaluation(120, 4, 9))
+
+
+def test_warm_up_that_leaves_no_training_or_no_window_is_refused():
+    assert "no training" in refusal(warm_up=480)
+    assert "warm_up" in refusal(warm_up=18, dispatch=None)
+
+
+def test_grouping_refuses_what_check_refuses():
+    """From Python nobody need call `check`: a run that cannot be scheduled never becomes a Program."""
+    with pytest.raises(UserError):
+        group(small.runs(small.training(warm_up=61)))
+
+
+def test_topology_interval_below_one_is_refused():
+    with pytest.raises(UserError):
+        (program,) = group(
+            small.runs(small.training(schedule=Schedule(topology_interval=0, buffer_check=60)))
+        )
+        program.shapes()
+
+
+def test_scaled_schedule_keeps_the_published_proportions_on_the_grid():
+    whole = Schedule.scaled(3_000_000, 1)
+    assert dataclasses.asdict(whole) == dataclasses.asdict(Schedule())
+    tenth = Schedule.scaled(300_000, 200)
+    assert (tenth.topology_interval, tenth.delay, tenth.buffer_max) == (1000, 30_000, 100_000)
+    assert (tenth.buffer_min, tenth.buffer_check, tenth.buffer_threshold) == (10_000, 1000, 0.2)
+    for value in (tenth.delay, tenth.buffer_max, tenth.buffer_min, tenth.buffer_check):
+        assert value % 200 == 0
+    tiny = Schedule.scaled(3000, 60)
+    assert min(tiny.topology_interval, tiny.delay, tiny.buffer_max, tiny.buffer_min, tiny.buffer_check) == 60
+
+
+def test_run_can_be_written_as_json():
+    run = small.runs()[0]
+    assert json.loads(json.dumps(dataclasses.asdict(run)))["recipe"]["name"] == "dense_rvl"
+
+
+def test_fixed_sparsity_of_a_recipe_wins_over_the_knob_and_the_critic_may_have_its_own():
+    of = small.training()
+    assert Run(of, recipe("dense"), 0.9, 0, "a", critic_sparsity=0.5).knobs == {"actor": 0.0, "critic": 0.0}
+    assert Run(of, recipe("rlx2"), 0.9, 0, "a").knobs == {"actor": 0.9, "critic": 0.9}
+    assert Run(of, recipe("rlx2"), 0.9, 0, "a", critic_sparsity=0.5).knobs == {"actor": 0.9, "critic": 0.5}

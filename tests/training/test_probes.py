@@ -1,0 +1,152 @@
+"""TD3 under RLx2, through the real Program, learns the known values of the probe environments at every sparsity."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from sparserl_jax.networks import Actor, TwinCritic
+from sparserl_jax.training import (
+    AgentConfig,
+    Evaluation,
+    Run,
+    Schedule,
+    Training,
+    execute,
+    group,
+    recipe,
+    stages,
+)
+from tests.reference import probes
+
+GAMMA = 0.9
+HIDDEN = (64, 64)
+SPARSITIES = (0.0, 0.5, 0.8)
+STEPS = 4500
+
+OBSERVATIONS = {
+    probes.Constant: [[0.0]],
+    probes.Observed: [[-1.0], [1.0]],
+    probes.Delayed: [[0.0], [1.0]],
+    probes.Acted: [[0.0]],
+    probes.Both: [[-1.0], [1.0]],
+    probes.TimeLimited: [[np.cos(angle), np.sin(angle)] for angle in np.arange(6) * 2 * np.pi / 6],
+}
+
+
+def training(env, num_envs, delay):
+    return Training(
+        env=env.spec.name,
+        env_object=env,
+        agent=AgentConfig(
+            hidden=HIDDEN, batch_size=64, learning_rate=3e-3, policy_delay=delay, gamma=GAMMA, tau=0.02
+        ),
+        steps=STEPS,
+        warm_up=300,
+        num_envs=num_envs,
+        schedule=Schedule(
+            topology_interval=100, delay=600, buffer_max=STEPS, buffer_min=600, buffer_check=300
+        ),
+        evaluation=Evaluation(STEPS // 3, 10, 20),
+    )
+
+
+def trained(env, num_envs, delay, sparsities=SPARSITIES):
+    of = training(env, num_envs, delay)
+    of.check()
+    rlx2 = dataclasses.replace(recipe("rlx2"), n=3)
+    (program,) = group([Run(of, rlx2, sparsity, 0, "probe") for sparsity in sparsities])
+    return execute(program)
+
+
+def grid(probe):
+    """Every observation of the probe with actions across the box, in [-1, 1]: ([B, O], [B, 1])."""
+    obs = np.asarray(OBSERVATIONS[probe], np.float32)
+    actions = np.linspace(-0.6, 0.9, 6, dtype=np.float32)[:, None]
+    return np.repeat(obs, len(actions), axis=0), np.tile(actions, (len(obs), 1))
+
+
+def known(probe, obs, action):
+    low, high = probe.spec.action_low[0], probe.spec.action_high[0]
+    return probe().value(obs, (low + high) / 2 + action * (high - low) / 2, GAMMA)
+
+
+def learned(outcome, obs, action):
+    """Both critics' values, [2, B]."""
+    return np.asarray(TwinCritic(HIDDEN).apply({"params": outcome.params["critic"]}, obs, action))
+
+
+def assert_sparse_as_asked(outcome):
+    """The run had its budget of weights, all zeros are zeros, and topology changed at least ten times."""
+    assert outcome.events["actor"] >= 10 and outcome.events["critic"] >= 10
+    for network, layers in outcome.layers.items():
+        share = sum(outcome.nnz[network]) / layers.weights
+        assert share == pytest.approx(1 - outcome.run.sparsity, abs=0.02)
+        outside = jax.tree.map(
+            lambda mask, value: np.any(value[~mask]), outcome.masks[network], outcome.params[network]
+        )
+        assert not any(jax.tree.leaves(outside))
+
+
+# Environments per member and policy delay: one environment, and three with delay 1 or 3.
+CASES = [
+    pytest.param(probes.Constant, 3, 1, marks=pytest.mark.slow),
+    pytest.param(probes.Observed, 1, 2, marks=pytest.mark.slow),
+    pytest.param(probes.Delayed, 3, 1, marks=pytest.mark.slow),
+    (probes.Acted, 1, 2),
+    pytest.param(probes.Both, 3, 3, marks=pytest.mark.slow),
+    (probes.TimeLimited, 3, 3),
+]
+
+
+@pytest.mark.parametrize(("probe", "num_envs", "delay"), CASES)
+def test_critics_learn_the_known_value_of_every_action_at_every_sparsity(probe, num_envs, delay):
+    obs, action = grid(probe)
+    value = known(probe, obs, action)
+    for outcome in trained(probe(), num_envs, delay):
+        assert outcome.status == "ok"
+        assert_sparse_as_asked(outcome)
+        np.testing.assert_allclose(
+            learned(outcome, obs, action),
+            np.broadcast_to(value, (2, len(obs))),
+            atol=0.2,
+            err_msg=f"sparsity {outcome.run.sparsity}",
+        )
+        if probe in (probes.Acted, probes.Both):  # the best return is 1, for one action only
+            assert np.min(outcome.final_returns) > 0.95
+            best = 0.5 * np.ones(1) if probe is probes.Acted else 0.5 * np.ravel(OBSERVATIONS[probe])
+            actor = Actor(HIDDEN, 1)
+            chosen = actor.apply(
+                {"params": outcome.params["actor"]}, np.asarray(OBSERVATIONS[probe], np.float32)
+            )
+            np.testing.assert_allclose(np.ravel(chosen), best, atol=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["leak", "termination"])
+def test_time_limited_probe_finds_a_leaking_reset_and_a_time_limit_taken_for_a_termination(
+    fault, monkeypatch
+):
+    """The probe is sharp: with the fault planted the critics learn the wrong value it predicts, not the known one."""
+    sound = stages.advance
+
+    def faulty(*arguments):
+        carry, transition, finished = sound(*arguments)
+        if fault == "leak":
+            transition = transition._replace(final_obs=transition.next_obs)
+        else:
+            cut = transition.truncated
+            transition = transition._replace(terminated=transition.terminated | cut, truncated=cut & False)
+        return carry, transition, finished
+
+    monkeypatch.setattr(stages, "advance", faulty)
+    probe = probes.TimeLimited()
+    (outcome,) = trained(probe, 3, 3, sparsities=(0.5,))
+    obs, action = grid(probes.TimeLimited)
+    wrong = probe.value_if_leaked if fault == "leak" else probe.value_if_terminated
+    found = learned(outcome, obs, action).mean(axis=0)
+    off_wrong = np.abs(found - wrong(obs, action, GAMMA)).mean()
+    off_known = np.abs(found - known(probes.TimeLimited, obs, action)).mean()
+    assert off_known > 1.0  # the test of the known value allows 0.2 anywhere
+    assert off_wrong < 0.6 * off_known
