@@ -25,7 +25,7 @@ from sparserl_jax.training.stages import Stages
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
 """The jitted functions of a Program; each is compiled once."""
 ONCE = {"xla_backend_optimization_level": "0"}
-"""Compiler options, on CPUs, of stages that run once: to compile `init` with all optimisations takes as long as `train`."""
+"""Compiler options, on CPUs, of stages that run once: fully optimised, `init` takes as long to compile as `train`."""
 
 
 @dataclasses.dataclass(frozen=True)
