@@ -86,8 +86,10 @@ def train(
     Args:
         env: a name (`brax:hopper`, `gymnax:Pendulum-v1`, `my_pkg.envs:Factory`) or an environment object.
         out: folder for the results. Default: `runs/train-<hash>` for a named environment, where the same call again
-            goes on or returns at once; a fresh temporary folder for an object, whose code no hash can name.
-        time_budget: seconds after which to stop; `bench.run.Unfinished` is raised, the same call again goes on.
+            goes on or returns at once; a fresh temporary folder for an object, whose code no hash can name. For an
+            object, `out` must not hold results yet.
+        time_budget: seconds after which to stop; `bench.run.Unfinished` is raised, the same call again goes on
+            (with a named environment).
         quiet: print nothing.
         settings: further arguments of `bench.single.suite_of` (hidden, batch_size, num_envs, warm_up, ...).
 
@@ -99,7 +101,15 @@ def train(
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
     from sparserl_jax.bench import single, tables
+    from sparserl_jax.bench.records import CONFIGURATION
+    from sparserl_jax.errors import UserError
 
+    # Records of another environment of the same class would count as finished.
+    if out is not None and not isinstance(env, str) and (Path(out) / CONFIGURATION).exists():
+        raise UserError(
+            f"'{out}' holds results already, and an environment object's code cannot be compared with what made them; "
+            "give another folder with out=."
+        )
     allowed = single.suite_of.__kwdefaults__ or {}
     for key in settings:
         if key not in allowed:

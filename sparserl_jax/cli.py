@@ -47,7 +47,7 @@ class Check:
     """Check every record of a folder; exit code 1 if anything is wrong."""
 
     folder: tyro.conf.Positional[Path]
-    """What `sparserl bench` or `sparserl publish` made."""
+    """What `sparserl bench` or `sparserl publish` made, or a folder of such folders (results)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,12 +186,19 @@ def check(command: Check, console: Console) -> int:
     from sparserl_jax.bench import check as checks
     from sparserl_jax.bench import run as runs
 
-    problems = checks.check(command.folder)
-    for problem in problems:
-        console.print(problem, markup=False, highlight=False, soft_wrap=True)
-    good = "every record is sound" if not problems else f"{len(problems)} problems"
-    console.print(f"{command.folder}: {good}.", markup=False, highlight=False, soft_wrap=True)
-    return runs.EXIT_CHECK_FAILED if problems else runs.EXIT_OK
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    code, folders = runs.EXIT_OK, checks.folders(command.folder)
+    for folder in folders:
+        problems = checks.check(folder)
+        for problem in problems:
+            say(problem)
+        say(f"{folder}: {f'{len(problems)} problems' if problems else 'every record is sound'}.")
+        code = runs.EXIT_CHECK_FAILED if problems else code
+    if not folders:
+        say(f"nothing to check in '{command.folder}'.")
+    return code
 
 
 def publish(command: Publish, console: Console) -> int:

@@ -29,7 +29,7 @@ from tests.bench import fake
         ("train --env gymnax:Pendulum-v1 --seeds 0", "at least one seed"),
         ("train --env gymnax:Pendulum-v1 --hidden 0", "positive widths"),
         ("train --env gymnax:CartPole-v1", "discrete action space"),
-        ("check .", "holds no configuration.json"),
+        ("check nowhere", "there is no folder 'nowhere'"),
         ("table .", "holds no configuration.json"),
         ("publish .", "holds no configuration.json"),
     ],
@@ -77,6 +77,27 @@ def test_check_table_and_plot_work_on_a_finished_folder(tmp_path: Path, capsys):
     with (tmp_path / "x/records/gymnax-Pendulum-v1/rlx2-s0800-seed000/curve.csv").open("a") as file:
         file.write("1,1,1,1\n")
     assert cli.run(["check", folder]) == 1
+
+
+def test_check_looks_into_every_suite_of_a_folder(tmp_path: Path, capsys):
+    assert cli.run(["check", str(tmp_path)]) == 0
+    assert f"nothing to check in '{tmp_path}'." in capsys.readouterr().out
+    options = {"seeds": 2, "sparsities": [0.8], "environments": fake.SUITE["environments"][:1]}
+    for name in ("a", "b"):
+        fake.finished(tmp_path / name, fake.make_plan(**options))
+    (tmp_path / "other").mkdir()
+    assert cli.run(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("every record is sound") == 2
+    (tmp_path / "a/records/gymnax-Pendulum-v1/rlx2-s0800-seed000/policy.npz").unlink()
+    assert cli.run(["check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "policy.npz is missing" in said and f"{tmp_path / 'b'}: every record is sound." in said
+
+
+def test_an_object_never_goes_on_with_results_that_are_there(tmp_path: Path):
+    (tmp_path / "configuration.json").write_text("{}")
+    with pytest.raises(UserError, match="holds results already.*give another folder"):
+        api.train(object(), out=tmp_path)
 
 
 @pytest.mark.parametrize(

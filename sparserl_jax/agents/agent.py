@@ -21,6 +21,7 @@ class Agent(NamedTuple):
     update(state, batch, key, clock, evidence) -> (state, metrics): one gradient tick on `batch`.
     delayed(state, batch, key, clock, evidence) -> (state, metrics): what happens after every `delay` updates, on the
         batch of the last of them.
+        metrics may hold, besides f32 scalars, `events` ({network: bool, an event happened}) and `reset_replay` (bool).
     ticks(update: int) -> {network: ticks after that many updates}.
     networks(state) -> {network: agents.optimise.Network}. masks(state) -> {network: masks}, trees of bool arrays.
     layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`.

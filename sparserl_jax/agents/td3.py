@@ -156,7 +156,7 @@ def make(
         state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
     ) -> tuple[TD3State, dict[str, jax.Array]]:
         """One critic tick: mean squared error of both critics to the common target."""
-        target_key, step_key = jax.random.split(jax.random.fold_in(key, CRITIC_DRAWS))
+        target_key, step_key, look_key = jax.random.split(jax.random.fold_in(key, CRITIC_DRAWS), 3)
         target = jax.lax.stop_gradient(target_values(state, batch, target_key))
         weight = batch.valid.astype(jnp.float32)
 
@@ -171,17 +171,17 @@ def make(
             tick=clock.update + 1,
             clock=clock,
             key=step_key,
-            evidence=seen_by("critic", state, evidence, batch, step_key),
+            evidence=seen_by("critic", state, evidence, batch, look_key),
         )
         state = reset_targets(state._replace(critic=trained), info.effects.reset_targets)
         metrics = {"critic_loss": info.loss, "q": info.aux, "critic_grad_norm": info.grad_norm}
-        return state, with_resets(metrics, info)
+        return state, with_effects(metrics, info, "critic")
 
     def delayed(
         state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
     ) -> tuple[TD3State, dict[str, jax.Array]]:
         """One actor tick on -Q1, then Polyak averaging of both targets under the current masks."""
-        step_key, gate_key = jax.random.split(jax.random.fold_in(key, ACTOR_DRAWS))
+        step_key, gate_key, look_key = jax.random.split(jax.random.fold_in(key, ACTOR_DRAWS), 3)
         critic_params = effective(trainers["critic"], state.critic, "learn", gate_key)
         first = jax.tree.map(lambda x: x[0], critic_params["mlp"])
         weight = batch.valid.astype(jnp.float32)
@@ -198,7 +198,7 @@ def make(
             tick=clock.update // config.policy_delay,
             clock=clock,
             key=step_key,
-            evidence=seen_by("actor", state, evidence, batch, step_key),
+            evidence=seen_by("actor", state, evidence, batch, look_key),
         )
         state = state._replace(actor=trained)
         state = state._replace(
@@ -207,7 +207,7 @@ def make(
         )
         state = reset_targets(state, info.effects.reset_targets)
         metrics = {"actor_loss": info.loss, "actor_grad_norm": info.grad_norm}
-        return state, with_resets(metrics, info)
+        return state, with_effects(metrics, info, "actor")
 
     def reset_targets(state: TD3State, flag: jax.Array) -> TD3State:
         """Targets copied from the online networks where a method asks for it."""
@@ -223,7 +223,8 @@ def make(
             target_critic=copied(state.target_critic, state.critic),
         )
 
-    def with_resets(metrics: dict[str, jax.Array], info: Any) -> dict[str, jax.Array]:
+    def with_effects(metrics: dict[str, Any], info: Any, name: str) -> dict[str, Any]:
+        metrics["events"] = {name: info.effects.happened}
         if any("replay" in sparsifier.declares.resets for sparsifier in sparsifiers.values()):
             metrics["reset_replay"] = info.effects.reset_replay
         return metrics

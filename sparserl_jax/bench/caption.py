@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparserl_jax.bench.statistics import MARGIN
+
 if TYPE_CHECKING:
     from sparserl_jax.bench.summary import Block
 
@@ -82,16 +84,18 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
         f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({evaluation['episodes']} "
         "episodes each, deterministic policy), brackets: 95 % stratified bootstrap interval. "
         "z = (return - random) / (reference - random). Delta = IQM of z minus that of dense, interval over both arms; "
-        "matched: lower bound >= -0.03, worse: upper bound < -0.03, else undecided (with the seeds that would decide)."
+        f"matched: lower bound >= {-MARGIN:g}, worse: upper bound < {-MARGIN:g}, else undecided (with the seeds that "
+        "would decide)."
     )
     lines.append(
-        "A diverged run enters at the random policy's return. A/A: dense against itself with other seeds. "
+        f"A diverged run enters at {_diverged(suite['tasks'])}. A/A: dense against itself with other seeds. "
         "Verdicts are given only where dense reached the learned level and the placebo arm is worse."
     )
     lines.append(
         "Compression: actor with biases, dense over kept, in parameters and in bytes of one raw float32 blob (values, "
-        "indices, pointers, biases). FLOPs relative to dense: theory counts live weights (2 per weight); executed is "
-        "what training did: masked-dense training saves none. Tiny is counted as the really narrow network. "
+        "indices, pointers, biases). FLOPs relative to dense, by formula, not measured: theory counts live weights (2 "
+        "per weight), executed the matrix products of the dense networks, which training with masks "
+        "computes whatever the mask (for tiny: of the really narrow networks); element-wise work is in neither. "
         "Steps/s: whole program, all its members together, without compilation and evaluation; members of one program "
         "share one speed, so it compares machines, not methods."
     )
@@ -108,6 +112,17 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
             f"{distinct(commit(r) for r in found)}; configuration {settings['suite_hash']}."
         )
     return lines
+
+
+def _diverged(tasks: Sequence[dict[str, Any]]) -> str:
+    """The stand-in for the score of a diverged run, in words; what `summary` puts into the rows."""
+    declared = [task["random"] is not None for task in tasks]
+    lowest = "the lowest return of any curve"
+    if not any(declared):
+        return f"{lowest} on its environment"
+    return "the random policy's return" + (
+        "" if all(declared) else f", where that is not declared at {lowest}"
+    )
 
 
 def _timed(record: dict[str, Any]) -> bool:

@@ -42,6 +42,21 @@ def check(folder: Path) -> list[str]:
     return problems
 
 
+def folders(folder: Path) -> list[Path]:
+    """What `sparserl check` looks at: `folder` itself, or, where it is none of a suite, every suite's folder in it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no folder '{folder}'; give one that `sparserl bench` or `publish` made.")
+    if (folder / records.CONFIGURATION).is_file():
+        return [folder]
+    # Names with a leading dot are copies that were never finished.
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [path for path in inside if (path / records.CONFIGURATION).is_file()]
+
+
 def _has(folder: Path, run_id: str) -> bool:
     return (folder / "records" / run_id / "record.json").is_file()
 

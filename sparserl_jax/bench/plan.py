@@ -99,6 +99,7 @@ def make(
     tasks = tuple(
         dataclasses.replace(task, name=spec.name) for task, spec in zip(suite.tasks, found, strict=True)
     )
+    written = [task.name for task in suite.tasks]
     suite = dataclasses.replace(suite, tasks=tasks)
     specs = {spec.name: spec for spec in found}
     layers = {
@@ -107,6 +108,7 @@ def make(
     for task in suite.tasks:
         suite.training(task).check()
     runs = tuple(Planned(*entry) for entry in suite.runs())
+    _refuse_doubles(suite, runs, written)
     declared: dict[Any, dict[str, costs.Declared]] = {}
     for planned in runs:
         key = _promise_key(planned.run)
@@ -118,6 +120,32 @@ def make(
                 raise UserError(f"{where}: {error}") from None
     programs = tuple(group([planned.run for planned in runs]))
     return Plan(suite, runs, programs, specs, layers, declared)
+
+
+def _refuse_doubles(suite: Suite, runs: tuple[Planned, ...], written: list[str]) -> None:
+    """Refuse two runs that would be the same numbers twice, or of which one would overwrite the other.
+
+    `written`: the environments' names as the suite has them; canonical ones may be equal.
+    """
+    members = len(runs) // len(written)
+    keys: dict[str, str] = {}
+    places: dict[Path, str] = {}
+    for index, planned in enumerate(runs):
+        run = planned.run
+        critic = "" if run.critic_sparsity is None else f" (critic {run.critic_sparsity!r})"
+        label = f"'{planned.arm.name}' at {run.sparsity!r}{critic}, seed {run.seed}, on {written[index // members]}"
+        other = keys.setdefault(run.key_name, label)
+        if other != label:
+            raise UserError(
+                f"suite '{suite.name}': {other} and {label} are the same run (equal recipe, sparsities, seed and "
+                "environment); drop one of them or give it other seeds."
+            )
+        other = places.setdefault(planned.folder, label)
+        if other != label:
+            raise UserError(
+                f"suite '{suite.name}': {other} and {label} would share the record folder '{planned.folder}'; drop "
+                "one of them, or write it so that letters, digits or the first three decimals differ."
+            )
 
 
 def theory(plan: Plan, planned: Planned) -> dict[str, Any]:

@@ -39,7 +39,16 @@ COLOURS = {
 """Colour-blind safe (Okabe and Ito); greys for what is dense."""
 SPARE = ("#882255", "#44aa99", "#999933", "#332288", "#aa4499", "#117733")
 """For arms without a colour of their own, in the order of the suite."""
-MARKERS = {"tiny": "s", "static": "v", "set": "D", "rigl": "^", "rlx2": "o", "dense_rvl": "P", "placebo": "X"}
+MARKERS = {
+    "tiny": "s",
+    "tiny_rvl": "p",
+    "static": "v",
+    "set": "D",
+    "rigl": "^",
+    "rlx2": "o",
+    "dense_rvl": "P",
+    "placebo": "X",
+}
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -89,7 +98,12 @@ def _title(env: str) -> str:
 
 
 def _curves(summary: Summary, root: Path) -> dict[tuple[Any, ...], dict[str, np.ndarray]]:
-    """Per environment and row: steps [points], IQM and band [points], over the seeds that have the point."""
+    """Per environment and row: steps [points], IQM and band [points] over the seeds.
+
+    A diverged run has no return from there on. Leaving its points out would show the survivors as the method; they
+    count as the declared random return, and where none is declared the whole run is left out (`_left_out`).
+    """
+    random = {block.env: block.levels.get("random") for block in summary.blocks}
     groups: dict[tuple[Any, ...], list[dict[str, list[float | None]]]] = defaultdict(list)
     for record in summary.records:
         curve = records.read_curve(root / "records" / record["run_id"] / "curve.csv")
@@ -97,10 +111,11 @@ def _curves(summary: Summary, root: Path) -> dict[tuple[Any, ...], dict[str, np.
     found = {}
     for key, curves in groups.items():
         steps = max((curve["env_step"] for curve in curves), key=len)
+        whole = [c for c in curves if random[key[0]] is not None or None not in c["return"]]
         points = []
         for index in range(len(steps)):
-            values = [c["return"][index] for c in curves if index < len(c["return"])]
-            present = np.array([value for value in values if value is not None], np.float64)
+            values = [c["return"][index] for c in whole]
+            present = np.array([random[key[0]] if value is None else value for value in values], np.float64)
             if present.size == 0:
                 points.append((math.nan, math.nan, math.nan, 0))
                 continue
@@ -217,13 +232,24 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
         line[0].set_ylabel("return")
     _heading(figure, summary, "Learning curves", height)
     _legend(figure, handles, bottom)
-    _caption(figure, summary, f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals.")
+    text = f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals."
+    _caption(figure, summary, text + _left_out(curves, summary))
     return figure, _curve_csv(summary, curves)
 
 
 def _seeds(summary: Summary) -> str:
     counts = [len(row.seeds) for block in summary.blocks for row in block.rows]
     return captions.seeds_sentence(counts).replace(" per row", "")
+
+
+def _left_out(curves: dict[tuple[Any, ...], dict[str, np.ndarray]], summary: Summary) -> str:
+    """How many runs are missing in the curves because they diverged and no random return is declared."""
+    missing = 0
+    for block in summary.blocks:
+        for row in block.rows:
+            shown = curves[block.env, row.arm, row.sparsity, row.critic_sparsity]["seeds"]
+            missing += len(row.seeds) - int(shown.max(initial=0))
+    return f" {missing} diverged runs are left out." if missing else ""
 
 
 def _name(row: Row) -> str:
@@ -265,17 +291,7 @@ def _curve_csv(summary: Summary, curves: dict[tuple[Any, ...], dict[str, np.ndar
             columns = [curve[name].tolist() for name in ("step", "iqm", "lower", "upper", "seeds")]
             for step, iqm, lower, upper, seeds in zip(*columns, strict=True):
                 lines.append([block.env, *key, int(step), iqm, lower, upper, int(seeds)])
-    header = [
-        "environment",
-        "arm",
-        "sparsity",
-        "critic_sparsity",
-        "env_step",
-        "iqm",
-        "lower",
-        "upper",
-        "seeds",
-    ]
+    header = "environment,arm,sparsity,critic_sparsity,env_step,iqm,lower,upper,seeds".split(",")
     return _csv(header, lines)
 
 
@@ -342,18 +358,7 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
         f"Interquartile mean over {_seeds(summary)}; bars and bands: 95 % bootstrap intervals; dots: single seeds; "
         "methods are set apart sideways for legibility.",
     )
-    header = [
-        "environment",
-        "arm",
-        "role",
-        "sparsity",
-        "critic_sparsity",
-        "seed",
-        "score",
-        "iqm",
-        "lower",
-        "upper",
-    ]
+    header = "environment,arm,role,sparsity,critic_sparsity,seed,score,iqm,lower,upper".split(",")
     lines = [
         [block.env, row.arm, row.role, row.sparsity, row.critic_sparsity, seed, score, *map(float, row.value)]
         for block in summary.blocks

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from sparserl_jax.errors import UserError
-from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.sparsity import masks as mask_ops
 
 FORMAT = "sparserl_jax-policy-1"
@@ -45,15 +44,6 @@ def nested(flat: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
             node = node.setdefault(key, {})
         node[path[-1]] = value
     return tree
-
-
-def counts(layers: LayerTable, masks: Mapping[str, Any]) -> list[int]:
-    """Live weights per tensor, in the order of `layers.tensors` (host arithmetic)."""
-    totals: list[int] = []
-    for layer in layers.maskable:
-        per_copy = np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1).sum(axis=1)
-        totals.extend(int(total) for total in per_copy)
-    return totals
 
 
 def _packed(masks: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import importlib.metadata
 import os
 import platform
@@ -97,8 +96,17 @@ def system() -> dict[str, Any]:
     }
 
 
-@functools.cache
-def _constant() -> dict[str, Any]:
+def now() -> str:
+    """The time, UTC, in seconds."""
+    moment = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def collect() -> dict[str, Any]:
+    """Everything of the above, and the time.
+
+    To be called before training: a commit made while it runs does not describe the code that was imported.
+    """
     import jax
 
     config: Any = jax.config  # its options are attributes made at run time
@@ -114,10 +122,15 @@ def _constant() -> dict[str, Any]:
         "x64": bool(config.jax_enable_x64),
         "threefry_partitionable": bool(config.jax_threefry_partitionable),
         "xla_flags": " ".join(flags),
+        "created_utc": now(),
     }
 
 
-def collect() -> dict[str, Any]:
-    """Everything of the above, and the time (UTC, seconds)."""
-    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-    return {**_constant(), "created_utc": now.isoformat().replace("+00:00", "Z")}
+def origin(found: dict[str, Any]) -> dict[str, Any]:
+    """The part of `collect`'s answer in which a resumed program must not differ from the one that began it."""
+    return {
+        "git_commit": found["git_commit"],
+        "git_dirty": found["git_dirty"],
+        "jax": found["packages"]["jax"],
+        "device_kind": found["system"]["device_kind"],
+    }

@@ -3,7 +3,7 @@
 runs/<suite>-<hash>/  configuration.json   what the folder belongs to
                       suite.toml           the file it came from, where there was one
                       records/             finished runs
-                      programs/            checkpoints of the program in progress
+                      programs/            checkpoints of the program in progress, and what began it (origin.json)
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ def run(
     check_machine(plan)
     with locked(folder):
         claim(folder, plan)
+        found = provenance.collect()
         if suite_file is not None:
             records.write_atomic(folder / "suite.toml", suite_file.read_bytes())
         total = sum(len(program.runs) for program in plan.programs) * plan.suite.steps
@@ -163,6 +164,7 @@ def run(
                         live,
                         deadline,
                         execute,
+                        found,
                     )
                 except Stopped as stop:
                     code = EXIT_INTERRUPTED if stop.reason == "interrupted" else EXIT_TIME_BUDGET
@@ -182,8 +184,12 @@ def _one(
     live: Live,
     deadline: float | None,
     execute: Callable[..., list[Any]],
+    found: dict[str, Any],
 ) -> None:
-    """One program: skip it if all its records exist, else execute and write the records that do not."""
+    """One program: skip it if all its records exist, else execute and write the records that do not.
+
+    `found`: where this process's results come from, as `provenance.collect` saw it before any training.
+    """
     planned = plan.of(program)
     checkpoints = folder / "programs" / program.name
     live.begin(label, len(planned), plan.suite.steps)
@@ -194,13 +200,30 @@ def _one(
     ]
     if missing:
         _still_time(deadline)
+        begun = _begun_by(checkpoints, found)
         outcomes = execute(program, folder=checkpoints, deadline=deadline, progress=live)
-        origin = provenance.collect()
+        said = {**found, "created_utc": provenance.now()}
+        if begun != provenance.origin(found):
+            # Two codes made these numbers: neither commit describes them.
+            said.update(resumed_from=begun, git_dirty=True)
         for index in missing:
-            records.write(folder, plan, planned[index], outcomes[index], program, origin)
+            records.write(folder, plan, planned[index], outcomes[index], program, said)
     # Only now may the checkpoint go: a kill before this line finds it again and loses nothing.
     shutil.rmtree(checkpoints, ignore_errors=True)
     live.finish(plan.suite.steps)
+
+
+def _begun_by(checkpoints: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Origin of the program's state: that which is stored beside its checkpoints, or the present one, stored now."""
+    path, ours = checkpoints / "origin.json", provenance.origin(found)
+    saved = checkpoints.is_dir() and any(path.name not in entry.name for entry in checkpoints.iterdir())
+    if saved:  # without a checkpoint nothing is resumed, whoever began
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return dict.fromkeys(ours)  # unknown, which is not ours either
+    records.write_atomic(path, (json.dumps(ours, indent=1, sort_keys=True) + "\n").encode())
+    return ours
 
 
 def _still_time(deadline: float | None) -> None:

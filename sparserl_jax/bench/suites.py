@@ -42,13 +42,6 @@ class Task:
     failed: float | None = None
     object: Any = dataclasses.field(default=None, compare=False, repr=False)
 
-    @property
-    def failure_level(self) -> float | None:
-        """Return below which a run counts as failed; None where the suite declares no levels."""
-        if self.failed is not None or self.random is None or self.learned is None:
-            return self.failed
-        return 0.5 * (self.random + self.learned)
-
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
@@ -128,11 +121,14 @@ class Suite:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples and mappings as dicts, lists and scalars; an environment object is left out."""
+    """Dataclasses, tuples and mappings as dicts, lists and scalars.
+
+    Left out: environment objects, and what a recipe says about itself in words, which decides no number.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name not in _OBJECTS
-        }
+        hidden = (*_OBJECTS, "summary") if isinstance(value, Recipe) else _OBJECTS
+        names = [field.name for field in dataclasses.fields(value) if field.name not in hidden]
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -331,12 +327,14 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
 
 def _check_seeds(arms: list[Arm], where: str) -> None:
     """Two arms with the same recipe, knob and seed would be one run counted twice: the A/A row must use other seeds."""
-    seen: dict[tuple[Any, float, int], str] = {}
+    seen: dict[tuple[Any, float, float, int], str] = {}
     for arm in arms:
         # The key of a run folds in the recipe, not the arm's name.
         for knob in arm.sparsities:
+            own = arm.critic_sparsity(knob)
+            critic = knob if own is None else own
             for seed in arm.seeds:
-                other = seen.setdefault((arm.recipe, knob, seed), arm.name)
+                other = seen.setdefault((arm.recipe, knob, critic, seed), arm.name)
                 _require(
                     other == arm.name,
                     where,

@@ -21,7 +21,8 @@ class Schedule:
     topology_interval: ticks of a network between its topology events.
     delay: gradient updates before multi-step targets begin (T0).
     buffer_max, buffer_min: transitions per member. buffer_check: environment steps between checks.
-    buffer_threshold: policy distance above which the oldest data is dropped. buffer_oldest: transitions looked at.
+    buffer_threshold: policy distance above which the oldest data is dropped. buffer_oldest: transitions looked
+    at, 8 batches where not given.
     drop_fraction: zeta at the start, cosine to 0 at the end of training.
     """
 
@@ -31,7 +32,7 @@ class Schedule:
     buffer_min: int = 100_000
     buffer_check: int = 10_000
     buffer_threshold: float = 0.2
-    buffer_oldest: int = 2048
+    buffer_oldest: int | None = None
     drop_fraction: float = 0.5
 
     @staticmethod
@@ -86,6 +87,11 @@ class Training:
         return self.steps - self.warm_up
 
     @property
+    def buffer_oldest(self) -> int:
+        """Transitions at the old end of the replay by which the dynamic rule measures policy distance."""
+        return self.schedule.buffer_oldest or 8 * self.agent.batch_size
+
+    @property
     def dispatch_steps(self) -> int:
         """Environment steps of one jitted call: the declared number, or the largest common divisor of the periods."""
         common = math.gcd(self.steps, self.warm_up, self.schedule.buffer_check, self.evaluation.interval)
@@ -115,6 +121,23 @@ class Training:
         }.items():
             if value < 1:
                 raise UserError(f"{name} = {value} must be at least 1.")
+        schedule, agent = self.schedule, self.agent
+        for name, number in {
+            "agent.exploration_noise": agent.exploration_noise,
+            "agent.target_noise": agent.target_noise,
+            "agent.target_noise_clip": agent.target_noise_clip,
+            "schedule.delay": schedule.delay,
+            "schedule.buffer_threshold": schedule.buffer_threshold,
+            "schedule.buffer_min": schedule.buffer_min,
+            "schedule.buffer_oldest": self.buffer_oldest,
+        }.items():
+            if number < 0:
+                raise UserError(f"{name} = {number} is negative: give 0 or more.")
+        if not max(schedule.buffer_min, 8 * self.num_envs) <= schedule.buffer_max:
+            raise UserError(
+                f"schedule.buffer_max = {schedule.buffer_max} is less than buffer_min = {schedule.buffer_min} or than "
+                f"eight steps of {self.num_envs} parallel environments: make it larger."
+            )
         grid = math.lcm(self.num_envs, self.agent.policy_delay)
         if self.num_envs > 1 and self.num_envs % self.agent.policy_delay:
             raise UserError(

@@ -40,12 +40,14 @@ class Tally(NamedTuple):
 
     last_return: f32, return of the most recently finished training episode. episodes: i32 finished episodes.
     invalid: i32 steps whose physics returned NaN. broken: bool, a loss was not finite at some time.
+    events: i32, topology events that happened, by network.
     """
 
     last_return: jax.Array
     episodes: jax.Array
     invalid: jax.Array
     broken: jax.Array
+    events: dict[str, jax.Array]
 
 
 class Member(NamedTuple):

@@ -17,6 +17,7 @@ import numpy as np
 from sparserl_jax.agents.agent import Agent, Clock
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.envs import Environment, make
+from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
 from sparserl_jax.training.config import Run, Training
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
@@ -62,9 +63,16 @@ class Program:
     @property
     def name(self) -> str:
         """Name of its folder: what it trains, and a hash of its membership."""
-        # An object has no name that lasts, and may not be copied.
+        # An object has no name that lasts and may not be copied; what a recipe is called in lists changes nothing.
         training = dataclasses.replace(self.training, env_object=None)
-        named = [dataclasses.asdict(dataclasses.replace(run, training=training)) for run in self.runs]
+        named = [
+            dataclasses.asdict(
+                dataclasses.replace(
+                    run, training=training, recipe=dataclasses.replace(run.recipe, summary="")
+                )
+            )
+            for run in self.runs
+        ]
         words = [json.dumps(run, sort_keys=True, default=str) for run in named]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
         env = "".join(c if c.isalnum() else "-" for c in self.training.env)
@@ -175,6 +183,11 @@ def group(runs: list[Run]) -> list[Program]:
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         run.training.check()
+        if run.recipe.n * run.training.num_envs > min(run.training.warm_up, run.training.schedule.buffer_max):
+            raise UserError(
+                f"recipe '{run.recipe.name}': windows of n = {run.recipe.n} steps are longer than the warm-up or the "
+                "buffer; make n smaller."
+            )
         key = (run.training, id(run.training.env_object), run.recipe.family, run.recipe.n)
         groups.setdefault(key, []).append(run)
     return [Program(tuple(members)) for members in groups.values()]

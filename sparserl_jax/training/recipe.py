@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from sparserl_jax.errors import UserError, suggest
-from sparserl_jax.sparsity import METHODS
+from sparserl_jax.sparsity import method as find_method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +31,19 @@ class Recipe:
     summary: str = ""
 
     def __post_init__(self) -> None:
+        find_method(self.method)
+        if not 1 <= self.n <= 100:
+            raise UserError(f"recipe '{self.name}': n = {self.n} steps per TD target is outside 1 to 100.")
+        for field, known in (("buffer", ("fixed", "dynamic")), ("source", ("released", "paper"))):
+            if getattr(self, field) not in known:
+                raise suggest(str(getattr(self, field)), list(known), f"{field} of recipe '{self.name}'")
         if self.dense_targets and self.method == "tiny":
             raise UserError("recipe: tiny has no wide targets to start from; leave dense_targets off.")
 
     @property
     def family(self) -> str:
         """Name of the family of functions the method belongs to."""
-        return METHODS[self.method].family.name
+        return find_method(self.method).family.name
 
 
 RECIPES: dict[str, Recipe] = {
@@ -59,7 +65,12 @@ RECIPES: dict[str, Recipe] = {
         Recipe("rigl", "rigl", summary="drop smallest, grow largest gradient"),
         Recipe("rlx2", "rigl", 3, buffer="dynamic", summary="RigL, delayed 3-step targets, dynamic buffer"),
         Recipe(
-            "rlx2_paper", "rigl", 3, buffer="dynamic", source="paper", summary="RLx2 as its text describes it"
+            "rlx2_paper",
+            "rigl",
+            3,
+            buffer="dynamic",
+            source="paper",
+            summary="RLx2 by its text, but the buffer is checked at the released period",
         ),
         Recipe("placebo", "static", source="paper", summary="random fixed mask at an extreme sparsity"),
     )

@@ -23,7 +23,7 @@ import numpy as np
 from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.training import checkpoint, memory
 from sparserl_jax.training.config import Run
-from sparserl_jax.training.population import Member, events_of
+from sparserl_jax.training.population import Member
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress, Silent
 
@@ -176,7 +176,8 @@ class _Execution:
         point = {
             "env_step": np.full(members, self.step),
             "update": np.full(members, int(clock.update)),
-            "return": seen.pop("returns").mean(axis=1),
+            # A member that diverged has no policy: whatever NaN actions score is not a return.
+            "return": np.where(seen["broken"], np.float32("nan"), seen.pop("returns").mean(axis=1)),
         }
         missing = np.full(members, np.nan, np.float32)
         names = ("critic_loss", "actor_loss", "q", "critic_grad_norm", "actor_grad_norm")
@@ -266,7 +267,6 @@ class _Execution:
         left = jax.device_get(self.compiled["harvest"](self.population))
         params, masks = left["params"], left["masks"]
         tally = jax.device_get(self.population.tally)
-        ticks, events = agent.ticks(self.training.updates), events_of(self.training)
         measured = {f"{key}_seconds": value for key, value in self.seconds.items()}
         measured |= {f"compile_{key}_seconds": value for key, value in self.compile_seconds.items()}
         measured["members"] = float(len(program.runs))
@@ -292,12 +292,7 @@ class _Execution:
                     masks=kept,
                     nnz={name: _counts(agent.layers[name], kept[name]) for name in masks},
                     layers=agent.layers,
-                    events={
-                        name: min(events[name].count, ticks[name] // events[name].interval)
-                        if _evolves(self.program.settings, name, i)
-                        else 0
-                        for name in masks
-                    },
+                    events={name: int(count[i]) for name, count in tally.events.items()},
                     episodes=int(tally.episodes[i]),
                     invalid_steps=int(tally.invalid[i]),
                     measured=measured,
@@ -313,7 +308,3 @@ def _counts(layers: LayerTable, masks: Any) -> list[int]:
         mask = np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1)
         counts += [int(n) for n in mask.sum(axis=1)]
     return counts
-
-
-def _evolves(settings: Any, network: str, member: int) -> bool:
-    return bool(np.any(settings.agent[network].evolves[member]))

@@ -1,6 +1,9 @@
 """The compiled stages of a Program: init, warm_up, train, evaluate, harvest.
 
-All functions here are per member and pure; the Program vmaps them with the clock unbatched. A training dispatch is
+All functions here are per member and pure; the Program vmaps them with the clock unbatched. Random numbers belong to
+moments of the clock, so a result does not depend on how a run is cut into dispatches, except where initial states come
+from a pool, which is drawn afresh for every dispatch (the curve's losses are means over the last dispatch, too). A
+training dispatch is
 
     [ environment steps -> replay -> gradient updates ]*      then the buffer check
 
@@ -28,7 +31,7 @@ POOL = 32
 
 
 def member_key(settings: MemberSettings, purpose: str, at: jax.Array | int = 0) -> jax.Array:
-    """Key of a member for one purpose at one moment; independent of how dispatches are cut."""
+    """Key of a member for one purpose at one moment."""
     return jax.random.fold_in(jax.random.wrap_key_data(settings.keys[purpose]), at)
 
 
@@ -55,6 +58,7 @@ class Stages:
             episodes=jnp.zeros((), jnp.int32),
             invalid=jnp.zeros((), jnp.int32),
             broken=jnp.zeros((), bool),
+            events={name: jnp.zeros((), jnp.int32) for name in self.agent.layers},
         )
         return Member(agent, envs, replay, tally, self.agent.masks(agent))
 
@@ -115,7 +119,8 @@ class Stages:
             seen[f"overlap_{name}"] = mask_ops.overlap(
                 masks, member.start_masks[name], self.agent.layers[name]
             )
-        return {**seen, **member.tally._asdict()}
+        tally = member.tally._asdict()
+        return {**seen, **{f"events_{name}": count for name, count in tally.pop("events").items()}, **tally}
 
     def harvest(self, member: Member) -> dict[str, dict[str, Any]]:
         """What a finished member leaves: `{"params": ..., "masks": ...}` by network, the acting one as deployed."""
@@ -161,7 +166,9 @@ class Stages:
         return member._replace(envs=envs, replay=replay, tally=tally), clock
 
     def _draw(self, member: Member, clock: Clock, settings: MemberSettings, key: jax.Array, size: int) -> Any:
-        early = clock.update < self.training.schedule.delay
+        early = (
+            clock.update + 1 < self.training.schedule.delay
+        )  # updates are counted from 1, as in RLx2's code
         n = jnp.where(early, settings.n_early, settings.n)
         return sample(member.replay, self._head(clock), key, size, self.n_max, n)
 
@@ -194,7 +201,7 @@ class Stages:
         agent, metrics = self.agent.update(
             member.agent, batch, key, clock, self._evidence(member, clock, settings)
         )
-        member = self._apply_resets(member._replace(agent=agent), clock, metrics)
+        member = self._account(member._replace(agent=agent), clock, metrics)
         return (member, clock._replace(update=clock.update + 1)), (batch, metrics)
 
     def _delayed(
@@ -204,13 +211,18 @@ class Stages:
         agent, metrics = self.agent.delayed(
             member.agent, batch, key, clock, self._evidence(member, clock, settings)
         )
-        return self._apply_resets(member._replace(agent=agent), clock, metrics), metrics
+        return self._account(member._replace(agent=agent), clock, metrics), metrics
 
-    def _apply_resets(self, member: Member, clock: Clock, metrics: dict[str, jax.Array]) -> Member:
-        """Empty the replay where a method's event asks for it (all but the newest batch's worth of rows)."""
+    def _account(self, member: Member, clock: Clock, metrics: dict[str, Any]) -> Member:
+        """Take events and resets out of the metrics: count the first, obey the second."""
+        events = dict(member.tally.events)
+        for name, happened in metrics.pop("events", {}).items():
+            events[name] = events[name] + happened.astype(jnp.int32)
+        member = member._replace(tally=member.tally._replace(events=events))
         reset = metrics.pop("reset_replay", None)
         if reset is None:
             return member
+        # Not quite empty: an update must find a window to draw.
         newest = self._head(clock) - self.training.agent.batch_size
         left = jnp.where(reset, jnp.maximum(member.replay.left, newest), member.replay.left)
         return member._replace(replay=member.replay._replace(left=left))
@@ -228,7 +240,7 @@ class Stages:
                 head,
                 settings.capacity,
                 lambda obs: self.agent.policy(params, obs),
-                self.training.schedule.buffer_oldest,
+                self.training.buffer_oldest,
             )
             return checked.left
 

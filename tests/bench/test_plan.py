@@ -6,6 +6,7 @@ import pytest
 
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
+from sparserl_jax.bench import suites
 from sparserl_jax.errors import UserError
 from tests.bench import fake
 
@@ -66,6 +67,25 @@ def test_theory_counts_live_weights_and_execution_the_dense_ones_except_for_tiny
 def test_a_population_larger_than_memory_is_refused_with_what_fits():
     with pytest.raises(UserError, match="members fit"):
         runs.check_machine(fake.make_plan(), 15_000_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sparsities": [0.8001, 0.8004], "arms": [{"recipe": "rlx2"}]}, "would share the record folder"),
+        ({"environments": [{"name": "a:b?g=10"}, {"name": "a:b?g=-10"}]}, "on a:b?g=10 and"),
+        ({"arms": [{"recipe": "dense", "sparsities": [0.5, 0.8]}]}, "'dense' at 0.8, seed 0"),
+        ({"environments": [{"name": "a:b"}, {"name": "a:b?backend=generalized"}]}, "are the same run"),
+    ],
+)
+def test_two_runs_in_one_place_are_refused_and_both_named(changes, sentence):
+    def describe(source):
+        return fake.describe("a:b?backend=generalized" if source == "a:b" else source)
+
+    suite = suites.parse(fake.table(**changes), "mini.toml")
+    with pytest.raises(UserError) as error:
+        plans.make(suite, group=fake.group, describe=describe)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 def test_environment_names_become_folder_names():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sparserl_jax.bench import records
+from sparserl_jax.bench import provenance, records, schema
 from sparserl_jax.bench import run as runs
 from sparserl_jax.bench.progress import Interrupt, Live
 from sparserl_jax.errors import UserError
@@ -53,7 +54,7 @@ def test_checkpoints_go_only_when_all_records_are_there(tmp_path: Path):
     execute = fake.Execute(plan)
 
     def leaves_checkpoint(program, *, folder, deadline, progress):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "state").write_text("x")
         if program.name.startswith("brax"):
             raise Stopped("interrupted", 2000)
@@ -64,6 +65,48 @@ def test_checkpoints_go_only_when_all_records_are_there(tmp_path: Path):
     assert stop.value.code == 130
     left = [entry.name for entry in (tmp_path / "x/programs").iterdir()]
     assert left == ["brax-inverted_pendulum-backend-spring-n1"]
+
+
+def origins(root: Path) -> list[tuple[bool | None, dict | None]]:
+    """(dirty, resumed_from) of every record."""
+    found = [json.loads(path.read_text()) for path in sorted(root.glob("records/*/*/record.json"))]
+    assert not any(schema.errors(record) for record in found)
+    return [(r["provenance"]["git_dirty"], r["provenance"].get("resumed_from")) for r in found]
+
+
+def test_a_program_that_another_commit_began_says_so_and_counts_as_dirty(tmp_path: Path, monkeypatch):
+    plan = fake.make_plan(**{**SMALL, "arms": SMALL["arms"][:1]})
+    state = {"git_commit": "a" * 40, "git_describe": "a", "git_dirty": False}
+    monkeypatch.setattr(provenance, "repository", lambda: dict(state))
+
+    def stops(program, *, folder, deadline, progress):
+        (folder / "checkpoint-1").mkdir()
+        raise Stopped("interrupted", 2000)
+
+    with pytest.raises(runs.Unfinished):
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=stops)
+    stored = json.loads((tmp_path / "x/programs/gymnax-Pendulum-v1-n1/origin.json").read_text())
+    assert set(stored) == {"git_commit", "git_dirty", "jax", "device_kind"}
+    # The second program begins without a checkpoint: nothing of the first commit is in its results.
+    state["git_commit"] = "b" * 40
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    brax, gymnax = origins(tmp_path / "x")[:2], origins(tmp_path / "x")[2:]
+    assert brax == [(False, None)] * 2 and gymnax == [(True, stored)] * 2
+
+
+def test_records_name_the_commit_that_was_there_before_the_training(tmp_path: Path, monkeypatch):
+    plan = fake.make_plan(**SMALL)
+    state = {"git_commit": "a" * 40, "git_describe": "a", "git_dirty": False}
+    monkeypatch.setattr(provenance, "repository", lambda: dict(state))
+
+    def commits(outcome):
+        state["git_commit"] = "b" * 40
+        return outcome
+
+    for letter in ("a", "b"):  # collected anew by every call of run, within one process too
+        runs.run(plan, tmp_path / letter, fake.quiet(), execute=fake.Execute(plan, commits))
+        record = next((tmp_path / letter).glob("records/*/*/record.json"))
+        assert json.loads(record.read_text())["provenance"]["git_commit"] == letter * 40
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -94,6 +95,23 @@ def test_the_critic_may_have_its_own_sparsity():
     suite = parse(arms=[{"recipe": "rlx2", "sparsities": [0.9, 0.95], "critic_sparsities": [0.8, 0.85]}])
     knobs = {(run.knobs["actor"], run.knobs["critic"]) for _, _, run in suite.runs()}
     assert knobs == {(0.9, 0.8), (0.95, 0.85)}
+
+
+def test_arms_that_differ_in_the_critic_only_may_share_seeds():
+    knobs = {"recipe": "rlx2", "sparsities": [0.8]}
+    arms = [{**knobs, "name": f"rlx2_{c}", "critic_sparsities": [c / 10]} for c in (5, 7)]
+    assert len(parse(arms=arms).arms) == 2
+    with pytest.raises(UserError, match="are the same runs"):
+        parse(arms=[{**knobs, "critic_sparsities": [0.8]}, {**knobs, "name": "again"}])
+
+
+def test_what_a_recipe_says_about_itself_enters_no_hash():
+    suite = parse()
+    reworded = [
+        dataclasses.replace(arm, recipe=dataclasses.replace(arm.recipe, summary="x")) for arm in suite.arms
+    ]
+    assert dataclasses.replace(suite, arms=tuple(reworded)).hash() == suite.hash()
+    assert "summary" not in suite.plain()["arms"][0]["recipe"]
 
 
 def test_the_hash_follows_the_content_and_not_the_title():

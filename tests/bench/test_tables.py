@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import plots, publish, records, summary, tables
+from sparserl_jax.bench import plots, publish, records, statistics, summary, tables
 from tests.bench import fake
 
 
@@ -137,6 +137,37 @@ def test_diverged_runs_stay_in_at_the_random_level(tmp_path: Path):
     assert (row.diverged, row.worst, len(row.returns)) == (1, -1200.0, 6)
     assert row.failure_rate == pytest.approx(1 / 6)
     assert tables.cells(row)[8] == "17 % (1 div.)"
+
+
+def test_a_diverged_run_never_lifts_a_curve(tmp_path: Path):
+    def diverge(outcome):
+        if outcome.run.seed > 3 or outcome.run.arm != "rlx2":
+            return outcome
+        points = outcome.curve["return"].copy()
+        points[10:] = np.nan
+        return dataclasses.replace(outcome, status="diverged", curve={**outcome.curve, "return": points})
+
+    def last(environment: dict, name: str) -> tuple[dict[str, str], str]:
+        options = {"environments": [environment], "sparsities": [0.6]}
+        fake.finished(tmp_path / name, fake.make_plan(**options), change=diverge)
+        found = summary.summarise(tmp_path / name)
+        _, data = plots.learning_curves(found, tmp_path / name)
+        rows = [row for row in csv.DictReader(io.StringIO(data)) if row["arm"] == "rlx2"]
+        return rows[-1], " ".join(found.caption)
+
+    declared = fake.SUITE["environments"][0]
+    row, caption = last(declared, "a")
+    assert float(row["iqm"]) < -900 and row["seeds"] == "6"  # four of six runs at -1200
+    assert "enters at the random policy's return." in caption
+    row, caption = last({"name": declared["name"]}, "b")
+    assert row["seeds"] == "2"
+    assert "enters at the lowest return of any curve on its environment." in caption
+
+
+def test_the_caption_says_what_is_counted_and_where_the_margin_lies(folder: Path):
+    caption = " ".join(summary.summarise(folder).caption)
+    assert f"lower bound >= -{statistics.MARGIN:g}" in caption
+    assert "executed the matrix products of the dense networks" in caption
 
 
 def test_an_unfinished_folder_says_so(folder: Path, tmp_path: Path):

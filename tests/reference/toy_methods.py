@@ -109,7 +109,7 @@ def _gate_evolve(
     state: Any,
     evidence: Evidence,
 ) -> tuple[Params, Any, Any, Any, Effects]:
-    return params, extra, opt_state, state, Effects.of()
+    return params, extra, opt_state, state, Effects.of(happened=False)
 
 
 def _gate_deployed(params: Params, extra: Any, state: GateSettings) -> tuple[Params, Params, str]:
