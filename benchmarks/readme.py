@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sparserl_jax.bench import summary, tables
+from sparserl_jax.bench import caption, summary, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- quick:begin -->", "<!-- quick:end -->"
@@ -29,13 +29,13 @@ def block(folder: Path) -> str:
     """The text between the markers, from the records in `folder`."""
     found = summary.summarise(folder)
     records = found.records
-    provenance = records[0]["provenance"]
-    system = provenance["system"]
-    seeds = len({record["result"]["seed"] for record in records if record["result"]["role"] == "dense"})
+    counts = [len(row.seeds) for part in found.blocks for row in part.rows]
+    machines = caption.distinct(caption.machine(record) for record in records)
+    versions = caption.distinct(caption.versions(record) for record in records)
+    commits = caption.distinct(str(record["provenance"]["git_commit"])[:10] for record in records)
     lines = [
-        f"`make bench SUITE=quick`: {found.title}, {seeds} seeds (wide intervals), on {system['cpu_count']} cores of "
-        f"{system['cpu']}, jax {provenance['packages']['jax']}, commit {provenance['git_commit'][:10]}; "
-        "[the whole table](results/quick/table.md).",
+        f"`make bench SUITE=quick`: {found.title}; {caption.seeds_sentence(counts)}; {machines}; {versions}; commit "
+        f"{commits}; [the whole table](results/quick/table.md).",
         "",
         "![return against sparsity](results/quick/plots/return_versus_sparsity.png)",
         "",
@@ -43,7 +43,9 @@ def block(folder: Path) -> str:
     for part in found.blocks:
         lines += [f"**{tables.heading(part)}**", ""]
         if part.reason is not None:
-            lines += [f"{part.reason[0].upper()}{part.reason[1:]}.", ""]
+            # Without verdicts the rows say little; they stand in the whole table.
+            lines += [f"{part.reason[0].upper()}{part.reason[1:]}, so no method is judged on it.", ""]
+            continue
         lines += [
             "| " + " | ".join(COLUMNS.values()) + " |",
             "|" + "|".join(["---"] + ["---:"] * (len(COLUMNS) - 1)) + "|",

@@ -10,6 +10,11 @@ from sparserl_jax.bench.statistics import MARGIN
 if TYPE_CHECKING:
     from sparserl_jax.bench.summary import Block
 
+WIDE_BELOW = 10
+"""Fewer seeds than this: the caption says "wide intervals"."""
+RESULT_FROM = 5
+"""Fewer seeds than this: not a result."""
+
 
 def distinct(values: Iterable[str]) -> str:
     """Distinct values in order of appearance, joined; mixed sources show."""
@@ -18,8 +23,6 @@ def distinct(values: Iterable[str]) -> str:
 
 def seeds_sentence(counts: Sequence[int]) -> str:
     """How many seeds, and how far to trust intervals made from them."""
-    from sparserl_jax.bench.summary import RESULT_FROM, WIDE_BELOW
-
     low, high = min(counts, default=0), max(counts, default=0)
     number = f"{low}" if low == high else f"{low} to {high}"
     text = f"{number} seed{'s' if high != 1 else ''} per row"

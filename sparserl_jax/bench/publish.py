@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparserl_jax.bench import paths, plots, provenance, records, tables
+from sparserl_jax.bench.caption import RESULT_FROM
 from sparserl_jax.bench.check import check
 from sparserl_jax.bench.single import SINGLE
-from sparserl_jax.bench.summary import RESULT_FROM, Row, Summary, key_of, summarise
+from sparserl_jax.bench.summary import Row, Summary, key_of, summarise
 from sparserl_jax.errors import UserError
 
 if TYPE_CHECKING:

@@ -15,12 +15,9 @@ from typing import Any
 import numpy as np
 
 from sparserl_jax.bench import records, statistics
+from sparserl_jax.bench.caption import caption
 
 NOT_LEARNED = "not learned at this budget"
-WIDE_BELOW = 10
-"""Fewer seeds than this: the caption says "wide intervals"."""
-RESULT_FROM = 5
-"""Fewer seeds than this: not a result."""
 
 Key = tuple[str, float, float]
 """Arm, sparsity of the actor, sparsity of the critic."""
@@ -312,7 +309,6 @@ def summarise(root: Path) -> Summary:
         dense = next((row for row in rows if row.role == "dense"), None)
         reason = _reason(dense, [row for row in rows if row.role == "placebo"], levels)
         blocks.append(Block(env, _spoken(rows, reason), reason, levels))
-    from sparserl_jax.bench.caption import caption
 
     suite = settings["suite"]
     return Summary(
