@@ -1,1 +1,1 @@
-"""FLOPs, sizes and memory: pure functions of a LayerTable and of live-weight counts."""
+"""FLOPs and sizes: pure functions of a LayerTable and of live-weight counts."""

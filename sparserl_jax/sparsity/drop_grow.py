@@ -122,7 +122,7 @@ def settings(
 def _to_rows(tree: Params, layers: LayerTable) -> jax.Array:
     """All maskable tensors of a tree as rows [T, widest tensor], padded behind with zeros or False.
 
-    One row per tensor lets every selection be one vmapped call; a call per tensor would compile the same loops anew
+    One row per tensor lets every selection be one mapped call; a call per tensor would compile the same loops anew
     for each shape.
     """
     width = max(layer.size for layer in layers.maskable)
@@ -196,7 +196,9 @@ def evolve(
     noise = jax.random.uniform(noise_key, weights.shape)
 
     def top(score: jax.Array, count: jax.Array, key: jax.Array, among: jax.Array) -> jax.Array:
-        return jax.vmap(mask_ops.top_count)(score, count, jax.random.split(key, len(score)), among)
+        rows = (score, count, jax.random.split(key, len(score)), among)
+        # One tensor after the other: the counting passes of one stay in the cache, those of all would not.
+        return jax.lax.map(lambda row: mask_ops.top_count(*row), rows)
 
     # Only active entries are ranked for keeping: an active weight of exactly zero still beats an inactive one.
     keep = top(jnp.abs(weights), chosen.counts - drops, drop_key, live)
