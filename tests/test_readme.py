@@ -32,7 +32,7 @@ def run(code: str, folder: Path) -> str:
 @pytest.mark.slow
 def test_the_own_environment_example_runs_as_printed(tmp_path: Path) -> None:
     example = blocks("python")[1]
-    assert len(example.splitlines()) <= 36
+    assert len(example.splitlines()) <= 32
     out = run(example, tmp_path)
     assert "| set | 0.8 |" in out
 
