@@ -197,7 +197,9 @@ def check(command: Check, console: Console) -> int:
         say(f"{folder}: {f'{len(problems)} problems' if problems else 'every record is sound'}.")
         code = runs.EXIT_CHECK_FAILED if problems else code
     if not folders:
-        say(f"nothing to check in '{command.folder}'.")
+        raise UserError(
+            f"nothing to check in '{command.folder}': give a folder that `sparserl bench` or `sparserl publish` made."
+        )
     return code
 
 

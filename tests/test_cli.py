@@ -80,8 +80,8 @@ def test_check_table_and_plot_work_on_a_finished_folder(tmp_path: Path, capsys):
 
 
 def test_check_looks_into_every_suite_of_a_folder(tmp_path: Path, capsys):
-    assert cli.run(["check", str(tmp_path)]) == 0
-    assert f"nothing to check in '{tmp_path}'." in capsys.readouterr().out
+    assert cli.run(["check", str(tmp_path)]) == 2
+    assert f"nothing to check in '{tmp_path}'" in capsys.readouterr().err
     options = {"seeds": 2, "sparsities": [0.8], "environments": fake.SUITE["environments"][:1]}
     for name in ("a", "b"):
         fake.finished(tmp_path / name, fake.make_plan(**options))

@@ -310,7 +310,7 @@ def load_all(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         settings = json.loads((root / CONFIGURATION).read_text(encoding="utf-8"))
     except OSError:
         raise UserError(
-            f"'{root.name}' holds no {CONFIGURATION}; give a folder that `sparserl bench` made."
+            f"'{root}' holds no {CONFIGURATION}; give a folder that `sparserl bench` made."
         ) from None
     except ValueError:
         raise UserError(f"'{root.name}/{CONFIGURATION}' is not valid JSON; run the suite again.") from None

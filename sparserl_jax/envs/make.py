@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl
@@ -106,7 +107,13 @@ def _factory(module_name: str, attribute: str, options: dict[str, Any], text: st
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise _unknown(text.partition("?")[0]) from error
+            head = text.partition("?")[0]
+            if get_close_matches(head, names(), n=1, cutoff=0.7):
+                raise _unknown(head) from error
+            raise UserError(
+                f"environment '{text}': there is no module '{module_name}' in this folder or among the installed "
+                "packages; check its spelling and where you are."
+            ) from error
         raise UserError(
             f"environment '{text}': importing {module_name} failed ({error}); install what it needs."
         ) from error
