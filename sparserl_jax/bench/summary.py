@@ -237,7 +237,11 @@ def _order(settings: dict[str, Any], key: Key) -> tuple[Any, ...]:
 
 
 def _pooled(blocks: list[Block], settings: dict[str, Any]) -> Block | None:
-    """All environments together, on z scores; rows that are not complete everywhere are left out."""
+    """The environments that have verdicts together, on z scores; rows not complete on all of them are left out.
+
+    An environment that dense has not learned cannot tell methods apart and would only dilute the others.
+    """
+    every, blocks = len(blocks), [block for block in blocks if block.reason is None]
     if len(blocks) < 2:
         return None
     by_key: dict[Key, list[Row]] = defaultdict(list)
@@ -276,16 +280,8 @@ def _pooled(blocks: list[Block], settings: dict[str, Any]) -> Block | None:
         )
     if not rows:
         return None
-    silent = [block for block in blocks if block.reason is not None]
-    reason = None
-    if silent:
-        kind = (
-            NOT_LEARNED
-            if any(b.reason.startswith(NOT_LEARNED) for b in silent if b.reason)
-            else "no verdicts"
-        )
-        reason = f"{kind}: {', '.join(block.env for block in silent)} without verdicts of {len(blocks)} environments"
-    return Block("all environments", _spoken(_judge(rows, ("pooled",)), reason), reason, {})
+    title = "all environments" if len(blocks) == every else f"the {len(blocks)} environments with verdicts"
+    return Block(title, _spoken(_judge(rows, ("pooled",)), None), None, {})
 
 
 def summarise(root: Path) -> Summary:
