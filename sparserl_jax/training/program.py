@@ -131,6 +131,11 @@ class Program:
 
     def shapes(self) -> Member:
         """Shapes of the population, without computing anything."""
+        return self._shapes
+
+    @cached_property
+    def _shapes(self) -> Member:
+        # Asked for by the plan, the memory checks, the compilation and the resume: traced once.
         return jax.eval_shape(self.stages["init"], self.settings)
 
     def memory(self) -> int:
