@@ -84,7 +84,7 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
         lines.append(f"INCOMPLETE: {missing} of {len(settings['runs'])} runs have no record yet.")
     lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
     lines.append(
-        f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({evaluation['episodes']} "
+        f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({_episodes(suite)} "
         "episodes each, deterministic policy), brackets: 95 % stratified bootstrap interval. "
         "z = (return - random) / (reference - random). Delta = IQM of z minus that of dense, interval over both arms; "
         f"matched: lower bound >= {-MARGIN:g}, worse: upper bound < {-MARGIN:g}, else undecided (with the seeds that "
@@ -115,6 +115,15 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
             f"{distinct(commit(r) for r in found)}; configuration {settings['suite_hash']}."
         )
     return lines
+
+
+def _episodes(suite: dict[str, Any]) -> str:
+    """Episodes per evaluation, environment by environment where they differ."""
+    usual = suite["evaluation"]["episodes"]
+    numbers = {task["name"]: task.get("episodes") or usual for task in suite["tasks"]}
+    if len(set(numbers.values())) == 1:
+        return str(next(iter(numbers.values())))
+    return ", ".join(f"{number} on {name}" for name, number in numbers.items())
 
 
 def _diverged(tasks: Sequence[dict[str, Any]]) -> str:

@@ -157,7 +157,7 @@ def theory(plan: Plan, planned: Planned) -> dict[str, Any]:
 
 def evaluation_steps(plan: Plan, task: Task) -> tuple[int, int]:
     """Environment steps of all evaluations of one run: (in total, one after another when episodes run in parallel)."""
-    evaluation, limit = plan.suite.evaluation, plan.specs[task.name].max_episode_steps
+    evaluation, limit = plan.suite.evaluation_of(task), plan.specs[task.name].max_episode_steps
     repeats = plan.suite.points + -(-evaluation.final_episodes // evaluation.episodes)
     return (plan.suite.points * evaluation.episodes + evaluation.final_episodes) * limit, repeats * limit
 
@@ -186,19 +186,20 @@ def lines(plan: Plan) -> list[str]:
         f"suite {suite.name}-{suite.hash()}: {suite.title}" + ("" if suite.result else "  [never a result]"),
         f"{len(plan.runs)} runs = {len(suite.tasks)} environments x {members} members; "
         f"{len(plan.programs)} programs, {compilations} compilations",
-        f"per run: {suite.steps:,} steps, {training.updates:,} updates, {suite.points} evaluations of "
-        f"{suite.evaluation.episodes} episodes, {suite.evaluation.final_episodes} episodes at the end",
+        f"per run: {suite.steps:,} steps, {training.updates:,} updates, {suite.points} evaluations",
         f"dispatch: {training.dispatch_steps} steps, {dispatches} per program, "
         f"{dispatches * len(plan.programs)} in all",
         f"training FLOPs: {_quantity(total)} in theory, {_quantity(executed)} executed (masked-dense saves none)",
     ]
     for task in suite.tasks:
+        evaluation = suite.evaluation_of(task)
         steps, serial = evaluation_steps(plan, task)
         acting = costs.forward_dense(plan.layers[task.name]["actor"])
         mine = [planned for planned in plan.runs if planned.task.name == task.name]
         work = sum(theory(plan, planned)["training_flops_executed"] for planned in mine) / len(mine)
         text.append(
-            f"evaluation on {task.name}: at most {steps:,} environment steps per run ({serial:,} one after another) = "
+            f"evaluation on {task.name}: {evaluation.episodes} episodes at a time, {evaluation.final_episodes} at the "
+            f"end; at most {steps:,} environment steps per run ({serial:,} one after another) = "
             f"{100 * acting * steps / (acting * steps + work):.2g} % of its FLOPs, "
             f"{100 * serial / (serial + suite.steps):.0f} % of its serial steps"
         )

@@ -32,6 +32,7 @@ class Task:
 
     `learned` is the return the dense arm must reach before any verdict is given; a run that ends below `failed`
     (default: half way between `random` and `learned`) counts as failed. All in units of undiscounted return.
+    `episodes` and `final_episodes` replace the suite's own numbers where episodes are long or hardly differ.
     `object` holds an environment passed from Python instead of a name; it never enters a file or a hash.
     """
 
@@ -40,6 +41,8 @@ class Task:
     reference: float | None = None
     learned: float | None = None
     failed: float | None = None
+    episodes: int | None = None
+    final_episodes: int | None = None
     object: Any = dataclasses.field(default=None, compare=False, repr=False)
 
 
@@ -90,8 +93,18 @@ class Suite:
             warm_up=self.warm_up,
             num_envs=self.num_envs,
             schedule=self.schedule,
-            evaluation=self.evaluation,
+            evaluation=self.evaluation_of(task),
             dispatch=self.dispatch,
+        )
+
+    def evaluation_of(self, task: Task) -> Evaluation:
+        """How runs on one environment are evaluated: the suite's evaluation with the environment's own episodes."""
+        return dataclasses.replace(
+            self.evaluation,
+            episodes=self.evaluation.episodes if task.episodes is None else task.episodes,
+            final_episodes=self.evaluation.final_episodes
+            if task.final_episodes is None
+            else task.final_episodes,
         )
 
     def runs(self) -> list[tuple[Task, Arm, Run]]:
@@ -200,6 +213,10 @@ def check_ranges(suite: Suite, where: str) -> None:
     }
     for key, value in positive.items():
         _require(value > 0, where, f"'{key}' must be positive, not {value}.")
+    for task in suite.tasks:
+        for key in ("episodes", "final_episodes"):
+            own = getattr(suite.evaluation_of(task), key)
+            _require(own > 0, where, f"'{key}' of environment '{task.name}' must be positive, not {own}.")
     _require(len(agent.hidden) > 0 and min(agent.hidden) > 0, where, "'agent.hidden' needs positive widths.")
     _require(0.0 < agent.gamma <= 1.0, where, f"'agent.gamma' must be in (0, 1], not {agent.gamma:g}.")
     _require(0.0 < agent.tau <= 1.0, where, f"'agent.tau' must be in (0, 1], not {agent.tau:g}.")
