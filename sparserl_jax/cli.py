@@ -163,6 +163,7 @@ def bench(command: Bench, console: Console) -> int:
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
+    runs.check_budget(command.time_budget)
     path = paths.suite_path(command.suite)
     plan = plans.make(suites.read(path))
     folder = runs.folder_of(plan, command.out)
@@ -239,6 +240,7 @@ def train(command: Train, console: Console) -> int:
 
     settings = dict(vars(command))
     env, out, budget = settings.pop("env"), settings.pop("out"), settings.pop("time_budget")
+    runs.check_budget(budget)
     made = plans.make(single.suite_of(env, **settings))
     folder = runs.folder_of(made, out)
     plans.show(made, console)

@@ -1,11 +1,23 @@
 """The one exception a user's mistake raises."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(ValueError):
     """A mistake the user can mend: one sentence saying what is wrong, where, and how to mend it.
 
     The command line prints the sentence and exits with code 2; nothing has been compiled or written by then.
     """
+
+
+@contextlib.contextmanager
+def located(where: str) -> Iterator[None]:
+    """Put the place of a mistake in front of a sentence that does not know it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def suggest(word: str, known: list[str], what: str) -> UserError:

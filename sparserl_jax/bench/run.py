@@ -116,6 +116,12 @@ def check_machine(plan: Plan, limit: int | None = None) -> None:
         memory.check(int(program.memory()), len(program.runs), program.name, limit)
 
 
+def check_budget(seconds: float | None) -> None:
+    """Refuse a time budget in which nothing could be done."""
+    if seconds is not None and not seconds > 0:
+        raise UserError(f"--time-budget must be a positive number of seconds, not {seconds:g}.")
+
+
 def run(
     plan: Plan,
     folder: Path,
@@ -142,8 +148,7 @@ def run(
         from sparserl_jax.training.runner import execute as execute_program
 
         execute = execute_program
-    if time_budget is not None and not time_budget > 0:
-        raise UserError(f"--time-budget must be a positive number of seconds, not {time_budget:g}.")
+    check_budget(time_budget)
     deadline = None if time_budget is None else time.monotonic() + time_budget
     check_machine(plan)
     with locked(folder):

@@ -18,7 +18,7 @@ from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench.strict import from_table
-from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Training
 from sparserl_jax.training.recipe import Recipe, recipe
 
@@ -223,10 +223,14 @@ def check_ranges(suite: Suite, where: str) -> None:
     drop = schedule.drop_fraction
     _require(0.0 <= drop <= 1.0, where, f"'schedule.drop_fraction' {drop:g} is outside [0, 1].")
     _require(
-        suite.warm_up < suite.steps, where, f"warm_up {suite.warm_up} leaves nothing of {suite.steps} steps."
+        suite.warm_up < suite.steps,
+        where,
+        f"warm_up {suite.warm_up} leaves nothing of {suite.steps} steps; lower it.",
     )
     batch = agent.batch_size
-    _require(suite.warm_up >= batch, where, f"warm_up {suite.warm_up} is less than one batch ({batch}).")
+    _require(
+        suite.warm_up >= batch, where, f"warm_up {suite.warm_up} is less than one batch ({batch}); raise it."
+    )
     _require(
         0 <= schedule.buffer_min <= schedule.buffer_max,
         where,
@@ -238,7 +242,8 @@ def _arm(table: Mapping[str, Any], top: _SuiteTable, where: str) -> Arm:
     table = dict(table)
     changes = table.pop("set", {})
     written = from_table(_ArmTable, table, where)
-    chosen = recipe(written.recipe)
+    with located(where):
+        chosen = recipe(written.recipe)
     name = written.name or written.recipe
     if changes:
         if not isinstance(changes, Mapping):
@@ -287,7 +292,9 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
     table = dict(table)
     wanted = table.pop("agent", {})
     named = wanted.get("name", "td3") if isinstance(wanted, Mapping) else "td3"
-    agent: AgentConfig = from_table(algorithm(str(named)).config, wanted, f"{where} [agent]")
+    with located(f"{where} [agent]"):
+        config = algorithm(str(named)).config
+    agent: AgentConfig = from_table(config, wanted, f"{where} [agent]")
     timing = table.pop("schedule", None)
     evaluation = from_table(Evaluation, table.pop("evaluation", {}), f"{where} [evaluation]")
     environments, arms = table.pop("environments", []), table.pop("arms", [])
@@ -368,5 +375,5 @@ def read(path: Path) -> Suite:
             f"cannot read the suite file '{path.name}': {error.strerror}; check the path."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name} is not valid TOML: {error}.") from None
+        raise UserError(f"{path.name} is not valid TOML ({error}); mend that line.") from None
     return parse(table, path.name)

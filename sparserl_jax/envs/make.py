@@ -122,7 +122,11 @@ def _factory(module_name: str, attribute: str, options: dict[str, Any], text: st
             f"environment '{text}': importing {module_name} failed ({error!r}); mend that module."
         ) from error
     if not hasattr(module, attribute):
-        known = [name for name in dir(module) if not name.startswith("_")]
+        known = [
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+        ]
         raise suggest(attribute, known, f"environment factory in {module_name}")
     found = getattr(module, attribute)
     # The text is what makes this environment again, so it is its name in every record.

@@ -62,13 +62,24 @@ def test_quick_and_standard_hold_what_they_promise():
         ({"arms": [{"recipe": "dense", "role": "placbo"}]}, "did you mean 'placebo'"),
         ({"environments": [{"name": "brax:hopper", "random": 1.0}]}, "together, or none"),
         ({"environments": [{"name": "a:b", "random": 1.0, "learned": 1.0, "reference": 0.0}]}, "must exceed"),
+        (
+            {"environments": [{"name": "a:b", "episodes": 0}]},
+            "'episodes' of environment 'a:b' must be positive",
+        ),
     ],
 )
 def test_a_mistake_gives_one_sentence_that_names_the_file(changes, sentence):
     with pytest.raises(UserError) as error:
         parse(**changes)
-    assert sentence in str(error.value)
+    assert sentence in str(error.value) and "mini.toml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_environment_may_have_its_own_number_of_episodes():
+    suite = parse(environments=[{"name": "a:b"}, {"name": "a:c", "episodes": 2, "final_episodes": 6}])
+    usual, own = (suite.training(task).evaluation for task in suite.tasks)
+    assert usual == suite.evaluation
+    assert (own.interval, own.episodes, own.final_episodes) == (usual.interval, 2, 6)
 
 
 def test_a_missing_key_is_named():
