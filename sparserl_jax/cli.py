@@ -85,7 +85,9 @@ class Train:
     agent: str = "td3"
     """See `sparserl list agents`."""
     recipe: str = "rlx2"
-    """See `sparserl list recipes`."""
+    """See `sparserl list recipes`; your own recipe or sparsity method: my_pkg.my_module:name."""
+    method: str | None = None
+    """Sparsity method in place of the recipe's; see `sparserl list sparsifiers`, or my_pkg.my_module:name."""
     sparsity: float = 0.9
     """Fraction of weights removed, in [0, 1)."""
     critic_sparsity: float | None = None

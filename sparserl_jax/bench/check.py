@@ -129,6 +129,7 @@ def _mask_problems(here: Path, result: dict[str, Any]) -> list[str]:
     except UserError as error:
         return [str(error)]
     problems = []
+    promise = result.get("promise", records.EXACT)
     for network, tensors in result["tensors"].items():
         for tensor in tensors:
             try:
@@ -136,13 +137,22 @@ def _mask_problems(here: Path, result: dict[str, Any]) -> list[str]:
             except (KeyError, ValueError, IndexError, TypeError):
                 problems.append(f"{network} {tensor['name']}: masks.npz has no such tensor")
                 continue
-            for key in ("nnz", "declared"):
-                if tensor[key] != count:
-                    verb = "recorded" if key == "nnz" else "declared"
-                    problems.append(
-                        f"{network} {tensor['name']}: {tensor[key]} weights {verb}, {count} in the mask"
-                    )
+            if tensor["nnz"] != count:
+                problems.append(
+                    f"{network} {tensor['name']}: {tensor['nnz']} weights recorded, {count} in the mask"
+                )
+            exact, above = promise == records.EXACT, count > tensor["declared"]
+            if (tensor["declared"] != count) if exact else (above and promise != "global"):
+                at_most = "" if exact else "at most "
+                problems.append(
+                    f"{network} {tensor['name']}: {at_most}{tensor['declared']} weights declared, {count} in the mask"
+                )
         kept, size = sum(t["nnz"] for t in tensors), sum(t["size"] for t in tensors)
+        declared = sum(t["declared"] for t in tensors)
+        if promise == "global" and declared != kept:
+            problems.append(
+                f"{network}: {declared} weights declared for all its tensors together, it has {kept}"
+            )
         stored_size = sum(
             m.size for n, m in policy.flatten(masks[network], "_").items() if n.endswith("/kernel")
         )

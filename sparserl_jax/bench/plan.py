@@ -11,6 +11,7 @@ from sparserl_jax.bench import costs
 from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity import Promise
 from sparserl_jax.training.config import Run
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ class Plan:
     programs: tuple[Any, ...]
     specs: dict[str, Any]
     layers: dict[str, dict[str, LayerTable]]
-    declared: dict[Any, dict[str, costs.Declared]]
+    declared: dict[Any, dict[str, Promise]]
 
-    def promise(self, run: Run) -> dict[str, costs.Declared]:
+    def promise(self, run: Run) -> dict[str, Promise]:
         """The live weights per tensor that a run's method declares, by network."""
         return self.declared[_promise_key(run)]
 
@@ -109,7 +110,7 @@ def make(
         suite.training(task).check()
     runs = tuple(Planned(*entry) for entry in suite.runs())
     _refuse_doubles(suite, runs, written)
-    declared: dict[Any, dict[str, costs.Declared]] = {}
+    declared: dict[Any, dict[str, Promise]] = {}
     for planned in runs:
         key = _promise_key(planned.run)
         if key not in declared:

@@ -1,0 +1,51 @@
+"""A user's own object by its name, `my_pkg.my_module:thing`: environments, sparsity methods, recipes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from sparserl_jax.errors import UserError, suggest
+
+OWN = "my_pkg.my_module:name"
+"""How a reference is written, for messages and lists."""
+
+
+class NoModule(UserError):
+    """The module of a reference does not exist."""
+
+
+def resolve(reference: str, what: str, attribute_is: str | None = None) -> Any:
+    """The object that `my_pkg.my_module:name` refers to; modules in the working directory are found, too.
+
+    Args:
+        reference: module, colon, name.
+        what: what is wanted, for messages, e.g. `environment 'my_pkg:Factory'`.
+        attribute_is: what the name stands for, where a message should call it otherwise than `what`.
+
+    Raises:
+        NoModule: there is no such module.
+        UserError: importing it failed, or it has no such name.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if os.getcwd() not in sys.path:  # a console script does not see the user's own folder otherwise
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise NoModule(
+                f"{what}: there is no module '{module_name}' in this folder or among the installed packages; check "
+                "its spelling and where you are."
+            ) from error
+        raise UserError(
+            f"{what}: importing {module_name} failed ({error}); install what it needs."
+        ) from error
+    except Exception as error:
+        raise UserError(f"{what}: importing {module_name} failed ({error!r}); mend that module.") from error
+    if not hasattr(module, attribute):
+        known = [name for name in dir(module) if not name.startswith("_")]
+        raise suggest(attribute, known, f"{attribute_is or 'name'} in {module_name}")
+    return getattr(module, attribute)
