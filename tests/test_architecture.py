@@ -25,10 +25,11 @@ ALLOWED: dict[str, frozenset[str]] = {
     "accounting": frozenset({"sparsity.masks"}),
     "agents": MATERIALS,
     "training": MATERIALS | {"agents", "accelerator"},
+    "conformance": MATERIALS | {"agents", "training"},
     "deploy": frozenset({"networks", "sparsity", "accounting"}),
-    "bench": MATERIALS | {"agents", "training", "deploy", "accelerator", ""},
+    "bench": MATERIALS | {"agents", "training", "conformance", "deploy", "accelerator", ""},
     "api": MATERIALS | {"agents", "training", "deploy", "bench", "accelerator"},
-    "cli": MATERIALS | {"agents", "training", "deploy", "bench", "api", "accelerator", ""},
+    "cli": MATERIALS | {"agents", "training", "conformance", "deploy", "bench", "api", "accelerator", ""},
     "__main__": frozenset({"cli"}),
     # The package's front door re-exports what users call; only bench and cli may come in through it.
     "": MATERIALS | {"agents", "training", "deploy", "bench", "api", "accelerator"},

@@ -38,7 +38,7 @@ def check(folder: Path) -> list[str]:
             sound.append(record)
         mine = broken or _record_problems(folder, run_id, record, settings)
         problems.extend(f"{run_id}: {text}" for text in mine)
-    problems.extend(_group_problems(sound))
+    problems.extend(_group_problems(sound, len(settings["suite"]["arms"]) > 1))
     return problems
 
 
@@ -176,7 +176,7 @@ def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
     return int(np.asarray(mask).reshape(-1, tensor["size"])[tensor["copy"]].sum())
 
 
-def _group_problems(found: list[dict[str, Any]]) -> list[str]:
+def _group_problems(found: list[dict[str, Any]], compares: bool) -> list[str]:
     """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm."""
     problems = []
     seeds: dict[tuple[Any, ...], list[str]] = defaultdict(list)
@@ -201,6 +201,7 @@ def _group_problems(found: list[dict[str, Any]]) -> list[str]:
         if len(groups) > 1:
             odd = min(groups.values(), key=len)
             problems.append(f"{env}: not all runs had the same budget (differs: {odd[0]})")
-        if "dense" not in roles[env]:
+        # A single training (`sparserl train`) compares nothing.
+        if "dense" not in roles[env] and compares:
             problems.append(f"{env}: there is no dense arm to compare with")
     return problems

@@ -78,6 +78,25 @@ def _describe(source: Any) -> Any:
     return env.spec
 
 
+def _try_method(run: Run, layers: dict[str, LayerTable]) -> None:
+    """A user's own sparsity method is looked at by shape, so that its faults are told in a sentence."""
+    if ":" not in run.recipe.method:
+        return
+    from sparserl_jax.conformance.broken import Broken
+    from sparserl_jax.conformance.functions import check_functions
+    from sparserl_jax.sparsity import method
+    from sparserl_jax.training.population import events_of
+
+    name, events = run.recipe.method, events_of(run.training)
+    for network, table in layers.items():
+        try:
+            check_functions(method(name), table, run.knobs[network], events[network], run.recipe.source)
+        except Broken as broken:
+            raise UserError(
+                f"sparsity method '{name}': {broken}; mend it and try `sparserl conformance {name}`."
+            ) from broken
+
+
 def make(
     suite: Suite,
     group: Callable[[list[Run]], list[Any]] | None = None,
@@ -115,6 +134,7 @@ def make(
         key = _promise_key(planned.run)
         if key not in declared:
             try:
+                _try_method(planned.run, layers[planned.task.name])
                 declared[key] = costs.declared(planned.run, layers[planned.task.name])
             except UserError as error:
                 where = f"suite '{suite.name}', arm '{planned.arm.name}' on {planned.task.name}"
