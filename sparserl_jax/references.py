@@ -36,9 +36,10 @@ def resolve(reference: str, what: str, attribute_is: str | None = None) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            path = module_name.endswith(".py") or os.sep in module_name
+            mend = f"write it as it is imported ({OWN})" if path else "check its spelling and where you are"
             raise NoModule(
-                f"{what}: there is no module '{module_name}' in this folder or among the installed packages; check "
-                "its spelling and where you are."
+                f"{what}: there is no module '{module_name}' in this folder or among the installed packages; {mend}."
             ) from error
         raise UserError(
             f"{what}: importing {module_name} failed ({error}); install what it needs."

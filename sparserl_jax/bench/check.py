@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import policy, records, schema
+from sparserl_jax.bench import policy, records, schema, single
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import leaf
 
@@ -38,7 +38,7 @@ def check(folder: Path) -> list[str]:
             sound.append(record)
         mine = broken or _record_problems(folder, run_id, record, settings)
         problems.extend(f"{run_id}: {text}" for text in mine)
-    problems.extend(_group_problems(sound, len(settings["suite"]["arms"]) > 1))
+    problems.extend(_group_problems(sound, settings["suite"]["name"] != single.SINGLE))
     return problems
 
 

@@ -7,9 +7,10 @@ import pytest
 from sparserl_jax import cli
 from sparserl_jax.conformance import report
 from sparserl_jax.errors import UserError
-from sparserl_jax.sparsity import method
+from sparserl_jax.sparsity import METHODS, method
 from tests.conformance.faults import FAULTS, GOOD
 
+TOYS = ("GATES", "DORMANT", "TICKET")
 CASES = [(promise, faulty) for promise, methods in FAULTS.items() for faulty in methods]
 
 
@@ -66,8 +67,8 @@ def test_a_broken_promise_is_exit_code_1(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dense", "tiny", "static", "set", "rigl"])
-def test_shipped_methods_keep_their_promises(name):
+@pytest.mark.parametrize("name", [*METHODS, *(f"tests.reference.toy_methods:{toy}" for toy in TOYS)])
+def test_shipped_methods_and_very_different_ones_keep_their_promises(name):
     assert broken(method(name)) == {}
 
 

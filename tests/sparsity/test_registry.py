@@ -34,6 +34,7 @@ def test_a_users_method_is_found_by_its_reference():
             "unknown sparsifier 'rigll': did you mean 'rigl'? Your own is written my_pkg.my_module:name.",
         ),
         ("no_such.module:thing", "there is no module 'no_such.module' in this folder"),
+        ("my/gradual.py:GRADUAL", "write it as it is imported (my_pkg.my_module:name)"),
         (f"{TOY}:GATS", "did you mean 'GATES'?"),
         (f"{TOY}:LARGEST_LOGIT", "is a float, not a sparserl_jax.sparsity.Method"),
         (f"{TOY}:Plan", "is the class Plan, not a sparserl_jax.sparsity.Method"),
