@@ -1,7 +1,7 @@
-"""The command line: `sparserl bench | plan | check | publish | train | table | plot | list`.
+"""The command line: `sparserl bench | plan | check | publish | train | table | plot | conformance | list`.
 
-Exit codes: 0 done; 1 `check` found problems; 2 a mistake in the input, told in one sentence; 3 the time budget is used
-up (run again to go on); 130 Ctrl-C (run again to go on).
+Exit codes: 0 done; 1 `check` or `conformance` found problems; 2 a mistake in the input, told in one sentence; 3 the
+time budget is used up (run again to go on); 130 Ctrl-C (run again to go on).
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ class Train:
     agent: str = "td3"
     """See `sparserl list agents`."""
     recipe: str = "rlx2"
-    """See `sparserl list recipes`."""
+    """See `sparserl list recipes`; your own recipe or sparsity method: my_pkg.my_module:name."""
+    method: str | None = None
+    """Sparsity method in place of the recipe's; see `sparserl list sparsifiers`, or my_pkg.my_module:name."""
     sparsity: float = 0.9
     """Fraction of weights removed, in [0, 1)."""
     critic_sparsity: float | None = None
@@ -117,6 +119,16 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Conformance:
+    """Hold a sparsity method to what it declares; exit code 1 if a promise is broken."""
+
+    method: tyro.conf.Positional[str]
+    """A shipped method by name, or your own: my_pkg.my_module:my_method."""
+    sparsity: float = 0.6
+    """The method's knob, on networks of 16 units."""
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List what can be chosen by name."""
 
@@ -132,6 +144,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
+    | Annotated[Conformance, tyro.conf.subcommand("conformance")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )
 
@@ -249,6 +262,19 @@ def train(command: Train, console: Console) -> int:
     return runs.EXIT_OK
 
 
+def conformance(command: Conformance, console: Console) -> int:
+    """`sparserl conformance`."""
+    from sparserl_jax.bench import run as runs
+    from sparserl_jax.conformance import report
+    from sparserl_jax.sparsity import method
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    kept = report.check(method(command.method), command.sparsity, say)
+    return runs.EXIT_OK if kept else runs.EXIT_CHECK_FAILED
+
+
 def listing(command: List, console: Console) -> int:
     """`sparserl list`."""
     from sparserl_jax.bench.catalogue import lines
@@ -266,6 +292,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Train: train,
     Table: table,
     Plot: plot,
+    Conformance: conformance,
     List: listing,
 }
 

@@ -14,20 +14,22 @@ LONGEST = 450
 
 # Who may import whom. A room may always import itself and BASE; what is not listed here is refused, so a new room or
 # file at the top is a decision written down in this table.
-BASE = frozenset({"layers", "errors"})
+BASE = frozenset({"layers", "errors", "references"})
 MATERIALS = frozenset({"envs", "networks", "distributions", "data", "sparsity", "replay", "accounting"})
 ALLOWED: dict[str, frozenset[str]] = {
     "layers": frozenset({"errors"}),
     "errors": frozenset(),
+    "references": frozenset({"errors"}),
     "accelerator": frozenset(),
     **{room: frozenset() for room in MATERIALS},
     "accounting": frozenset({"sparsity.masks"}),
     "agents": MATERIALS,
     "training": MATERIALS | {"agents", "accelerator"},
+    "conformance": MATERIALS | {"agents", "training"},
     "deploy": frozenset({"networks", "sparsity", "accounting"}),
-    "bench": MATERIALS | {"agents", "training", "deploy", "accelerator", ""},
+    "bench": MATERIALS | {"agents", "training", "conformance", "deploy", "accelerator", ""},
     "api": MATERIALS | {"agents", "training", "deploy", "bench", "accelerator"},
-    "cli": MATERIALS | {"agents", "training", "deploy", "bench", "api", "accelerator", ""},
+    "cli": MATERIALS | {"agents", "training", "conformance", "deploy", "bench", "api", "accelerator", ""},
     "__main__": frozenset({"cli"}),
     # The package's front door re-exports what users call; only bench and cli may come in through it.
     "": MATERIALS | {"agents", "training", "deploy", "bench", "api", "accelerator"},

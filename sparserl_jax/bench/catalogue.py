@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sparserl_jax.references import OWN
+
 
 def _agents() -> list[tuple[str, str]]:
     from sparserl_jax.agents.registry import AGENTS
@@ -14,19 +16,20 @@ def _agents() -> list[tuple[str, str]]:
 def _environments() -> list[tuple[str, str]]:
     from sparserl_jax.envs import names
 
-    return [(name, "") for name in names()] + [("my_pkg.my_module:Factory", "your own")]
+    return [(name, "") for name in names()] + [(OWN, "your own")]
 
 
 def _recipes() -> list[tuple[str, str]]:
     from sparserl_jax.training.recipe import RECIPES
 
-    return [(name, recipe.summary) for name, recipe in RECIPES.items()]
+    own = (OWN, "your own recipe, or a sparsity method as a recipe")
+    return [*((name, recipe.summary) for name, recipe in RECIPES.items()), own]
 
 
 def _sparsifiers() -> list[tuple[str, str]]:
     from sparserl_jax.sparsity import METHODS
 
-    return [(name, method.summary) for name, method in METHODS.items()]
+    return [*((name, method.summary) for name, method in METHODS.items()), (OWN, "your own")]
 
 
 def _suites() -> list[tuple[str, str]]:

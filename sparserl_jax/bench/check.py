@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import policy, records, schema
+from sparserl_jax.bench import policy, records, schema, single
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import leaf
 
@@ -38,7 +38,7 @@ def check(folder: Path) -> list[str]:
             sound.append(record)
         mine = broken or _record_problems(folder, run_id, record, settings)
         problems.extend(f"{run_id}: {text}" for text in mine)
-    problems.extend(_group_problems(sound))
+    problems.extend(_group_problems(sound, settings["suite"]["name"] != single.SINGLE))
     return problems
 
 
@@ -129,6 +129,7 @@ def _mask_problems(here: Path, result: dict[str, Any]) -> list[str]:
     except UserError as error:
         return [str(error)]
     problems = []
+    promise = result.get("promise", records.EXACT)
     for network, tensors in result["tensors"].items():
         for tensor in tensors:
             try:
@@ -136,13 +137,22 @@ def _mask_problems(here: Path, result: dict[str, Any]) -> list[str]:
             except (KeyError, ValueError, IndexError, TypeError):
                 problems.append(f"{network} {tensor['name']}: masks.npz has no such tensor")
                 continue
-            for key in ("nnz", "declared"):
-                if tensor[key] != count:
-                    verb = "recorded" if key == "nnz" else "declared"
-                    problems.append(
-                        f"{network} {tensor['name']}: {tensor[key]} weights {verb}, {count} in the mask"
-                    )
+            if tensor["nnz"] != count:
+                problems.append(
+                    f"{network} {tensor['name']}: {tensor['nnz']} weights recorded, {count} in the mask"
+                )
+            exact, above = promise == records.EXACT, count > tensor["declared"]
+            if (tensor["declared"] != count) if exact else (above and promise != "global"):
+                at_most = "" if exact else "at most "
+                problems.append(
+                    f"{network} {tensor['name']}: {at_most}{tensor['declared']} weights declared, {count} in the mask"
+                )
         kept, size = sum(t["nnz"] for t in tensors), sum(t["size"] for t in tensors)
+        declared = sum(t["declared"] for t in tensors)
+        if promise == "global" and declared != kept:
+            problems.append(
+                f"{network}: {declared} weights declared for all its tensors together, it has {kept}"
+            )
         stored_size = sum(
             m.size for n, m in policy.flatten(masks[network], "_").items() if n.endswith("/kernel")
         )
@@ -166,7 +176,7 @@ def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
     return int(np.asarray(mask).reshape(-1, tensor["size"])[tensor["copy"]].sum())
 
 
-def _group_problems(found: list[dict[str, Any]]) -> list[str]:
+def _group_problems(found: list[dict[str, Any]], compares: bool) -> list[str]:
     """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm."""
     problems = []
     seeds: dict[tuple[Any, ...], list[str]] = defaultdict(list)
@@ -191,6 +201,7 @@ def _group_problems(found: list[dict[str, Any]]) -> list[str]:
         if len(groups) > 1:
             odd = min(groups.values(), key=len)
             problems.append(f"{env}: not all runs had the same budget (differs: {odd[0]})")
-        if "dense" not in roles[env]:
+        # A single training (`sparserl train`) compares nothing.
+        if "dense" not in roles[env] and compares:
             problems.append(f"{env}: there is no dense arm to compare with")
     return problems

@@ -7,28 +7,18 @@ a dense one does, and a tiny member what the really narrow network does.
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 from sparserl_jax.accounting import flops, sizes
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
-from sparserl_jax.sparsity import METHODS
-from sparserl_jax.sparsity.contract import Events
+from sparserl_jax.sparsity import Promise, promised
+from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import AgentConfig, Run
+from sparserl_jax.training.population import events_of
 
 CONVENTION = "mac2"
 NETWORKS = ("actor", "critic")
-
-
-class Declared(NamedTuple):
-    """What a method promises about one network: live weights per tensor, its narrow form where it has one, how many
-    topology events it has, and whether they grow weights by dense gradients."""
-
-    counts: list[int]
-    narrow: LayerTable | None
-    events: int
-    dense_growth: bool
 
 
 def layer_tables(agent: AgentConfig, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
@@ -37,32 +27,13 @@ def layer_tables(agent: AgentConfig, obs_dim: int, action_dim: int) -> dict[str,
     return {"actor": actor_layers(actor, obs_dim), "critic": twin_critic_layers(critic, obs_dim, action_dim)}
 
 
-def _narrow(layers: LayerTable, live_in: list[int], live_out: list[int]) -> LayerTable:
-    return LayerTable(
-        dataclasses.replace(layer, shape=(*layer.shape[:-2], wide_in, wide_out))
-        for layer, wide_in, wide_out in zip(layers, live_in, live_out, strict=True)
-    )
-
-
-def declared(run: Run, layers: dict[str, LayerTable]) -> dict[str, Declared]:
-    """What a run's method declares about each network; raises `UserError` where a tensor would be starved."""
-    method, training = METHODS[run.recipe.method], run.training
-    ticks = {"critic": training.updates, "actor": training.updates // training.agent.policy_delay}
-    promised = {}
-    for network in NETWORKS:
-        events = Events(training.schedule.topology_interval, ticks[network], training.schedule.drop_fraction)
-        # The drop table of a long run is large and not needed: counts do not depend on the schedule.
-        settings = method.settings(layers[network], run.knobs[network], Events(1, 1, 0.0), run.recipe.source)
-        narrow = None
-        if method.name == "tiny":
-            narrow = _narrow(layers[network], settings.live_in.tolist(), settings.live_out.tolist())
-        promised[network] = Declared(
-            [int(count) for count in settings.counts],
-            narrow,
-            events.count if settings.evolves else 0,
-            bool(settings.evolves and settings.grow_by_gradient),
-        )
-    return promised
+def declared(run: Run, layers: dict[str, LayerTable]) -> dict[str, Promise]:
+    """What a run's method promises about each network; raises `UserError` where a tensor would be starved."""
+    method, events = find_method(run.recipe.method), events_of(run.training)
+    return {
+        network: promised(method, layers[network], run.knobs[network], events[network], run.recipe.source)
+        for network in NETWORKS
+    }
 
 
 def forward_dense(layers: LayerTable) -> int:
@@ -71,21 +42,21 @@ def forward_dense(layers: LayerTable) -> int:
 
 
 def costs(
-    run: Run, layers: dict[str, LayerTable], counts: dict[str, list[int]], promised: dict[str, Declared]
+    run: Run, layers: dict[str, LayerTable], counts: dict[str, list[int]], promises: dict[str, Promise]
 ) -> dict[str, Any]:
     """FLOPs and sizes of one run, as plain integers.
 
     Args:
         layers: LayerTables of the full-width networks.
-        counts: live weights per tensor, in the order of their `tensors`.
-        promised: what the method declares, see `declared`.
+        counts: live weights per tensor at the end, in the order of their `tensors`.
+        promises: what the method declares, see `declared`; its training is charged by them.
 
     Returns:
         Inference cost per action and training cost per run in theory, of the dense full-width network, and as
         executed; parameters and bytes of one raw blob of the actor, biases included; weights of all networks.
     """
     training, agent = run.training, run.training.agent
-    narrow = {network: promised[network].narrow or layers[network] for network in NETWORKS}
+    narrow = {network: promises[network].narrow or layers[network] for network in NETWORKS}
     shared: dict[str, Any] = {
         "updates": training.updates,
         "env_steps": training.steps - training.warm_up,
@@ -93,20 +64,21 @@ def costs(
         "delay": agent.policy_delay,
         "convention": CONVENTION,
     }
+    events = events_of(training)
     theory = flops.td3_run(
         layers["actor"],
         layers["critic"],
-        counts["actor"],
-        counts["critic"],
-        dense_growth=promised["critic"].dense_growth,
-        actor_events=promised["actor"].events,
-        critic_events=promised["critic"].events,
+        promises["actor"].trained(events["actor"]),
+        promises["critic"].trained(events["critic"]),
+        dense_growth=promises["critic"].dense_growth,
+        actor_events=promises["actor"].events,
+        critic_events=promises["critic"].events,
         **shared,
     )
     executed = flops.td3_run(narrow["actor"], narrow["critic"], **shared)
     full = sizes.sizes(layers["actor"])
     kept = sizes.sizes(layers["actor"], counts["actor"])
-    if promised["actor"].narrow is not None:
+    if promises["actor"].narrow is not None:
         kept = sizes.sizes(narrow["actor"])
     return {
         "convention": CONVENTION,

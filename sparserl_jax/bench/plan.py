@@ -11,6 +11,7 @@ from sparserl_jax.bench import costs
 from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity import Promise
 from sparserl_jax.training.config import Run
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ class Plan:
     programs: tuple[Any, ...]
     specs: dict[str, Any]
     layers: dict[str, dict[str, LayerTable]]
-    declared: dict[Any, dict[str, costs.Declared]]
+    declared: dict[Any, dict[str, Promise]]
 
-    def promise(self, run: Run) -> dict[str, costs.Declared]:
+    def promise(self, run: Run) -> dict[str, Promise]:
         """The live weights per tensor that a run's method declares, by network."""
         return self.declared[_promise_key(run)]
 
@@ -75,6 +76,25 @@ def _describe(source: Any) -> Any:
     if not isinstance(source, str) or source.partition(":")[0] not in ("brax", "gymnax"):
         envs.check(env)
     return env.spec
+
+
+def _try_method(run: Run, layers: dict[str, LayerTable]) -> None:
+    """A user's own sparsity method is looked at by shape, so that its faults are told in a sentence."""
+    if ":" not in run.recipe.method:
+        return
+    from sparserl_jax.conformance.broken import Broken
+    from sparserl_jax.conformance.functions import check_functions
+    from sparserl_jax.sparsity import method
+    from sparserl_jax.training.population import events_of
+
+    name, events = run.recipe.method, events_of(run.training)
+    for network, table in layers.items():
+        try:
+            check_functions(method(name), table, run.knobs[network], events[network], run.recipe.source)
+        except Broken as broken:
+            raise UserError(
+                f"sparsity method '{name}': {broken}; mend it and try `sparserl conformance {name}`."
+            ) from broken
 
 
 def make(
@@ -109,11 +129,12 @@ def make(
         suite.training(task).check()
     runs = tuple(Planned(*entry) for entry in suite.runs())
     _refuse_doubles(suite, runs, written)
-    declared: dict[Any, dict[str, costs.Declared]] = {}
+    declared: dict[Any, dict[str, Promise]] = {}
     for planned in runs:
         key = _promise_key(planned.run)
         if key not in declared:
             try:
+                _try_method(planned.run, layers[planned.task.name])
                 declared[key] = costs.declared(planned.run, layers[planned.task.name])
             except UserError as error:
                 where = f"suite '{suite.name}', arm '{planned.arm.name}' on {planned.task.name}"

@@ -28,9 +28,12 @@ from sparserl_jax.bench import costs, policy
 from sparserl_jax.bench.plan import Plan, Planned
 from sparserl_jax.bench.suites import plain
 from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity import method
 
 SCHEMA_VERSION = "1.0"
 CONFIGURATION = "configuration.json"
+EXACT = "per_tensor"
+"""The kind of budget whose declared counts hold exactly for every tensor; see `sparsity.contract.Promise`."""
 
 
 def canonical(value: Any) -> str:
@@ -138,6 +141,7 @@ def result_of(plan: Plan, planned: Planned, outcome: Any) -> dict[str, Any]:
     final = [number(value) for value in np.asarray(outcome.final_returns)]
     diverged = outcome.status == "diverged"
     found = scores(points, final)
+    budget = method(run.recipe.method).family.declares.budget
     if diverged:
         found.update(score=None, final_score=None, auc=None)
     return {
@@ -149,6 +153,8 @@ def result_of(plan: Plan, planned: Planned, outcome: Any) -> dict[str, Any]:
         "recipe": run.recipe.name,
         "method": run.recipe.method,
         "source": run.recipe.source,
+        # What the declared counts mean; said only where they are not exact for every tensor.
+        **({} if budget == EXACT else {"promise": budget}),
         "sparsity": float(run.knobs["actor"]),
         "critic_sparsity": float(run.knobs["critic"]),
         "seed": run.seed,

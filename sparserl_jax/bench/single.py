@@ -9,6 +9,7 @@ from typing import Any
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench.suites import Arm, Suite, Task, check_knob, check_ranges
 from sparserl_jax.errors import UserError
+from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import Evaluation, Schedule
 from sparserl_jax.training.recipe import recipe as find_recipe
 
@@ -31,6 +32,7 @@ def suite_of(
     *,
     agent: str = "td3",
     recipe: str = "rlx2",
+    method: str | None = None,
     sparsity: float = 0.9,
     critic_sparsity: float | None = None,
     seeds: int = 8,
@@ -48,7 +50,8 @@ def suite_of(
 
     Args:
         env: an environment's name, or an object with `reset` and `step`.
-        agent, recipe: see `sparserl list agents|recipes`.
+        agent, recipe: see `sparserl list agents|recipes`; your own recipe or method is `my_pkg.my_module:name`.
+        method: sparsity method in place of the recipe's; see `sparserl list sparsifiers`.
         sparsity: fraction of weights removed, in [0, 1); ignored by recipes with a fixed one (dense).
         critic_sparsity: the critic's own; default as the actor's.
         seeds: number of members, trained together; counted from `first_seed`.
@@ -62,6 +65,9 @@ def suite_of(
     """
     where = "train"
     chosen, found = find_recipe(recipe), algorithm(agent)
+    if method is not None:
+        named = f"{chosen.name}_{find_method(method).name}"
+        chosen = dataclasses.replace(chosen, method=method, name=named, summary="")
     changes = {"hidden": hidden, "batch_size": batch_size, "learning_rate": learning_rate}
     config = dataclasses.replace(found.config(), **{k: v for k, v in changes.items() if v is not None})
     for knob in (sparsity, critic_sparsity):
@@ -88,7 +94,7 @@ def suite_of(
     knob = chosen.sparsity if chosen.sparsity is not None else sparsity
     suite = Suite(
         name=SINGLE,
-        title=f"{recipe} on {name}" if fixed else f"{recipe} at sparsity {sparsity:g} on {name}",
+        title=f"{chosen.name} on {name}" if fixed else f"{chosen.name} at sparsity {sparsity:g} on {name}",
         result=True,
         agent=config,
         steps=steps,
@@ -101,8 +107,8 @@ def suite_of(
         arms=(
             Arm(
                 chosen,
-                recipe,
-                "dense" if recipe == "dense" else "method",
+                chosen.name,
+                "dense" if chosen.name == "dense" else "method",
                 (knob,),
                 tuple(range(first_seed, first_seed + seeds)),
                 () if critic_sparsity is None or fixed else (critic_sparsity,),

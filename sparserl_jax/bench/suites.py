@@ -244,10 +244,15 @@ def _arm(table: Mapping[str, Any], top: _SuiteTable, where: str) -> Arm:
     written = from_table(_ArmTable, table, where)
     with located(where):
         chosen = recipe(written.recipe)
-    name = written.name or written.recipe
+    name = written.name or chosen.name
     if changes:
         if not isinstance(changes, Mapping):
             raise UserError(f"{where}: 'set' must be a table of recipe fields, not {changes!r}.")
+        # Under the recipe's own name, the table would say that it is still the recipe.
+        named = written.name is not None or "method" not in changes
+        _require(
+            named, where, f"'set' gives recipe '{name}' another method; give the arm a 'name' of its own."
+        )
         chosen = from_table(Recipe, {**vars(chosen), "name": name, **changes}, f"{where}.set")
     _require(
         name.replace("_", "").isalnum(), where, f"arm name '{name}' may hold letters, digits and _ only."

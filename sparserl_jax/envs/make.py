@@ -10,8 +10,6 @@ A name is a prefix, an id and options:
 """
 
 import ast
-import importlib
-import os
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -20,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import UserError, suggest
+from ..references import NoModule, resolve
 from . import brax_adapter, gymnax_adapter
 from .object_adapter import adapt
 from .protocol import Environment
@@ -64,7 +63,7 @@ def _by_name(text: str) -> Environment:
         raise UserError(
             f"environment '{text}': gymnasium's host environments are not supported; use brax: or gymnax:."
         )
-    return _factory(prefix, rest, options, text)
+    return _factory(options, text)
 
 
 def _unknown(text: str) -> UserError:
@@ -100,35 +99,14 @@ def _value(text: str) -> Any:
     return value if isinstance(value, (int, float)) else text
 
 
-def _factory(module_name: str, attribute: str, options: dict[str, Any], text: str) -> Environment:
-    if os.getcwd() not in sys.path:  # a console script does not see the user's own folder otherwise
-        sys.path.append(os.getcwd())
+def _factory(options: dict[str, Any], text: str) -> Environment:
+    head = text.partition("?")[0]
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
-            head = text.partition("?")[0]
-            if get_close_matches(head, names(), n=1, cutoff=0.7):
-                raise _unknown(head) from error
-            raise UserError(
-                f"environment '{text}': there is no module '{module_name}' in this folder or among the installed "
-                "packages; check its spelling and where you are."
-            ) from error
-        raise UserError(
-            f"environment '{text}': importing {module_name} failed ({error}); install what it needs."
-        ) from error
-    except Exception as error:
-        raise UserError(
-            f"environment '{text}': importing {module_name} failed ({error!r}); mend that module."
-        ) from error
-    if not hasattr(module, attribute):
-        known = [
-            name
-            for name, value in vars(module).items()
-            if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
-        ]
-        raise suggest(attribute, known, f"environment factory in {module_name}")
-    found = getattr(module, attribute)
+        found = resolve(head, f"environment '{text}'", "environment factory")
+    except NoModule as error:
+        if get_close_matches(head, names(), n=1, cutoff=0.7):
+            raise _unknown(head) from error
+        raise
     # The text is what makes this environment again, so it is its name in every record.
     return _from_object(_call(found, options, text) if _is_factory(found) else found, text)
 

@@ -11,7 +11,7 @@ weights (gates, codes; `{}` for mask methods); `state` is whatever else the meth
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,9 +24,9 @@ Mode = Literal["learn", "act", "target", "deploy"]
 
 
 class Declares(NamedTuple):
-    """What a method promises; the conformance tests hold it to this.
+    """What a family promises; `sparserl conformance` holds a method to this.
 
-    budget: `per_tensor` (exact counts per tensor), `global` (exact total), `at_most`, or `none`.
+    budget: `per_tensor` (exact counts per tensor), `global` (exact total), `at_most`, or `none`; see `Promise`.
     targets: how a target network is kept sparse: `online` (projected with the online state after every Polyak step) or
         `none` (the target is not projected).
     slots: what happens to optimiser slots of grown weights: `keep`, `zero_grown`, `zero_inactive`, or `setting` when a
@@ -122,18 +122,57 @@ class Events:
         return (tick % self.interval == 0) & (tick < self.end)
 
 
+class Promise(NamedTuple):
+    """What a method promises about one network before anything is run: plans, costs and checks are made from it.
+
+    counts: live weights of each tensor at the end of training, in the order of `layers.tensors`. With the budget
+        `per_tensor` they are exact, with `global` their sum is, with `at_most` and `none` they are upper bounds (all
+        weights, where nothing is known).
+    narrow: the really narrow network that computes the same, for methods that have one (`tiny`).
+    events: topology events of a whole run, at most.
+    dense_growth: whether events look at dense gradients.
+    phases: live weights per tensor before the counts are reached: row k holds between the k-th scheduled event (row 0:
+        the beginning) and the next; after the last row `counts` hold. Empty: `counts` hold from the beginning.
+    """
+
+    counts: list[int]
+    narrow: LayerTable | None = None
+    events: int = 0
+    dense_growth: bool = False
+    phases: Sequence[Sequence[int]] = ()
+
+    def at(self, event: int) -> list[int]:
+        """Live weights of each tensor after `event` scheduled events."""
+        return [int(n) for n in self.phases[event]] if event < len(self.phases) else list(self.counts)
+
+    def trained(self, events: Events) -> list[int]:
+        """Live weights of each tensor averaged over all ticks of a run, rounded up: what training costs in theory."""
+        lengths = [
+            min(events.interval, max(events.end - k * events.interval, 0)) for k in range(len(self.phases))
+        ]
+        rest = max(events.end - sum(lengths), 0)
+        if not sum(lengths):
+            return list(self.counts)
+        sums = [rest * last for last in self.counts]
+        for ticks, row in zip(lengths, self.phases, strict=True):
+            sums = [total + ticks * int(n) for total, n in zip(sums, row, strict=True)]
+        return [-(-total // (sum(lengths) + rest)) for total in sums]
+
+
 class Method(NamedTuple):
-    """A named sparsity method: a family and the settings that make it this method.
+    """A named sparsity method: a family, the settings that make it this method, and what it promises.
 
     settings(layers, knob, events, source) -> pytree of NumPy arrays, equal in structure and shape for all methods of
     the family, so that members of one Program may differ in method and knob. `source` is `released` or `paper` where
     a publication and its code differ. Made on the host, in float64 where anything is counted.
+    promise(layers, knob, events, source) -> Promise, cheap: it is called for every arm of a plan.
     """
 
     name: str
     family: Sparsifier
     settings: Callable[[LayerTable, float, Events, str], Any]
-    summary: str
+    promise: Callable[[LayerTable, float, Events, str], Promise]
+    summary: str = ""
 
 
 def identity_effective(params: Params, extra: Any, state: Any, mode: Mode, key: jax.Array) -> Params:

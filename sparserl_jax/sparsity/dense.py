@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import drop_grow
-from sparserl_jax.sparsity.contract import Events, Method
+from sparserl_jax.sparsity.contract import Events
 
 
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
@@ -12,4 +12,4 @@ def settings(layers: LayerTable, knob: float, events: Events, source: str) -> dr
     return drop_grow.settings(layers, [layer.size for layer, _ in layers.tensors], events)
 
 
-DENSE = Method("dense", drop_grow.DROP_GROW, settings, "every weight active")
+DENSE = drop_grow.method("dense", settings, "every weight active")

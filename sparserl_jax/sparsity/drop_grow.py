@@ -13,6 +13,8 @@ parameters, every leaf a full bool array; biases stay active except those of the
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +29,9 @@ from sparserl_jax.sparsity.contract import (
     Effects,
     Events,
     Evidence,
+    Method,
     Params,
+    Promise,
     Sparsifier,
     identity_effective,
     no_penalty,
@@ -239,3 +243,35 @@ DROP_GROW = Sparsifier(
     deployed=deployed,
     declares=Declares(budget="per_tensor", targets="online", slots="setting"),
 )
+
+
+def method(
+    name: str,
+    settings: Callable[[LayerTable, float, Events, str], Settings],
+    summary: str,
+    narrow: bool = False,
+) -> Method:
+    """A method of this family; what it promises is read off its settings.
+
+    Args:
+        settings: makes the `Settings` of one network, usually by `drop_grow.settings`.
+        narrow: the existing units are those of a really narrow network, by which its costs are told.
+    """
+
+    def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
+        # The drop table of a long run is large and not needed: counts do not depend on the schedule.
+        chosen = settings(layers, knob, Events(1, 1, 0.0), source)
+        widths = zip(layers, chosen.live_in.tolist(), chosen.live_out.tolist(), strict=True)
+        return Promise(
+            [int(count) for count in chosen.counts],
+            narrow=LayerTable(
+                dataclasses.replace(layer, shape=(*layer.shape[:-2], wide_in, wide_out))
+                for layer, wide_in, wide_out in widths
+            )
+            if narrow
+            else None,
+            events=events.count if chosen.evolves else 0,
+            dense_growth=bool(chosen.evolves and chosen.grow_by_gradient),
+        )
+
+    return Method(name, DROP_GROW, settings, promise, summary)

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from sparserl_jax.layers import LayerTable, leaf
+from sparserl_jax.layers import LayerTable, leaf, with_leaf
 
 _SIGN = 0x8000_0000
 _INFINITY = 0x7F80_0000
@@ -95,6 +95,21 @@ def top_count(
     sure, tied, want = _split(reverse, tied, want, max((entries - 1).bit_length(), 1))
     # Indices are distinct, hence at most one entry sits at the last threshold.
     return chosen | sure | (tied & (want > 0))
+
+
+def largest(masks: Any, params: Any, counts: jax.Array, layers: LayerTable) -> Any:
+    """`masks` with exactly the `counts[t]` weights of largest |w| alive in tensor t; all other leaves are as they were.
+
+    Args:
+        counts: i32[T], in the order of `layers.tensors`; may be traced.
+    """
+    at = 0
+    for layer in layers.maskable:
+        rows = jnp.abs(leaf(params, layer.kernel)).reshape(layer.copies, layer.size)
+        chosen = jax.vmap(top_count)(rows, counts[at : at + layer.copies])
+        masks = with_leaf(masks, layer.kernel, chosen.reshape(layer.stack + layer.shape))
+        at += layer.copies
+    return masks
 
 
 def count(mask: Any) -> jax.Array:

@@ -1,9 +1,16 @@
-"""The sparsity methods by name: one line each."""
+"""The sparsity methods by name: one line each; a user's own by `my_pkg.my_module:my_method`."""
 
 from __future__ import annotations
 
-from sparserl_jax.errors import suggest
-from sparserl_jax.sparsity.contract import Method
+import numbers
+from typing import Any
+
+import numpy as np
+
+from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.layers import LayerTable
+from sparserl_jax.references import OWN, resolve
+from sparserl_jax.sparsity.contract import Declares, Events, Method, Promise, Sparsifier
 from sparserl_jax.sparsity.dense import DENSE
 from sparserl_jax.sparsity.rigl import RIGL
 from sparserl_jax.sparsity.set import SET
@@ -12,9 +19,74 @@ from sparserl_jax.sparsity.tiny import TINY
 
 METHODS: dict[str, Method] = {method.name: method for method in (DENSE, TINY, STATIC, SET, RIGL)}
 
+WORDS = {
+    "budget": ("per_tensor", "global", "at_most", "none"),
+    "targets": ("online", "none"),
+    "slots": ("keep", "zero_grown", "zero_inactive", "setting"),
+}
+"""What may stand in `Declares`."""
+
 
 def method(name: str) -> Method:
-    """The method called `name`."""
-    if name not in METHODS:
-        raise suggest(name, list(METHODS), "sparsifier")
-    return METHODS[name]
+    """The method called `name`: a shipped one, or the user's own as `my_pkg.my_module:my_method`.
+
+    Raises:
+        UserError: there is none, or what is there is not a Method.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ":" in name:
+        where = f"sparsity method '{name}'"
+        return validated(resolve(name, where, "sparsity method"), where)
+    raise UserError(f"{suggest(name, list(METHODS), 'sparsifier')} Your own is written {OWN}.")
+
+
+def validated(found: Any, where: str) -> Method:
+    """`found`, if it is a Method that can be used; `where` names it in messages."""
+    if not isinstance(found, Method):
+        kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise UserError(f"{where} is {kind}, not a sparserl_jax.sparsity.Method; give the name of a Method.")
+    if not isinstance(found.name, str) or not found.name.replace("_", "").isalnum():
+        raise UserError(f"{where}: its name {found.name!r} may hold letters, digits and _ only; change it.")
+    if found.name in METHODS and found is not METHODS[found.name]:
+        raise UserError(f"{where} is called '{found.name}' like a shipped method; give it another name.")
+    family = found.family
+    if not isinstance(family, Sparsifier) or not isinstance(family.declares, Declares):
+        raise UserError(f"{where}: its family is not a Sparsifier with Declares; see sparsity/contract.py.")
+    for owner, fields in ((family, Sparsifier._fields[1:-1]), (found, ("settings", "promise"))):
+        for field in fields:
+            if not callable(getattr(owner, field)):
+                raise UserError(f"{where}: '{field}' is {getattr(owner, field)!r}; give a function.")
+    for field, known in WORDS.items():
+        if getattr(family.declares, field) not in known:
+            raise suggest(str(getattr(family.declares, field)), list(known), f"declared '{field}' of {where}")
+    resets = family.declares.resets
+    if not isinstance(resets, tuple) or not set(resets) <= {"replay", "targets"}:
+        raise UserError(f"{where}: it declares resets = {resets!r}; give a tuple of 'replay' and 'targets'.")
+    return found
+
+
+def promised(method: Method, layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
+    """What a method promises about one network, looked through.
+
+    Raises:
+        UserError: the knob cannot be had on this network, or the promise is none.
+    """
+    where = f"sparsity method '{method.name}'"
+    try:
+        found = method.promise(layers, knob, events, source)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: its promise failed ({error!r}); mend it.") from error
+    if not isinstance(found, Promise):
+        raise UserError(f"{where}: its promise returns {found!r}; return a sparserl_jax.sparsity.Promise.")
+    sizes = [layer.size for layer, _ in layers.tensors]
+    for counts in (found.counts, *found.phases):
+        fits = len(counts) == len(sizes) and all(isinstance(n, numbers.Integral) for n in counts)
+        if not fits or not all(0 <= n <= size for n, size in zip(counts, sizes, strict=True)):
+            raise UserError(
+                f"{where}: it promises {np.asarray(counts).tolist()} live weights; give one whole number per tensor, "
+                f"at most {sizes} (copies of a twin critic count singly)."
+            )
+    return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import allocation, drop_grow
-from sparserl_jax.sparsity.contract import Events, Method
+from sparserl_jax.sparsity.contract import Events
 
 
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
@@ -19,6 +19,4 @@ def settings(layers: LayerTable, knob: float, events: Events, source: str) -> dr
     )
 
 
-RIGL = Method(
-    "rigl", drop_grow.DROP_GROW, settings, "drop the smallest active weights, grow those of largest gradient"
-)
+RIGL = drop_grow.method("rigl", settings, "drop the smallest active weights, grow those of largest gradient")

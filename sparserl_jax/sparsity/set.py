@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import allocation, drop_grow
-from sparserl_jax.sparsity.contract import Events, Method
+from sparserl_jax.sparsity.contract import Events
 
 
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
@@ -17,4 +17,4 @@ def settings(layers: LayerTable, knob: float, events: Events, source: str) -> dr
     return drop_grow.settings(layers, counts, events, evolves=True, random_mask=source == "paper")
 
 
-SET = Method("set", drop_grow.DROP_GROW, settings, "drop the smallest active weights, grow random ones")
+SET = drop_grow.method("set", settings, "drop the smallest active weights, grow random ones")

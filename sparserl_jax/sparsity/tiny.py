@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import allocation, drop_grow
-from sparserl_jax.sparsity.contract import Events, Method
+from sparserl_jax.sparsity.contract import Events
 
 
 def widths(layers: LayerTable, knob: float) -> dict[str, int]:
@@ -31,4 +31,4 @@ def settings(layers: LayerTable, knob: float, events: Events, source: str) -> dr
     return drop_grow.settings(layers, counts, events, widths=narrow)
 
 
-TINY = Method("tiny", drop_grow.DROP_GROW, settings, "a narrow dense network of equal weight count")
+TINY = drop_grow.method("tiny", settings, "a narrow dense network of equal weight count", narrow=True)

@@ -111,7 +111,19 @@ class Program:
     def settings(self) -> MemberSettings:
         """Traced settings of all members, NumPy arrays `[member, ...]`."""
         events = events_of(self.training)
-        return stack([member_settings(run, self.agent, events) for run in self.runs])
+        made = [member_settings(run, self.agent, events) for run in self.runs]
+        kinds = {
+            run.recipe.method: jax.tree.map(np.shape, own.agent)
+            for run, own in zip(self.runs, made, strict=True)
+        }
+        (name, kind), *others = kinds.items()
+        for other, otherwise in others:
+            if otherwise != kind:
+                raise UserError(
+                    f"sparsity methods '{name}' and '{other}' are one family ('{self.family}'), but their settings "
+                    "differ in structure or shape; make them equal, or give one a Sparsifier of its own."
+                )
+        return stack(made)
 
     @cached_property
     def stages(self) -> dict[str, Any]:
@@ -193,6 +205,8 @@ def group(runs: list[Run]) -> list[Program]:
                 f"recipe '{run.recipe.name}': windows of n = {run.recipe.n} steps are longer than the warm-up or the "
                 "buffer; make n smaller."
             )
-        key = (run.training, id(run.training.env_object), run.recipe.family, run.recipe.n)
+        # The family itself, not its name: a user's own may be called like a shipped one.
+        family = method(run.recipe.method).family
+        key = (run.training, id(run.training.env_object), family, run.recipe.n)
         groups.setdefault(key, []).append(run)
     return [Program(tuple(members)) for members in groups.values()]

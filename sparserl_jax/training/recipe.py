@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.references import OWN, resolve
 from sparserl_jax.sparsity import method as find_method
 
 
@@ -13,11 +14,12 @@ from sparserl_jax.sparsity import method as find_method
 class Recipe:
     """A sparsity method with the value-learning parts around it.
 
-    method: name of the sparsity method. n: steps of the TD target once it is multi-step. delayed: whether the target
-    is one-step until update T0 of the schedule. buffer: replay capacity, `fixed` or `dynamic` (RLx2, section 4.2.2).
-    source: `released` or `paper` where the code of a publication differs from its text. dense_targets: targets are
-    copied before sparsification and stay dense until the first target update, as in RLx2's code. sparsity: fixed
-    knob, for methods and controls that do not follow the sweep; `None` follows it.
+    method: name of the sparsity method, or the user's own as `my_pkg.my_module:my_method`. n: steps of the TD target
+    once it is multi-step. delayed: whether the target is one-step until update T0 of the schedule. buffer: replay
+    capacity, `fixed` or `dynamic` (RLx2, section 4.2.2). source: `released` or `paper` where the code of a publication
+    differs from its text. dense_targets: targets are copied before sparsification and stay dense until the first target
+    update, as in RLx2's code. sparsity: fixed knob, for methods and controls that do not follow the sweep; `None`
+    follows it.
     """
 
     name: str
@@ -78,7 +80,18 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe called `name`."""
-    if name not in RECIPES:
-        raise suggest(name, list(RECIPES), "recipe")
-    return RECIPES[name]
+    """The recipe called `name`.
+
+    `my_pkg.my_module:name` is the user's own: a Recipe, or a sparsity method, which is then the whole recipe.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if ":" not in name:
+        raise UserError(f"{suggest(name, list(RECIPES), 'recipe')} Your own is written {OWN}.")
+    found = resolve(name, f"recipe '{name}'", "recipe or sparsity method")
+    if not isinstance(found, Recipe):
+        own = find_method(name)
+        found = Recipe(own.name, name, summary=own.summary)
+    if found.name in RECIPES and found != RECIPES[found.name]:
+        raise UserError(f"recipe '{name}' is called '{found.name}' like a shipped one; give it another name.")
+    return found

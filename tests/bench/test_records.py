@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from sparserl_jax.bench import check, policy, records, schema
+from sparserl_jax.bench import check, policy, records, schema, single
 from sparserl_jax.errors import UserError
 from tests.bench import fake
 
@@ -199,6 +199,12 @@ def test_unequal_budgets_are_found(folder: Path):
 def test_a_comparison_without_a_dense_arm_is_found(tmp_path: Path):
     fake.finished(tmp_path / "x", fake.make_plan(**{**SMALL, "arms": [{"recipe": "rlx2"}]}))
     assert check.check(tmp_path / "x") == ["gymnax:Pendulum-v1: there is no dense arm to compare with"]
+
+
+def test_a_single_training_needs_none(tmp_path: Path):
+    suite = single.suite_of("gymnax:Pendulum-v1", steps=4000, seeds=2)
+    fake.finished(tmp_path / "x", fake.make_plan(suite))
+    assert check.check(tmp_path / "x") == []
 
 
 def test_not_a_number_is_not_json(folder: Path):

@@ -24,6 +24,7 @@ from sparserl_jax.sparsity.contract import (
     Method,
     Mode,
     Params,
+    Promise,
     Sparsifier,
     identity_effective,
     no_penalty,
@@ -135,6 +136,7 @@ GATES = Method(
         declares=Declares(budget="none", targets="none", slots="keep"),
     ),
     _gate_settings,
+    lambda layers, knob, events, source: Promise([layer.size for layer, _ in layers.tensors]),
     "a trained gate on every parameter",
 )
 
@@ -195,6 +197,9 @@ DORMANT = Method(
         declares=Declares(budget="at_most", targets="online", slots="zero_inactive"),
     ),
     _dormant_settings,
+    lambda layers, knob, events, source: Promise(
+        [layer.size for layer, _ in layers.tensors], events=events.count
+    ),
     "every event removes the least active unit of every hidden layer",
 )
 
@@ -244,6 +249,11 @@ def _ticket_settings(layers: LayerTable, knob: float, events: Events, source: st
     return TicketSettings(np.ceil(np.outer(share, sizes)).astype(np.int32), np.int32(events.interval))
 
 
+def _ticket_promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
+    counts = _ticket_settings(layers, knob, events, source).counts.tolist()
+    return Promise(counts[-1], events=events.count, phases=counts[:-1])
+
+
 TICKET = Method(
     "ticket",
     Sparsifier(
@@ -260,5 +270,6 @@ TICKET = Method(
         ),
     ),
     _ticket_settings,
+    _ticket_promise,
     "magnitude pruning with rewinding to the initial weights",
 )

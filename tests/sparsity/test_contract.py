@@ -123,7 +123,7 @@ def test_events_treat_optimiser_slots_as_declared(case):
             assert counts == [moment.tick(name) - 1, moment.tick(name)]
         return
     kind = case.lab.family.declares.slots
-    conformance.check_slots(case.lab, case.moments, "keep" if kind == "setting" else kind)
+    assert conformance.check_slots(case.lab, case.moments, "keep" if kind == "setting" else kind) == 6
 
 
 def test_everything_stays_finite_and_learns(case):
@@ -148,7 +148,7 @@ def test_members_together_equal_members_alone(name):
         members += [(METHODS["rigl"], 0.5, "paper"), (METHODS["static"], 0.5, "paper")]
     else:
         members = [(TOYS[name], knob, "released") for knob in (0.2, 0.5, 0.8)]
-    conformance.check_members(laboratory(members[0][0].family), members)
+    conformance.check_members(conformance.live(laboratory(members[0][0].family), members))
 
 
 # ---- trained gates -----------------------------------------------------------------------------------------

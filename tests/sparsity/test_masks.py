@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sparserl_jax.layers import Layer, LayerTable
+from sparserl_jax.layers import Layer, LayerTable, leaf
+from sparserl_jax.networks import TwinCritic, twin_critic_layers
 from sparserl_jax.sparsity import masks
 
 SHAPE = (3, 7)
@@ -185,3 +186,26 @@ def test_packing_round_trips_at_one_bit_per_entry(mask):
 def test_unpacking_refuses_bytes_of_another_shape():
     with pytest.raises(ValueError, match="do not hold"):
         masks.unpack(np.zeros(2, np.uint8), (3, 7))
+
+
+def test_largest_keeps_the_largest_weights_of_every_tensor_and_copy():
+    layers = twin_critic_layers(TwinCritic((4, 3)), 2, 1)
+    rng = np.random.default_rng(0)
+    params = {
+        "mlp": {
+            layer.name: {
+                "kernel": rng.normal(size=layer.stack + layer.shape),
+                "bias": np.ones((2, layer.units_out)),
+            }
+            for layer in layers
+        }
+    }
+    alive = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    counts = np.array([5, 12, 0, 7, 3, 1], np.int32)
+    found = jax.jit(lambda p, c: masks.largest(alive, p, c, layers))(params, counts)
+    for (layer, copy), n in zip(layers.tensors, counts, strict=True):
+        weights = np.abs(leaf(params, layer.kernel)[copy]).ravel()
+        expected = np.zeros(layer.size, bool)
+        expected[np.argsort(-weights)[:n]] = True
+        np.testing.assert_array_equal(np.asarray(leaf(found, layer.kernel)[copy]).ravel(), expected)
+        assert np.asarray(leaf(found, layer.bias)).all()

@@ -1,0 +1,185 @@
+"""`sparserl conformance`: one method held to everything it declares, promise by promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+import jax
+
+from sparserl_jax.conformance import promises as checks
+from sparserl_jax.conformance.broken import Broken
+from sparserl_jax.conformance.functions import check_functions
+from sparserl_jax.conformance.laboratory import NETWORKS, Laboratory, Moment, laboratory, train
+from sparserl_jax.sparsity import promised
+from sparserl_jax.sparsity.contract import Method, Promise
+
+KNOB = 0.6
+"""Sparsity at which a method is looked at: high enough to hurt, low enough for a network of 16 units."""
+CYCLES = 8
+"""Twice as many critic updates and as many actor updates: four and two events."""
+
+
+class Verdict(NamedTuple):
+    """What came of one promise: `kept`, `BROKEN` or `unseen` (nothing of it can be looked at)."""
+
+    promise: str
+    state: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.state:<6}  {self.promise:<10}  {self.text}"
+
+
+class Examination:
+    """A short training of one method on a small TD3, made when first looked at."""
+
+    def __init__(self, method: Method, knob: float = KNOB, source: str = "released") -> None:
+        self.method, self.knob, self.source = method, knob, source
+
+    @cached_property
+    def lab(self) -> Laboratory:
+        """The laboratory of the method's family."""
+        return laboratory(self.method.family)
+
+    @cached_property
+    def promises(self) -> dict[str, Promise]:
+        """What the method promises about each network of the laboratory."""
+        return {
+            name: promised(self.method, self.lab.layers[name], self.knob, self.lab.events, self.source)
+            for name in NETWORKS
+        }
+
+    @cached_property
+    def moments(self) -> list[Moment]:
+        """Every call of the training."""
+        start = self.lab.init(jax.random.key(0), self.lab.settings(self.method, self.knob, self.source))
+        return train(self.lab, start, CYCLES)
+
+    @cached_property
+    def lives(self) -> checks.Lives:
+        """The method at three knobs, none of them harder than the one asked for."""
+        knobs = (self.knob, self.knob / 2, 3 * self.knob / 4)
+        return checks.live(self.lab, [(self.method, knob, self.source) for knob in knobs])
+
+    def budget(self, network: str, tick: int) -> list[int]:
+        """Live weights promised after `tick` gradient computations."""
+        events = self.lab.events
+        return self.promises[network].at(min(tick, events.end - 1) // events.interval)
+
+
+def _functions(seen: Examination) -> None:
+    for name in NETWORKS:
+        check_functions(seen.method, seen.lab.layers[name], seen.knob, seen.lab.events, seen.source)
+
+
+def _deployment(seen: Examination) -> None:
+    for at in (0, len(seen.moments) // 2, len(seen.moments) - 1):
+        moment = seen.moments[at]
+        where = f"the actor after tick {moment.tick('actor')}"
+        checks.check_one_function(seen.lab, moment.after, where)
+    checks.check_one_function(seen.lab, seen.moments[0].before, "the actor after init")
+
+
+def _actions(seen: Examination) -> None:
+    checks.check_actions_ignore_the_rest(seen.lab, seen.moments[0].before, "the actor after init")
+    checks.check_actions_ignore_the_rest(seen.lab, seen.moments[-1].after, "the trained actor")
+
+
+def _targets(seen: Examination) -> None:
+    checks.check_targets_ignore_the_rest(seen.lab, seen.moments[1].after, 2)
+    checks.check_targets_ignore_the_rest(seen.lab, seen.moments[-2].after, 2 * CYCLES)
+
+
+def _slots(seen: Examination) -> str | None:
+    found = checks.check_slots(seen.lab, seen.moments, seen.lab.family.declares.slots)
+    return None if found else "no event happened, so there is nothing to see"
+
+
+PROMISES: tuple[tuple[str, str, Callable[[Examination], str | None]], ...] = (
+    ("functions", "every function can be traced and keeps structure, shapes and dtypes", _functions),
+    (
+        "finite",
+        "weights, optimiser slots and losses stay finite, and the weights learn",
+        lambda seen: checks.check_finite(seen.moments[0].before, seen.moments),
+    ),
+    (
+        "deployment",
+        "what acts, what is evaluated and what is deployed are one function of the same non-zeros",
+        _deployment,
+    ),
+    ("actions", "parameters outside the support influence no action", _actions),
+    ("targets", "parameters outside the support influence no target after a target update", _targets),
+    (
+        "budget",
+        "live weights are as promised after every tick",
+        lambda seen: checks.check_budget(seen.lab, seen.moments, seen.budget),
+    ),
+    (
+        "events",
+        "topology changes at no more events than promised",
+        lambda seen: checks.check_events(seen.lab, seen.moments, seen.promises),
+    ),
+    (
+        "growth",
+        "dense gradients decide nothing at events unless dense growth is promised",
+        lambda seen: checks.check_growth(seen.lives, seen.promises["critic"]),
+    ),
+    ("slots", "events treat optimiser slots as declared", _slots),
+    (
+        "resets",
+        "events ask for no reset that is not declared",
+        lambda seen: checks.check_resets(seen.lab, seen.lives),
+    ),
+    (
+        "members",
+        "members of other settings together equal members alone",
+        lambda seen: checks.check_members(seen.lives),
+    ),
+    (
+        "resumes",
+        "a checkpoint resumes bit for bit, and every tracing gives the same program",
+        lambda seen: checks.check_resumes(seen.lab, seen.moments[0].before),
+    ),
+)
+"""(name, what is promised, check): the check raises `Broken`, or says why there is nothing to see."""
+
+
+def examine(method: Method, knob: float = KNOB) -> Iterator[Verdict]:
+    """Every promise of a method, looked at in turn.
+
+    Raises:
+        UserError: the small networks cannot have this knob.
+    """
+    seen = Examination(method, knob)
+    for name, sentence, check in PROMISES:
+        try:
+            note = check(seen)
+        except Broken as broken:
+            found = f"expected {broken.expected}, found {broken.found}, where: {broken.where}"
+            yield Verdict(name, "BROKEN", f"{sentence}; {found}")
+            if name == "functions":
+                rest = [other for other, *_ in PROMISES[1:]]
+                yield from (Verdict(other, "unseen", "mend 'functions' first") for other in rest)
+                return
+        else:
+            yield Verdict(name, "kept", sentence + (f" ({note})" if note else ""))
+
+
+def check(method: Method, knob: float, say: Callable[[str], None]) -> bool:
+    """Say one line per promise and a summary; whether all are kept."""
+    declares = method.family.declares
+    say(
+        f"{method.name} (family {method.family.name}; budget {declares.budget}, targets {declares.targets}, slots "
+        f"{declares.slots}, resets {', '.join(declares.resets) or 'nothing'}) at {knob:g}, on a TD3 of 16 units:"
+    )
+    verdicts = []
+    for verdict in examine(method, knob):
+        say(str(verdict))
+        verdicts.append(verdict)
+    broken = [verdict.promise for verdict in verdicts if verdict.state == "BROKEN"]
+    say(
+        f"{method.name}: {f'broken: {chr(44).join(broken)}' if broken else f'all {len(verdicts)} promises kept'}."
+    )
+    return not broken

@@ -1,0 +1,77 @@
+"""`sparserl conformance` finds every planted fault, and finds nothing where nothing is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparserl_jax import cli
+from sparserl_jax.conformance import report
+from sparserl_jax.errors import UserError
+from sparserl_jax.sparsity import METHODS, method
+from tests.conformance.faults import FAULTS, GOOD
+
+TOYS = ("GATES", "DORMANT", "TICKET")
+CASES = [(promise, faulty) for promise, methods in FAULTS.items() for faulty in methods]
+
+
+def broken(method) -> dict[str, str]:
+    """What an examination finds: the text of every broken promise."""
+    verdicts = list(report.examine(method))
+    assert [verdict.promise for verdict in verdicts] == [name for name, *_ in report.PROMISES]
+    return {verdict.promise: verdict.text for verdict in verdicts if verdict.state == "BROKEN"}
+
+
+def test_every_promise_has_a_planted_fault():
+    assert set(FAULTS) == {name for name, *_ in report.PROMISES}
+
+
+def test_a_method_that_keeps_its_promises_is_found_to(capsys, monkeypatch):
+    assert broken(GOOD) == {}
+    assert cli.run(["conformance", "tests.conformance.faults:GOOD"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == len(report.PROMISES) + 2
+    assert all(line.startswith("kept ") for line in said[1:-1])
+    assert said[-1] == f"magnitude: all {len(report.PROMISES)} promises kept."
+
+
+@pytest.mark.parametrize(
+    ("promise", "faulty"),
+    [
+        pytest.param(p, m, marks=[] if p in ("functions", "budget", "events") else pytest.mark.slow)
+        for p, m in CASES
+    ],
+    ids=[f"{p}-{i}" for i, (p, _) in enumerate(CASES)],
+)
+def test_a_planted_fault_breaks_its_promise_and_no_other(promise, faulty):
+    found = broken(faulty)
+    assert list(found) == [promise], found
+    assert "expected " in found[promise] and "found " in found[promise] and "where: " in found[promise]
+
+
+def test_a_broken_promise_is_told_with_what_was_expected_found_and_where(capsys):
+    assert report.check(FAULTS["budget"][0], 0.6, print) is False
+    said = capsys.readouterr().out
+    assert (
+        "BROKEN  budget      live weights are as promised after every tick; expected 33 live weights, found 32"
+        in said
+    )
+    assert "where: the actor after tick 0, tensor hidden_0 (5, 16)" in said
+    assert said.endswith("magnitude: broken: budget.\n")
+
+
+def test_a_broken_promise_is_exit_code_1(monkeypatch):
+    from tests.conformance import faults
+
+    monkeypatch.setattr(faults, "FAULTY", FAULTS["functions"][0], raising=False)
+    assert cli.run(["conformance", "tests.conformance.faults:FAULTY"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*METHODS, *(f"tests.reference.toy_methods:{toy}" for toy in TOYS)])
+def test_shipped_methods_and_very_different_ones_keep_their_promises(name):
+    assert broken(method(name)) == {}
+
+
+def test_a_sparsity_the_small_network_cannot_have_is_a_sentence():
+    with pytest.raises(UserError, match="leaves tensor"):
+        list(report.examine(method("rigl"), 0.999))

@@ -1,0 +1,190 @@
+"""The user pages: programs and commands run as printed, tables of keys are complete, links lead somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+BLOCK = re.compile(r"(?:<!-- ([^>]*) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
+
+
+class Block(NamedTuple):
+    """One fenced block and the comment above it: `file: NAME`, `exit: N`, `not run: WHY`, or nothing."""
+
+    note: str
+    language: str
+    text: str
+
+    @property
+    def file(self) -> str | None:
+        """Name under which the block is a file."""
+        found = re.match(r"file: ([\w.]+)", self.note)
+        return found.group(1) if found else None
+
+
+def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    return [Block(note or "", language, text) for note, language, text in BLOCK.findall(PAGES[page])]
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The command lines of a block, without comments."""
+    return [words for line in block.text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def run(arguments: list[str], folder: Path, code: int = 0) -> str:
+    """Run Python as a user would who stands in `folder`."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == code, f"{arguments}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", list(PAGES))
+def test_what_a_page_prints_runs_in_an_empty_folder(page, tmp_path: Path):
+    own = blocks(page)
+    for block in own:
+        if block.file:
+            (tmp_path / block.file).write_text(block.text, encoding="utf-8")
+    for block in own:
+        if block.note.startswith("not run: "):
+            continue
+        if block.language == "sh":
+            expected = re.match(r"exit: (\d+)", block.note)
+            for words in commands(block):
+                assert words[0] == "sparserl", words
+                run(
+                    ["-m", "sparserl_jax.cli", *words[1:]],
+                    tmp_path,
+                    int(expected.group(1)) if expected else 0,
+                )
+        elif block.language == "python" and (
+            block.file is None or "__main__" in block.text or block.file == "train_cart.py"
+        ):
+            name = block.file or "program.py"
+            (tmp_path / name).write_text(block.text, encoding="utf-8")
+            run([name], tmp_path)
+
+
+def test_every_page_is_in_the_index():
+    assert {"index", "getting-started", "your-environment", "your-sparsifier", "your-suite"} <= set(PAGES)
+    for page in PAGES:
+        assert page == "index" or f"]({page}.md)" in PAGES["index"], page
+
+
+@pytest.mark.parametrize("page", list(PAGES))
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", PAGES[page]):
+        assert target.startswith("http") or (DOCS / target).exists(), target
+
+
+@pytest.mark.parametrize("page", list(PAGES))
+def test_every_command_exists(page):
+    from sparserl_jax import cli
+
+    known = set(re.findall(r'subcommand\("([\w-]+)"\)', Path(cli.__file__).read_text()))
+    named = re.findall(r"(?:^|`)sparserl ([a-z-]+)", PAGES[page], flags=re.MULTILINE)
+    assert set(named) <= known
+
+
+def rows(text: str) -> dict[str, str]:
+    """First column to second, of a table that follows."""
+    table = text.split("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    return {row[0].strip("`"): row[1] for row in cells}
+
+
+FIELDS = re.compile(r"<!-- fields: ([\w.]+):(\w+)(?: except ([\w ]+?))?(?: plus ([\w ]+?))? -->\n")
+
+
+def test_every_key_of_a_suite_is_listed_with_its_default():
+    parts = FIELDS.split(PAGES["your-suite"])[1:]
+    found = [parts[i : i + 5] for i in range(0, len(parts), 5)]
+    assert [entry[1] for entry in found] == [
+        "_SuiteTable",
+        "TD3Config",
+        "Schedule",
+        "Evaluation",
+        "Task",
+        "_ArmTable",
+        "Recipe",
+    ]
+    for module, name, without, more, text in found:
+        fields = {f.name: f for f in dataclasses.fields(getattr(importlib.import_module(module), name))}
+        listed = rows(text)
+        assert set(listed) == (set(fields) - set((without or "").split())) | set((more or "").split()), name
+        for key, cell in listed.items():
+            if key not in fields:
+                continue
+            default = fields[key].default
+            if default is dataclasses.MISSING:
+                assert cell == "required", (name, key)
+            elif default is None:
+                assert cell == "not set", (name, key)
+            else:
+                value = tomllib.loads(f"value = {cell.strip('`')}")["value"]
+                assert (tuple(value) if isinstance(value, list) else value) == default, (name, key)
+
+
+def test_the_sparsifier_is_a_screenful_and_its_promises_are_all_named():
+    from sparserl_jax.conformance.report import PROMISES
+
+    (own,) = [block for block in blocks("your-sparsifier") if block.file == "gradual.py"]
+    lines = own.text.splitlines()
+    code = [
+        line
+        for line in lines
+        if line and not line.startswith(("import", "from", '"""')) and '"""' not in line
+    ]
+    assert len(code) <= 25
+    names = rows(PAGES["your-sparsifier"].split("exit code 0 or 1.\n\n")[1])
+    assert list(names) == [name for name, *_ in PROMISES]
+
+
+def test_the_environments_are_all_listed_as_they_are():
+    from sparserl_jax import envs
+
+    listed = rows(PAGES["environments"].split("bounded real actions.\n\n")[1])
+    assert list(listed) == envs.names()
+    for line in PAGES["environments"].splitlines():
+        if line.startswith(("| `gymnax:", "| `brax:inverted_pendulum", "| `brax:hopper")):
+            name, *numbers = [cell.strip() for cell in line.strip("|").split("|")]
+            spec = envs.make(name.strip("`")).spec
+            assert [int(n) for n in numbers] == [spec.obs_dim, spec.action_dim, spec.max_episode_steps]
+
+
+def test_the_table_explained_is_the_published_one():
+    from benchmarks import readme
+
+    page = PAGES["reading-a-table"]
+    assert readme.renewed(page, readme.examples(ROOT / "results" / "quick")) == page
+
+
+def test_every_column_and_verdict_of_a_table_is_explained():
+    from sparserl_jax.bench import tables
+
+    listed = rows(PAGES["reading-a-table"].split("## The columns\n\n")[1])
+    named = ", ".join(listed)
+    assert all(name.removesuffix(" [95 % CI]") in named for name in tables.COLUMNS)
+    verdicts = rows(PAGES["reading-a-table"].split("## Verdicts\n\n")[1])
+    assert {"reference", "matched", "worse", "not learned at this budget", "no verdict"} < set(verdicts)
