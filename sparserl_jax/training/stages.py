@@ -12,6 +12,7 @@ with one gradient update per environment step and the agent's delayed part after
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,22 @@ POOL = 32
 def member_key(settings: MemberSettings, purpose: str, at: jax.Array | int = 0) -> jax.Array:
     """Key of a member for one purpose at one moment."""
     return jax.random.fold_in(jax.random.wrap_key_data(settings.keys[purpose]), at)
+
+
+def evaluation_returns(
+    env: Environment,
+    policy: Callable[[jax.Array], jax.Array],
+    key_data: jax.Array,
+    step: jax.Array | int,
+    repeat: jax.Array | int,
+    episodes: int,
+) -> jax.Array:
+    """Returns f32[episodes] of one evaluation: at environment step `step`, curve point (`repeat` 0) or part number
+    `repeat` of the final one. Whoever evaluates a policy again calls this with the key data of the run.
+    """
+    key = jax.random.wrap_key_data(key_data)
+    key = jax.random.fold_in(jax.random.fold_in(key, step), repeat)
+    return evaluate(env, key, policy, episodes)
 
 
 class Stages:
@@ -108,11 +125,14 @@ class Stages:
         self, member: Member, settings: MemberSettings, clock: Clock, repeat: jax.Array
     ) -> dict[str, jax.Array]:
         """Returns [episodes] of the deployed policy on keys common to all arms, and the state of masks and replay."""
-        key = jax.random.wrap_key_data(settings.evaluation_key)
-        key = jax.random.fold_in(jax.random.fold_in(key, clock.step), repeat)
         params, _, _ = self.agent.deployed(member.agent)
-        returns = evaluate(
-            self.env, key, lambda obs: self.agent.policy(params, obs), self.training.evaluation.episodes
+        returns = evaluation_returns(
+            self.env,
+            lambda obs: self.agent.policy(params, obs),
+            settings.evaluation_key,
+            clock.step,
+            repeat,
+            self.training.evaluation.episodes,
         )
         seen = {"returns": returns, "buffer": replay_size(member.replay, self._head(clock))}
         for name, masks in self.agent.masks(member.agent).items():
