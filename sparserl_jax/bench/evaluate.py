@@ -111,7 +111,9 @@ def reproduce(saved: Saved) -> Comparison:
     try:
         point = records.read_curve(saved.folder / "curve.csv")["return"][-1]
     except (OSError, ValueError, LookupError):
-        raise UserError(f"'{saved.folder / 'curve.csv'}' cannot be read; restore it from the record.") from None
+        raise UserError(
+            f"'{saved.folder / 'curve.csv'}' cannot be read; restore it from the record."
+        ) from None
     result, members = record["result"], record["provenance"]["program_members"]
     env = environment(saved)
     recorded = Numbers(point, tuple(result["final_returns"]), result["final_score"])
@@ -133,7 +135,9 @@ def fresh(saved: Saved, env: str | None = None, episodes: int = EPISODES, seed: 
         UserError: numbers out of range, or an environment that does not fit the policy.
     """
     if episodes < 1 or seed < 0:
-        raise UserError(f"episodes = {episodes}, seed = {seed}: give at least 1 episode and a seed of 0 or more.")
+        raise UserError(
+            f"episodes = {episodes}, seed = {seed}: give at least 1 episode and a seed of 0 or more."
+        )
     played = environment(saved, env)
     from sparserl_jax.training.population import key_data
 
@@ -147,7 +151,9 @@ def fresh_lines(saved: Saved, env: str | None, returns: np.ndarray, seed: int) -
     """A fresh evaluation in words: mean with its interval over episodes, and the extremes."""
     name = saved.policy.description["env"] if env is None else env
     found = statistics.bootstrap(statistics.mean, returns[:, None], rng=np.random.default_rng(0))
-    interval = f"95 % interval over episodes {found.lower:.6g} to {found.upper:.6g}" if returns.size > 1 else ""
+    interval = (
+        f"95 % interval over episodes {found.lower:.6g} to {found.upper:.6g}" if returns.size > 1 else ""
+    )
     mean, worst, best = found.value, returns.min(), returns.max()
     numbers = [f"mean {mean:.6g}", interval, f"worst {worst:.6g}", f"best {best:.6g}"]
     return [

@@ -21,33 +21,34 @@ from sparserl_jax.layers import LayerTable, leaf
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 ENDS = {"actor": ("observation", "action"), "critic": ("input", "value")}
 """What goes into a network and what comes out of it."""
 FORMS = {
     "dense": "every weight, 32 bits",
     "bitmask": "live weights, one bit per weight",
-    "csr8": "compressed rows, narrowest indices",
-    "csr32": "compressed rows, 32-bit indices",
-    "coo16": "coordinates, narrowest",
-    "coo32": "coordinates, 32 bits",
-    "entropy": "lower bound for a random mask",
-    "raw_blob": "cheapest form for each layer",
+    "csr8": "live weights row by row, narrowest indices",
+    "csr32": "live weights row by row, 32-bit indices",
+    "coo16": "live weights with narrowest coordinates",
+    "coo32": "live weights with 32-bit coordinates",
+    "entropy": "no file: the bound for a random mask",
+    "raw_blob": "one file, cheapest form for each layer",
 }
 
 
 class LayerFacts(NamedTuple):
     """One tensor: its live weights, and the dead units among those it writes (None for the output layer).
 
-    no_input: units that no input reaches. no_output: units from which no output is reached. dead: either.
+    unfed: units that no input reaches. unread: units from which no output is reached. dead: either.
     """
 
     name: str
     shape: tuple[int, ...]
     live: int
     size: int
-    no_input: int | None
-    no_output: int | None
+    unfed: int | None
+    unread: int | None
     dead: int | None
 
 
@@ -91,11 +92,11 @@ def network(name: str, layers: LayerTable, masks: Mapping[str, Any]) -> list[Net
         for link in reversed(links):
             read.insert(0, link @ read[0])
         facts = []
-        for layer, link, here, there in zip(layers, links, fed[1:], read[1:], strict=True):
+        for layer, here, there in zip(layers, fed[1:], read[1:], strict=True):
             live = int(np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1)[copy].sum())
             dead = (int((~here).sum()), int((~there).sum()), int((~(here & there)).sum()))
             units = (None, None, None) if layer.output else dead
-            facts.append(LayerFacts(layer.name, layer.shape, live, link.size and layer.size, *units))
+            facts.append(LayerFacts(layer.name, layer.shape, live, layer.size, *units))
         label = f"{name}[{copy}]" if layers[0].stack else name
         ends = (fed[0].size, int(read[0].sum()), read[-1].size, int(fed[-1].sum()))
         found.append(NetworkFacts(label, facts, *ends))
@@ -165,10 +166,13 @@ def origin(saved: Saved) -> list[str]:
     knob = f"sparsity {result['sparsity']:g}" + (
         f" (critic {critic:g})" if critic != result["sparsity"] else ""
     )
-    commit = (came["git_commit"] or "unknown")[:12] + (" with uncommitted changes" if came["git_dirty"] else "")
+    commit = (came["git_commit"] or "unknown")[:12] + (
+        " with uncommitted changes" if came["git_dirty"] else ""
+    )
     budget = result["budget"]
     if result["status"] == "ok":
-        scored = f"score {result['score']:.6g} (mean of the last {result['score_points']} of {budget['points']} curve points)"
+        window = f"mean of the last {result['score_points']} of {budget['points']} curve points"
+        scored = f"score {result['score']:.6g} ({window})"
         scored += f", final score {result['final_score']:.6g} ({budget['final_episodes']} episodes)"
     else:
         scored = "diverged: no score"
@@ -192,10 +196,46 @@ def _ends(facts: NetworkFacts) -> str:
     ).replace("an value", "a value")
 
 
-def show(saved: Saved, console: Console) -> None:
-    """Print everything above."""
+def _layer_table(facts: list[NetworkFacts]) -> Table:
     from rich import box
     from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("layer", "shape", "live weights", "density", "dead units", "unfed", "unread"):
+        table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
+
+    def share(live: int, size: int) -> tuple[str, str]:
+        return f"{live:,} of {size:,}", f"{100 * live / size:.1f} %"
+
+    for one in facts:
+        live, size = (sum(getattr(layer, key) for layer in one.layers) for key in ("live", "size"))
+        table.add_row(one.name, "", *share(live, size), style="bold")
+        for layer in one.layers:
+            shape = " x ".join(str(side) for side in layer.shape)
+            units = (
+                ()
+                if layer.dead is None
+                else (f"{layer.dead} of {layer.shape[-1]}", layer.unfed, layer.unread)
+            )
+            cells = (f"  {layer.name}", shape, *share(layer.live, layer.size), *(str(unit) for unit in units))
+            table.add_row(*cells, end_section=layer is one.layers[-1])
+    return table
+
+
+def _storage_table(kept: dict[str, int], full: dict[str, int]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("form", "bytes", "of dense", "what is stored"):
+        table.add_column(column, justify="right" if column in ("bytes", "of dense") else "left", no_wrap=True)
+    for form, meaning in FORMS.items():
+        table.add_row(form, f"{kept[form]:,}", f"{100 * kept[form] / full['dense']:.1f} %", meaning)
+    return table
+
+
+def show(saved: Saved, console: Console) -> None:
+    """Print everything above."""
 
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
@@ -208,26 +248,24 @@ def show(saved: Saved, console: Console) -> None:
     if saved.changed:
         say("policy.npz was changed after it was recorded (sha256 differs)", "yellow")
     facts = [copy for name in layers for copy in network(name, layers[name], masks[name])]
-    table = Table(box=box.SIMPLE_HEAD, title="Layers", title_justify="left", title_style="bold")
-    for column in ("layer", "shape", "live", "of", "density", "dead units", "no input", "no output"):
-        table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
-    for one in facts:
-        for layer in one.layers:
-            units = layer.shape[-1]
-            dead = ["", "", ""] if layer.dead is None else [f"{layer.dead} of {units}", f"{layer.no_input}", f"{layer.no_output}"]
-            shape = " x ".join(str(side) for side in layer.shape)
-            counts = [f"{layer.live:,}", f"{layer.size:,}", f"{100 * layer.live / layer.size:.1f} %"]
-            table.add_row(f"{one.name} {layer.name}", shape, *counts, *dead)
-        live, size = sum(layer.live for layer in one.layers), sum(layer.size for layer in one.layers)
-        table.add_row(f"{one.name} weights", "", f"{live:,}", f"{size:,}", f"{100 * live / size:.1f} %", "", "", "", style="bold", end_section=True)
-    console.print(table)
+    console.print(_layer_table(facts))
+    say("dead units: unfed (no path from an input) or unread (no path to an output) or both", "dim")
     for one in facts:
         say(f"{one.name}: {_ends(one)}", "" if one.connected else "yellow")
+    table = narrow(layers["actor"], masks["actor"])
+    if table != layers["actor"]:
+        widths = " x ".join(str(layer.units_out) for layer in table if not layer.output)
+        say(
+            f"the actor is a narrow network, hidden layers {widths}, inside wider tensors; its bytes are the narrow one's"
+        )
     kept, full = storage(layers["actor"], masks["actor"])
-    table = Table(box=box.SIMPLE_HEAD, title="Bytes of the actor, 32-bit values, biases included", title_justify="left", title_style="bold")
-    for column in ("form", "bytes", "of dense", "what is stored"):
-        table.add_column(column, justify="right" if column in ("bytes", "of dense") else "left", no_wrap=True)
-    for form, meaning in FORMS.items():
-        table.add_row(form, f"{kept[form]:,}", f"{100 * kept[form] / full['dense']:.1f} %", meaning)
-    console.print(table)
-    say(f"parameters: {kept['params']:,} live of {full['params']:,}; {saved.path.name} itself has {saved.path.stat().st_size:,} bytes")
+    say("")
+    say(
+        f"the actor has {kept['params']:,} parameters (dense: {full['params']:,}); with 32-bit values it takes",
+        "bold",
+    )
+    console.print(_storage_table(kept, full))
+    say(
+        f"biases are included; the file {saved.path.name} has {saved.path.stat().st_size:,} bytes, uncompressed",
+        "dim",
+    )

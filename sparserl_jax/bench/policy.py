@@ -198,5 +198,7 @@ def load(path: str | Path) -> Policy:
     except (KeyError, ValueError, TypeError, AttributeError):
         sound = False
     if not sound:
-        raise UserError(f"'{file.name}' holds no whole policy: tensors or parts of its description are missing.")
+        raise UserError(
+            f"'{file.name}' holds no whole policy: tensors or parts of its description are missing."
+        )
     return Policy(nested(arrays, "weights"), nested(masks, "_"), description)

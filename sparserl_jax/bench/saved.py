@@ -50,7 +50,9 @@ def find(path: str | Path) -> Saved:
     try:
         record = records.read(file.parent)
     except (OSError, ValueError):
-        raise UserError(f"'{file.parent / 'record.json'}' is not valid JSON; restore it or remove it.") from None
+        raise UserError(
+            f"'{file.parent / 'record.json'}' is not valid JSON; restore it or remove it."
+        ) from None
     problems = schema.errors(record)
     if problems:
         raise UserError(f"'{file.parent / 'record.json'}' is not a record of this version ({problems[0]}).")
