@@ -110,6 +110,8 @@ class Train:
     """Episodes per evaluation."""
     final_episodes: int = 100
     """Episodes of the final evaluation."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A finished run's folder (or its policy.npz): begin from its networks and masks."""
     out: Path | None = None
     """Folder for the results; default runs/train-<hash>."""
     time_budget: float | None = None

@@ -80,7 +80,7 @@ class Comparison:
             how = ""
             if self.together is not None:
                 apart = recorded.differing(self.alone)
-                how = f", in a population of {self.members} as then (alone, the last bits of {apart} of {total} differ)"
+                how = f", in a population of {self.members} as then (alone, {apart} of {total} differ)"
             return (
                 f"{self.name}: agrees with its record bit for bit{how}: {len(recorded.final)} final returns, final "
                 f"score {_text(recorded.score)}, last curve point {_text(recorded.point)}."

@@ -256,7 +256,7 @@ def show(saved: Saved, console: Console) -> None:
     if table != layers["actor"]:
         widths = " x ".join(str(layer.units_out) for layer in table if not layer.output)
         say(
-            f"the actor is a narrow network, hidden layers {widths}, inside wider tensors; its bytes are the narrow one's"
+            f"the actor is narrow: hidden layers {widths} inside wider tensors; its bytes are those of the narrow one"
         )
     kept, full = storage(layers["actor"], masks["actor"])
     say("")

@@ -22,6 +22,7 @@ from sparserl_jax.sparsity import masks as mask_ops
 
 FORMAT = "sparserl_jax-policy-1"
 FILE = "policy.npz"
+NETWORKS = "networks.npz"
 DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "action_high")
 """Parts of a policy's description that calling it needs."""
 
@@ -88,6 +89,24 @@ def save_masks(path: Path, masks: Mapping[str, Mapping[str, Any]]) -> None:
         arrays.update(_packed(masks[network], network))
     shapes = {network: _shapes(tree) for network, tree in masks.items()}
     _write(path, arrays, {"format": FORMAT, "shapes": shapes})
+
+
+def save_networks(path: Path, params: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the weights of every network, float32, under `<network>/<path>`; their masks are in `save_masks`' file."""
+    arrays: dict[str, np.ndarray] = {}
+    for network in sorted(params):
+        weights = flatten(params[network], network)
+        arrays.update({name: value.astype(np.float32) for name, value in weights.items()})
+    _write(path, arrays, {"format": FORMAT, "networks": sorted(params)})
+
+
+def load_networks(path: Path) -> dict[str, dict[str, Any]]:
+    """Weights by network from `save_networks`' file; raises `UserError` for anything else."""
+    arrays, description = _open(path)
+    found = {str(network): nested(arrays, network) for network in description.get("networks", [])}
+    if not found or not all(found.values()):
+        raise UserError(f"'{path.name}' holds no networks; give the folder of a run that was trained here.")
+    return found
 
 
 def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Agent, Clock
 from sparserl_jax.envs import Environment, advance, evaluate, make_pool, start
+from sparserl_jax.errors import UserError
 from sparserl_jax.replay import check, init, insert, sample, slots_needed
 from sparserl_jax.replay import size as replay_size
 from sparserl_jax.sparsity import masks as mask_ops
@@ -63,9 +64,15 @@ class Stages:
         self.pooled = bool(getattr(env, "expensive_reset", False))
 
     def init(self, settings: MemberSettings) -> Member:
-        """A fresh member."""
+        """A member at its start: fresh, or with the networks that the training is given."""
         training, spec = self.training, self.env.spec
         agent = self.agent.init(member_key(settings, "agent"), settings.agent)
+        if training.start is not None:
+            if self.agent.begin is None:
+                raise UserError(
+                    f"agent '{self.agent.name}' cannot start from trained networks; leave --from out."
+                )
+            agent = self.agent.begin(agent, training.start.arrays)
         envs = start(self.env, member_key(settings, "start"), training.num_envs)
         rows = buffer_rows(training)
         slots = slots_needed(rows, spec.max_episode_steps)
@@ -80,11 +87,13 @@ class Stages:
         return Member(agent, envs, replay, tally, self.agent.masks(agent))
 
     def warm_up(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
-        """One dispatch of uniformly random actions, no updates."""
+        """One dispatch without updates: uniformly random actions, or those of the actor that training starts from."""
         pool = self._pool(settings, clock)
+        given = self.training.start
+        explore = "uniform" if given is None or "actor" not in given.networks else "noise"
 
         def step(carry: tuple[Member, Clock], _: None) -> tuple[tuple[Member, Clock], None]:
-            return self._collect(*carry, settings, pool, explore="uniform"), None
+            return self._collect(*carry, settings, pool, explore=explore), None
 
         steps = self.training.dispatch_steps // self.training.num_envs
         (member, clock), _ = jax.lax.scan(step, (member, clock), length=steps)
