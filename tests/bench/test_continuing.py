@@ -21,7 +21,7 @@ from tests.bench import fake, trained
 
 ENV = "gymnax:Pendulum-v1"
 RUN = "gymnax-Pendulum-v1/rlx2-s0700-seed000"
-SMALL = {**trained.SETTINGS, "seeds": 2}
+SMALL = {**trained.SETTINGS, "recipe": "rlx2", "seeds": 2}
 del SMALL["hidden"]
 
 

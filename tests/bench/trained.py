@@ -1,4 +1,4 @@
-"""One tiny real training, for tests that read what it leaves: three seeds of RLx2 on Pendulum, 400 steps."""
+"""One tiny real training, for tests that read what it leaves: three seeds of a static mask on Pendulum, 400 steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparserl_jax.bench import single
 from tests.bench import fake
 
 SETTINGS: dict[str, Any] = {
-    "recipe": "rlx2",
+    "recipe": "static",
     "sparsity": 0.7,
     "seeds": 3,
     "steps": 400,
