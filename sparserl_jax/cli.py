@@ -1,7 +1,7 @@
-"""The command line: `sparserl bench | plan | check | publish | train | table | plot | conformance | list`.
+"""The command line; `sparserl --help` lists the commands.
 
-Exit codes: 0 done; 1 `check` or `conformance` found problems; 2 a mistake in the input, told in one sentence; 3 the
-time budget is used up (run again to go on); 130 Ctrl-C (run again to go on).
+Exit codes: 0 done; 1 `check` or `conformance` found problems, or `evaluate` other numbers than the record's; 2 a
+mistake in the input, told in one sentence; 3 the time budget is used up (run again to go on); 130 Ctrl-C (run again to go on).
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ class Train:
     """Episodes per evaluation."""
     final_episodes: int = 100
     """Episodes of the final evaluation."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A finished run's folder (or its policy.npz): begin from its networks and masks."""
     out: Path | None = None
     """Folder for the results; default runs/train-<hash>."""
     time_budget: float | None = None
@@ -129,6 +131,28 @@ class Conformance:
 
 
 @dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a recorded run again and compare, bit for bit; or a policy on fresh episodes."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    episodes: int | None = None
+    """Fresh episodes instead of the recorded ones; default 100 where there is no record."""
+    seed: int | None = None
+    """Which fresh episodes; default 0."""
+    env: str | None = None
+    """Another environment for the fresh episodes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Show what a trained policy is made of: layers, dead units, bytes."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List what can be chosen by name."""
 
@@ -142,6 +166,8 @@ Command = (
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Conformance, tyro.conf.subcommand("conformance")]
@@ -275,6 +301,34 @@ def conformance(command: Conformance, console: Console) -> int:
     return runs.EXIT_OK if kept else runs.EXIT_CHECK_FAILED
 
 
+def evaluate(command: Evaluate, console: Console) -> int:
+    """`sparserl evaluate`."""
+    from sparserl_jax.bench import evaluate as evaluation
+    from sparserl_jax.bench import run as runs
+    from sparserl_jax.bench import saved
+
+    found = saved.find(command.path)
+    if found.record is None or (command.episodes, command.seed, command.env) != (None, None, None):
+        episodes = evaluation.EPISODES if command.episodes is None else command.episodes
+        seed = 0 if command.seed is None else command.seed
+        returns = evaluation.fresh(found, command.env, episodes, seed)
+        for line in evaluation.fresh_lines(found, command.env, returns, seed):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        return runs.EXIT_OK
+    compared = evaluation.reproduce(found)
+    console.print(compared.line(), markup=False, highlight=False, soft_wrap=True)
+    return runs.EXIT_OK if compared.agrees else runs.EXIT_CHECK_FAILED
+
+
+def inspect(command: Inspect, console: Console) -> int:
+    """`sparserl inspect`."""
+    from sparserl_jax.bench import inspect as inspection
+    from sparserl_jax.bench import saved
+
+    inspection.show(saved.find(command.path), console)
+    return 0
+
+
 def listing(command: List, console: Console) -> int:
     """`sparserl list`."""
     from sparserl_jax.bench.catalogue import lines
@@ -290,6 +344,8 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Check: check,
     Publish: publish,
     Train: train,
+    Evaluate: evaluate,
+    Inspect: inspect,
     Table: table,
     Plot: plot,
     Conformance: conformance,

@@ -24,6 +24,8 @@ class Agent(NamedTuple):
         metrics may hold, besides f32 scalars, `events` ({network: bool, an event happened}) and `reset_replay` (bool).
     ticks(update: int) -> {network: ticks after that many updates}.
     networks(state) -> {network: agents.optimise.Network}. masks(state) -> {network: masks}, trees of bool arrays.
+    begin(state, {network: (params, masks)}) -> state with these trained networks in place of its own: fresh optimiser
+        slots, targets copied from them. None where the algorithm cannot.
     layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`.
     """
 
@@ -40,6 +42,7 @@ class Agent(NamedTuple):
     ticks: Callable[[int], dict[str, int]]
     networks: Callable[[Any], dict[str, Any]]
     masks: Callable[[Any], dict[str, Any]]
+    begin: Callable[[Any, dict[str, tuple[Any, Any]]], Any] | None = None
 
 
 class Clock(NamedTuple):

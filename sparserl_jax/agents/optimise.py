@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity.contract import Effects, Events, Evidence, Mode, Params, Sparsifier
 
@@ -55,6 +56,19 @@ Loss = Callable[[Params], tuple[jax.Array, Any]]
 def init_network(trainer: Trainer, key: jax.Array, params: Params, settings: Any) -> Network:
     """Sparsify fresh `params` and give them optimiser slots."""
     params, extra, sparsity = trainer.sparsifier.init(key, params, trainer.layers, settings)
+    return Network(params, extra, trainer.optimizer.init((params, extra)), sparsity)
+
+
+def adopt_network(trainer: Trainer, network: Network, params: Params, masks: Params) -> Network:
+    """`network` with trained `params` under their `masks` in place of its own, and fresh optimiser slots.
+
+    Raises:
+        UserError: its method has no state that a mask determines.
+    """
+    sparsifier = trainer.sparsifier
+    if sparsifier.adopt is None:
+        raise UserError(f"methods of the family '{sparsifier.name}' cannot start from trained networks.")
+    params, extra, sparsity = sparsifier.adopt(params, masks, network.sparsity)
     return Network(params, extra, trainer.optimizer.init((params, extra)), sparsity)
 
 

@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import optax
 
 from sparserl_jax.agents.agent import Agent, Clock
-from sparserl_jax.agents.optimise import Network, Trainer, effective, init_network, polyak, step_network
+from sparserl_jax.agents.optimise import (
+    Network,
+    Trainer,
+    adopt_network,
+    effective,
+    init_network,
+    polyak,
+    step_network,
+)
 from sparserl_jax.agents.targets import n_step_return
 from sparserl_jax.networks import MLP, Actor, TwinCritic, actor_layers, twin_critic_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
@@ -112,6 +120,20 @@ def make(
             target("critic"),
             jax.random.key_data(draw_key),
         )
+
+    def begin(state: TD3State, given: dict[str, tuple[Params, Params]]) -> TD3State:
+        """Trained networks in place of fresh ones; their targets are copies of them."""
+        taken = {
+            name: adopt_network(trainers[name], networks(state)[name], *jax.tree.map(jnp.asarray, pair))
+            for name, pair in given.items()
+        }
+        if "actor" in taken:
+            actor = taken["actor"]
+            state = state._replace(actor=actor, target_actor=(actor.params, actor.extra))
+        if "critic" in taken:
+            critic = taken["critic"]
+            state = state._replace(critic=critic, target_critic=(critic.params, critic.extra))
+        return state
 
     def deployed(state: TD3State) -> tuple[Params, Params, str]:
         return sparsifiers["actor"].deployed(state.actor.params, state.actor.extra, state.actor.sparsity)
@@ -256,4 +278,5 @@ def make(
         ticks,
         networks,
         masks,
+        begin,
     )

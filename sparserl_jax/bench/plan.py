@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import costs
+from sparserl_jax.bench import continuing, costs
 from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
@@ -139,6 +139,9 @@ def make(
             except UserError as error:
                 where = f"suite '{suite.name}', arm '{planned.arm.name}' on {planned.task.name}"
                 raise UserError(f"{where}: {error}") from None
+    if suite.start is not None:
+        for planned in runs:
+            continuing.check(suite.start, planned.run, layers[planned.task.name])
     programs = tuple(group([planned.run for planned in runs]))
     return Plan(suite, runs, programs, specs, layers, declared)
 
@@ -212,6 +215,8 @@ def lines(plan: Plan) -> list[str]:
         f"{dispatches * len(plan.programs)} in all",
         f"training FLOPs: {_quantity(total)} in theory, {_quantity(executed)} executed (masked-dense saves none)",
     ]
+    if suite.start is not None:
+        text.append(continuing.line(suite.start))
     for task in suite.tasks:
         evaluation = suite.evaluation_of(task)
         steps, serial = evaluation_steps(plan, task)

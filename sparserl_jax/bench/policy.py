@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import masks as mask_ops
 
 FORMAT = "sparserl_jax-policy-1"
+FILE = "policy.npz"
+NETWORKS = "networks.npz"
+DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "action_high")
+"""Parts of a policy's description that calling it needs."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
@@ -86,19 +91,39 @@ def save_masks(path: Path, masks: Mapping[str, Mapping[str, Any]]) -> None:
     _write(path, arrays, {"format": FORMAT, "shapes": shapes})
 
 
+def save_networks(path: Path, params: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the weights of every network, float32, under `<network>/<path>`; their masks are in `save_masks`' file."""
+    arrays: dict[str, np.ndarray] = {}
+    for network in sorted(params):
+        weights = flatten(params[network], network)
+        arrays.update({name: value.astype(np.float32) for name, value in weights.items()})
+    _write(path, arrays, {"format": FORMAT, "networks": sorted(params)})
+
+
+def load_networks(path: Path) -> dict[str, dict[str, Any]]:
+    """Weights by network from `save_networks`' file; raises `UserError` for anything else."""
+    arrays, description = _open(path)
+    found = {str(network): nested(arrays, network) for network in description.get("networks", [])}
+    if not found or not all(found.values()):
+        raise UserError(f"'{path.name}' holds no networks; give the folder of a run that was trained here.")
+    return found
+
+
 def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(str(arrays.pop("description")))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except FileNotFoundError:
+        raise UserError(f"there is no file '{path}'; check the path.") from None
+    # Whatever a cut-off or foreign file raises: NumPy, zipfile, zlib and JSON have no common error.
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(
             f"'{path.name}' is not a policy file of this package ({type(error).__name__})."
         ) from None
-    if description.get("format") != FORMAT:
-        raise UserError(
-            f"'{path.name}' has the format {description.get('format')!r}; this version reads {FORMAT!r}."
-        )
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != FORMAT:
+        raise UserError(f"'{path.name}' has the format {found!r}; this version reads {FORMAT!r}.")
     return arrays, description
 
 
@@ -130,14 +155,25 @@ class Policy:
 
     def act(self, obs: Any) -> Any:
         """Deterministic action in [-1, 1], `[..., action]`: the function that was evaluated for the record."""
+        return self.apply(self.params, obs)
+
+    def apply(self, params: Any, obs: Any) -> Any:
+        """`act` with other weights of the same shapes, which may be traced."""
         import jax.numpy as jnp
 
         from sparserl_jax.networks import Actor
 
         actor = Actor(tuple(self.description["hidden"]), self.description["action_dim"])
-        return actor.apply({"params": self.params}, jnp.asarray(obs, jnp.float32))
+        return jnp.asarray(actor.apply({"params": params}, jnp.asarray(obs, jnp.float32)))
 
     def __call__(self, obs: Any) -> Any:
+        """Action `[..., action]` in environment units for observations `[..., obs]`."""
+        width = np.shape(obs)[-1:] or (0,)
+        if width[0] != self.description["obs_dim"]:
+            raise UserError(
+                f"this policy reads observations of length {self.description['obs_dim']}, not {width[0]}; it was "
+                f"trained on {self.description['env']}."
+            )
         low, high = (np.asarray(self.description[key], np.float32) for key in ("action_low", "action_high"))
         return low + (self.act(obs) + 1.0) * 0.5 * (high - low)
 
@@ -147,11 +183,41 @@ class Policy:
         return sum(int(value.sum()) for value in flatten(self.masks, "_").values())
 
 
+def locate(path: str | Path) -> Path:
+    """The policy file meant by `path`: the file itself, that in a run's folder, or that of a folder's only run.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"there is no file or folder '{path}'; give a run's folder or its {FILE}.")
+    if path.is_file():
+        return path
+    if (path / FILE).is_file():
+        return path / FILE
+    # Names with a leading dot are copies that were never finished.
+    runs = [file for file in sorted(path.glob(f"records/*/*/{FILE}")) if not file.parent.name.startswith(".")]
+    if len(runs) == 1:
+        return runs[0]
+    if runs:
+        raise UserError(f"'{path}' holds {len(runs)} runs; give one of them, for example '{runs[0].parent}'.")
+    raise UserError(f"'{path}' holds no {FILE}; give a run's folder (records/<environment>/<run>).")
+
+
 def load(path: str | Path) -> Policy:
-    """The policy in a `policy.npz`; raises `UserError` for anything else."""
-    arrays, description = _open(Path(path))
-    masks = {
-        f"_/{name}": mask_ops.unpack(arrays[f"masks/{name}"], shape)
-        for name, shape in description["shapes"].items()
-    }
+    """The policy in a `policy.npz` or in a run's folder; raises `UserError` for anything else."""
+    file = locate(path)
+    arrays, description = _open(file)
+    try:
+        shapes = {f"_/{name}": tuple(shape) for name, shape in description["shapes"].items()}
+        masks = {name: mask_ops.unpack(arrays["masks" + name[1:]], shape) for name, shape in shapes.items()}
+        sound = all(arrays["weights" + name[1:]].shape == shape for name, shape in shapes.items())
+        sound = sound and all(key in description for key in DESCRIBED)
+    except (KeyError, ValueError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise UserError(
+            f"'{file.name}' holds no whole policy: tensors or parts of its description are missing."
+        )
     return Policy(nested(arrays, "weights"), nested(masks, "_"), description)

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import paths, plots, provenance, records, tables
+from sparserl_jax.bench import paths, plots, policy, provenance, records, tables
 from sparserl_jax.bench.caption import RESULT_FROM
 from sparserl_jax.bench.check import check
 from sparserl_jax.bench.single import SINGLE
@@ -90,7 +90,8 @@ def publish(folder: Path, *, results: Path | None = None, replace: bool = False)
     staging = results / f".{name}.part"
     shutil.rmtree(staging, ignore_errors=True)
     for run_id in settings["runs"]:
-        shutil.copytree(folder / "records" / run_id, staging / "records" / run_id)
+        unpublished = shutil.ignore_patterns(policy.NETWORKS)
+        shutil.copytree(folder / "records" / run_id, staging / "records" / run_id, ignore=unpublished)
     for file in COPIED:
         if (folder / file).is_file():
             shutil.copyfile(folder / file, staging / file)

@@ -4,6 +4,7 @@
                                    curve.csv       evaluation points; carries no clock
                                    policy.npz      deployed actor          masks.npz   packed masks of every network
                                    timings.json    what was measured of the whole program
+                                   networks.npz    weights of all networks, to go on from; not published
 
 `result` is a function of configuration, seed, program membership and device kind. A folder appears under its name only
 when it is complete: it is written next to it and renamed.
@@ -243,6 +244,7 @@ def write(
         },
     )
     policy.save_masks(staging / "masks.npz", outcome.masks)
+    policy.save_networks(staging / policy.NETWORKS, outcome.params)
     (staging / "curve.csv").write_text(curve_text(outcome.curve), encoding="utf-8")
     measured = measured_of(outcome, len(members), planned.run.training)
     timings = {"program": program.name, "members": members, "measured": measured}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.bench import continuing
 from sparserl_jax.bench.suites import Arm, Suite, Task, check_knob, check_ranges
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method as find_method
@@ -45,6 +47,7 @@ def suite_of(
     learning_rate: float | None = None,
     episodes: int = 10,
     final_episodes: int = 100,
+    start: str | Path | None = None,
 ) -> Suite:
     """A suite of one arm.
 
@@ -60,6 +63,8 @@ def suite_of(
         num_envs: parallel environments per member.
         hidden, batch_size, learning_rate: of the agent; default its own.
         episodes, final_episodes: per evaluation, and at the end.
+        start: a finished run's folder, or its policy.npz: every member begins from its networks and masks, with fresh
+            optimiser and replay; `hidden` is then that run's where it is not given. See `bench/continuing.py`.
 
     The schedule is the published one of RLx2 scaled to `steps`.
     """
@@ -68,6 +73,9 @@ def suite_of(
     if method is not None:
         named = f"{chosen.name}_{find_method(method).name}"
         chosen = dataclasses.replace(chosen, method=method, name=named, summary="")
+    begun = None if start is None else continuing.read(start)
+    if begun is not None and hidden is None:
+        hidden = continuing.hidden(begun)
     changes = {"hidden": hidden, "batch_size": batch_size, "learning_rate": learning_rate}
     config = dataclasses.replace(found.config(), **{k: v for k, v in changes.items() if v is not None})
     for knob in (sparsity, critic_sparsity):
@@ -94,7 +102,8 @@ def suite_of(
     knob = chosen.sparsity if chosen.sparsity is not None else sparsity
     suite = Suite(
         name=SINGLE,
-        title=f"{chosen.name} on {name}" if fixed else f"{chosen.name} at sparsity {sparsity:g} on {name}",
+        title=(f"{chosen.name} on {name}" if fixed else f"{chosen.name} at sparsity {sparsity:g} on {name}")
+        + ("" if begun is None else f", from {begun.source}"),
         result=True,
         agent=config,
         steps=steps,
@@ -114,6 +123,7 @@ def suite_of(
                 () if critic_sparsity is None or fixed else (critic_sparsity,),
             ),
         ),
+        start=begun,
     )
     check_ranges(suite, where)
     return suite

@@ -19,10 +19,10 @@ from typing import Any
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import UserError, located, suggest
-from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Training
+from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
 from sparserl_jax.training.recipe import Recipe, recipe
 
-_OBJECTS = ("object", "env_object")  # Python objects: they never enter a file or a hash
+_OBJECTS = ("object", "env_object", "arrays")  # Python objects: they never enter a file or a hash
 ROLES = ("method", "dense", "aa", "placebo")
 
 
@@ -82,6 +82,7 @@ class Suite:
     dispatch: int | None
     tasks: tuple[Task, ...]
     arms: tuple[Arm, ...]
+    start: Start | None = None
 
     def training(self, task: Task) -> Training:
         """The training configuration of one environment, shared by all arms."""
@@ -95,6 +96,7 @@ class Suite:
             schedule=self.schedule,
             evaluation=self.evaluation_of(task),
             dispatch=self.dispatch,
+            start=self.start,
         )
 
     def evaluation_of(self, task: Task) -> Evaluation:
@@ -136,12 +138,17 @@ class Suite:
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and mappings as dicts, lists and scalars.
 
-    Left out: environment objects, and what a recipe says about itself in words, which decides no number.
+    Left out: environment objects, weights to start from (their hash stays) and the word that there are none, and what
+    a recipe says about itself in words, which decides no number.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hidden = (*_OBJECTS, "summary") if isinstance(value, Recipe) else _OBJECTS
         names = [field.name for field in dataclasses.fields(value) if field.name not in hidden]
-        return {name: plain(getattr(value, name)) for name in names}
+        return {
+            name: plain(getattr(value, name))
+            for name in names
+            if name != "start" or getattr(value, name) is not None
+        }
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -91,6 +91,8 @@ class Sparsifier(NamedTuple):
         -> (params, extra, opt_state, state, effects), at an event
     deployed(params, extra, state) -> (params, masks, form): what leaves the building; form is `plain`, `circulant`
         or `factors`
+    adopt(params, masks, state) -> (params, extra, state): trained weights under their masks in place of those that
+        `init` made; the masks have the declared counts. None: the method cannot start from a trained network
     """
 
     name: str
@@ -102,6 +104,7 @@ class Sparsifier(NamedTuple):
     evolve: Callable[..., tuple[Params, Any, Any, Any, Effects]]
     deployed: Callable[[Params, Any, Any], tuple[Params, Params, str]]
     declares: Declares
+    adopt: Callable[[Params, Params, Any], tuple[Params, Any, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

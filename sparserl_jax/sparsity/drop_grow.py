@@ -232,6 +232,11 @@ def deployed(params: Params, extra: Any, state: State) -> tuple[Params, Params, 
     return mask_ops.apply(state.masks, params), state.masks, "plain"
 
 
+def adopt(params: Params, masks: Params, state: State) -> tuple[Params, Any, State]:
+    """Trained weights under their masks; settings stay those of this run."""
+    return mask_ops.apply(masks, params), {}, State(masks, state.settings, state.layers)
+
+
 DROP_GROW = Sparsifier(
     name="drop_grow",
     init=init,
@@ -242,6 +247,7 @@ DROP_GROW = Sparsifier(
     evolve=evolve,
     deployed=deployed,
     declares=Declares(budget="per_tensor", targets="online", slots="setting"),
+    adopt=adopt,
 )
 
 

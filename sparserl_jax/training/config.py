@@ -65,10 +65,28 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Start:
+    """Trained networks that runs begin from instead of fresh ones.
+
+    source: the run or file they come from, in words. env, agent: what that run trained. sha256: of the files they were
+    read from. networks: which of the agent's networks are given; the others start fresh. arrays: by network, the pair
+    (params, masks) of NumPy trees; what they hold is in `sha256`.
+    """
+
+    source: str
+    env: str
+    agent: str
+    sha256: str
+    networks: tuple[str, ...]
+    arrays: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """Everything the Runs of one arm share. `steps` and `warm_up` are environment steps of one member, warm-up
     (random actions, no updates) included in `steps`; `num_envs` (E) environments run in parallel per member, and one
-    gradient update is made per environment step. `env_object` stands for `env` when the user passed an object.
+    gradient update is made per environment step. `env_object` stands for `env` when the user passed an object. With
+    `start`, all members begin from the networks of a finished run, which then also acts in the warm-up.
     """
 
     env: str
@@ -80,6 +98,7 @@ class Training:
     num_envs: int = 1
     dispatch: int | None = None
     env_object: Any = dataclasses.field(default=None, compare=False, repr=False)
+    start: Start | None = None
 
     @property
     def updates(self) -> int:
@@ -209,5 +228,7 @@ class Run:
 
         The arm is left out on purpose: two arms of equal recipe differ by their seeds only.
         """
-        knobs = self.knobs
-        return f"{self.training.env}|{self.recipe.name}|{knobs['actor']!r}|{knobs['critic']!r}|{self.seed}"
+        knobs, start = self.knobs, self.training.start
+        name = f"{self.training.env}|{self.recipe.name}|{knobs['actor']!r}|{knobs['critic']!r}|{self.seed}"
+        # A run that goes on from another one must not meet the random numbers of that one again.
+        return name if start is None else f"{name}|from {start.sha256}"

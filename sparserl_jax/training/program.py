@@ -64,7 +64,8 @@ class Program:
     def name(self) -> str:
         """Name of its folder: what it trains, and a hash of its membership."""
         # An object has no name that lasts and may not be copied; what a recipe is called in lists changes nothing.
-        training = dataclasses.replace(self.training, env_object=None)
+        start = self.training.start
+        training = dataclasses.replace(self.training, env_object=None, start=None)
         named = [
             dataclasses.asdict(
                 dataclasses.replace(
@@ -73,7 +74,10 @@ class Program:
             )
             for run in self.runs
         ]
+        for run in named:
+            run["training"].pop("start")  # the names of programs that start afresh stay what they were
         words = [json.dumps(run, sort_keys=True, default=str) for run in named]
+        words += [] if start is None else [start.sha256]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
         env = "".join(c if c.isalnum() else "-" for c in self.training.env)
         return f"{env}-{self.training.agent.name}-{self.family}-n{self.n_max}-{digest}"

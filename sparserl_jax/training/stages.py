@@ -12,6 +12,7 @@ with one gradient update per environment step and the agent's delayed part after
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Agent, Clock
 from sparserl_jax.envs import Environment, advance, evaluate, make_pool, start
+from sparserl_jax.errors import UserError
 from sparserl_jax.replay import check, init, insert, sample, slots_needed
 from sparserl_jax.replay import size as replay_size
 from sparserl_jax.sparsity import masks as mask_ops
@@ -35,6 +37,22 @@ def member_key(settings: MemberSettings, purpose: str, at: jax.Array | int = 0) 
     return jax.random.fold_in(jax.random.wrap_key_data(settings.keys[purpose]), at)
 
 
+def evaluation_returns(
+    env: Environment,
+    policy: Callable[[jax.Array], jax.Array],
+    key_data: jax.Array,
+    step: jax.Array | int,
+    repeat: jax.Array | int,
+    episodes: int,
+) -> jax.Array:
+    """Returns f32[episodes] of one evaluation: at environment step `step`, curve point (`repeat` 0) or part number
+    `repeat` of the final one. Whoever evaluates a policy again calls this with the key data of the run.
+    """
+    key = jax.random.wrap_key_data(key_data)
+    key = jax.random.fold_in(jax.random.fold_in(key, step), repeat)
+    return evaluate(env, key, policy, episodes)
+
+
 class Stages:
     """The stages of one Program as per-member functions."""
 
@@ -46,9 +64,15 @@ class Stages:
         self.pooled = bool(getattr(env, "expensive_reset", False))
 
     def init(self, settings: MemberSettings) -> Member:
-        """A fresh member."""
+        """A member at its start: fresh, or with the networks that the training is given."""
         training, spec = self.training, self.env.spec
         agent = self.agent.init(member_key(settings, "agent"), settings.agent)
+        if training.start is not None:
+            if self.agent.begin is None:
+                raise UserError(
+                    f"agent '{self.agent.name}' cannot start from trained networks; leave --from out."
+                )
+            agent = self.agent.begin(agent, training.start.arrays)
         envs = start(self.env, member_key(settings, "start"), training.num_envs)
         rows = buffer_rows(training)
         slots = slots_needed(rows, spec.max_episode_steps)
@@ -63,11 +87,13 @@ class Stages:
         return Member(agent, envs, replay, tally, self.agent.masks(agent))
 
     def warm_up(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
-        """One dispatch of uniformly random actions, no updates."""
+        """One dispatch without updates: uniformly random actions, or those of the actor that training starts from."""
         pool = self._pool(settings, clock)
+        given = self.training.start
+        explore = "uniform" if given is None or "actor" not in given.networks else "noise"
 
         def step(carry: tuple[Member, Clock], _: None) -> tuple[tuple[Member, Clock], None]:
-            return self._collect(*carry, settings, pool, explore="uniform"), None
+            return self._collect(*carry, settings, pool, explore=explore), None
 
         steps = self.training.dispatch_steps // self.training.num_envs
         (member, clock), _ = jax.lax.scan(step, (member, clock), length=steps)
@@ -108,11 +134,14 @@ class Stages:
         self, member: Member, settings: MemberSettings, clock: Clock, repeat: jax.Array
     ) -> dict[str, jax.Array]:
         """Returns [episodes] of the deployed policy on keys common to all arms, and the state of masks and replay."""
-        key = jax.random.wrap_key_data(settings.evaluation_key)
-        key = jax.random.fold_in(jax.random.fold_in(key, clock.step), repeat)
         params, _, _ = self.agent.deployed(member.agent)
-        returns = evaluate(
-            self.env, key, lambda obs: self.agent.policy(params, obs), self.training.evaluation.episodes
+        returns = evaluation_returns(
+            self.env,
+            lambda obs: self.agent.policy(params, obs),
+            settings.evaluation_key,
+            clock.step,
+            repeat,
+            self.training.evaluation.episodes,
         )
         seen = {"returns": returns, "buffer": replay_size(member.replay, self._head(clock))}
         for name, masks in self.agent.masks(member.agent).items():

@@ -1,0 +1,59 @@
+"""A run as it lies on disk, found by the path a user gives: its policy, and its record where there is one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from sparserl_jax.bench import policy, records, schema
+from sparserl_jax.bench.policy import Policy
+from sparserl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A saved policy, where it lies, and the record beside it (None: a policy file on its own)."""
+
+    policy: Policy
+    path: Path
+    record: dict[str, Any] | None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the policy file."""
+        return self.path.parent
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages: the run's id, else the path."""
+        return str(self.path) if self.record is None else self.record["run_id"]
+
+    @property
+    def changed(self) -> bool:
+        """Whether the policy file is not the one that was recorded."""
+        if self.record is None:
+            return False
+        return records.digest(self.path.read_bytes()) != self.record["files"]["policy"]["sha256"]
+
+
+def find(path: str | Path) -> Saved:
+    """The saved run that `path` means: a run's folder, its policy file, or a folder with one run.
+
+    Raises:
+        UserError: there is nothing, or what is there is damaged.
+    """
+    file = policy.locate(path)
+    found = policy.load(file)
+    if not (file.parent / "record.json").is_file() or file.name != policy.FILE:
+        return Saved(found, file, None)
+    try:
+        record = records.read(file.parent)
+    except (OSError, ValueError):
+        raise UserError(
+            f"'{file.parent / 'record.json'}' is not valid JSON; restore it or remove it."
+        ) from None
+    problems = schema.errors(record)
+    if problems:
+        raise UserError(f"'{file.parent / 'record.json'}' is not a record of this version ({problems[0]}).")
+    return Saved(found, file, record)

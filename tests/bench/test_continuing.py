@@ -1,0 +1,200 @@
+"""`train --from`: runs begin from exactly the given networks, and what does not fit is refused before compiling."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from sparserl_jax import cli
+from sparserl_jax.bench import continuing, evaluate, policy, records, saved, single
+from sparserl_jax.bench import plan as plans
+from sparserl_jax.errors import UserError
+from sparserl_jax.training.population import key_data
+from sparserl_jax.training.program import ONCE
+from tests.bench import fake, trained
+
+ENV = "gymnax:Pendulum-v1"
+RUN = "gymnax-Pendulum-v1/rlx2-s0700-seed000"
+SMALL = {**trained.SETTINGS, "recipe": "rlx2", "seeds": 2}
+del SMALL["hidden"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run with random networks of the counts that rlx2, tiny and dense declare."""
+    root = tmp_path_factory.mktemp("source") / "mini"
+    plan = fake.make_plan(
+        seeds=1,
+        sparsities=[0.7],
+        agent={"hidden": [8, 8], "batch_size": 16},
+        environments=fake.SUITE["environments"][:1],
+        arms=[{"recipe": "dense"}, {"recipe": "rlx2"}],
+    )
+    fake.finished(root, plan)
+    return root / "records" / RUN
+
+
+def program(path: Path, **changes):
+    """The one program of a continued training."""
+    (found,) = plans.make(single.suite_of(ENV, **{**SMALL, **changes}, start=path)).programs
+    return found
+
+
+def begun(made):
+    """The population of a program at its start, compiled in a hurry as a program does it."""
+    return made.stages["init"].lower(made.settings).compile(compiler_options=ONCE)(made.settings)
+
+
+def same(ours, theirs) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
+
+
+def test_every_member_begins_from_the_given_networks_and_nothing_else(source: Path):
+    made = program(source)
+    member = jax.tree.map(lambda x: x[1], begun(made))
+    params, masks = policy.load_networks(source / policy.NETWORKS), policy.load_masks(source / "masks.npz")
+    state = member.agent
+    for name, network in made.agent.networks(state).items():
+        assert same(network.params, params[name]) and same(made.agent.masks(state)[name], masks[name])
+        assert same(getattr(state, f"target_{name}")[0], params[name])
+        assert same(member.start_masks[name], masks[name])
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(network.opt_state))
+    assert made.training.agent.hidden == (8, 8)
+
+
+def test_of_a_policy_file_only_the_actor_is_taken(source: Path, tmp_path: Path, capsys):
+    given = program(source / "policy.npz")
+    assert given.training.start.networks == ("actor",)
+    state = begun(given).agent
+    actor = policy.load(source).params
+    assert same(jax.tree.map(lambda x: x[0], (state.actor.params, state.target_actor[0])), (actor, actor))
+    critic = policy.load_networks(source / policy.NETWORKS)["critic"]
+    assert not same(jax.tree.map(lambda x: x[0], state.critic.params), critic)
+    assert "the critic starts fresh" in continuing.line(given.training.start)
+    # What is published has no networks.npz, and gives its actor.
+    shutil.copytree(source, tmp_path / "published", ignore=shutil.ignore_patterns(policy.NETWORKS))
+    assert continuing.read(tmp_path / "published").networks == ("actor",)
+    assert "critic" in continuing.read(source).networks and "targets copied" in continuing.line(
+        continuing.read(source)
+    )
+
+
+def test_a_continued_run_has_its_own_keys_hashes_and_programs(source: Path):
+    plain, given, actor = (
+        plans.make(single.suite_of(ENV, **SMALL, hidden=(8, 8), start=start))
+        for start in (None, source, source / "policy.npz")
+    )
+    assert len({plan.suite.hash() for plan in (plain, given, actor)}) == 3
+    assert len({plan.programs[0].name for plan in (plain, given, actor)}) == 3
+    assert len({plan.runs[0].run.key_name for plan in (plain, given, actor)}) == 3
+    assert "start" not in plain.suite.plain() and "start" not in records.config_of(plain.runs[0])["training"]
+    start = records.config_of(given.runs[0])["training"]["start"]
+    assert start == json.loads(json.dumps(start)) and "arrays" not in start
+    assert (start["source"], start["networks"]) == (RUN, ["actor", "critic"])
+    again = plans.make(single.suite_of(ENV, **SMALL, start=source))
+    assert again.suite.hash() == given.suite.hash() and again.programs[0].name == given.programs[0].name
+
+
+def test_publishing_leaves_the_networks_behind_and_check_needs_them_not(tmp_path: Path, monkeypatch):
+    from sparserl_jax.bench import check, publish
+
+    options = {"seeds": 5, "sparsities": [0.8], "environments": fake.SUITE["environments"][:1]}
+    fake.finished(tmp_path / "x", fake.make_plan(**options, arms=[{"recipe": "dense"}]))
+    monkeypatch.setattr(publish, "_state", lambda *arguments: None)
+    for file in (tmp_path / "x").glob("records/*/*/record.json"):
+        record = json.loads(file.read_text())
+        record["provenance"]["git_dirty"] = False
+        file.write_text(json.dumps(record))
+    target = publish.publish(tmp_path / "x", results=tmp_path / "results")
+    assert list(tmp_path.glob(f"x/**/{policy.NETWORKS}")) and not list(target.glob(f"**/{policy.NETWORKS}"))
+    assert check.check(target) == [] and check.check(tmp_path / "x") == []
+
+
+def _truncate(folder: Path) -> None:
+    file = folder / policy.NETWORKS
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def _diverge(folder: Path) -> None:
+    params = policy.load_networks(folder / policy.NETWORKS)
+    params["critic"]["mlp"]["output"]["bias"][0] = np.nan
+    policy.save_networks(folder / policy.NETWORKS, params)
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "sentence"),
+    [
+        (None, "--env gymnax:Pendulum-v1", "what rlx2 keeps at sparsity 0.9 is"),
+        (None, "--env gymnax:Pendulum-v1 --recipe dense", "give the recipe and sparsity of that run"),
+        (None, "--env gymnax:Pendulum-v1 --sparsity 0.7 --critic-sparsity 0.5", "its critic keeps"),
+        (
+            None,
+            "--env gymnax:Pendulum-v1 --sparsity 0.7 --hidden 8 9",
+            "have 8 at mlp/hidden_1/bias, and those of",
+        ),
+        (
+            None,
+            "--env brax:hopper --sparsity 0.7",
+            "have 3 x 8 at mlp/hidden_0/kernel, and those of brax:hopper",
+        ),
+        (_truncate, "--env gymnax:Pendulum-v1 --sparsity 0.7", "'networks.npz' is not a policy file"),
+        (_diverge, "--env gymnax:Pendulum-v1 --sparsity 0.7", "its weights are not finite"),
+        (shutil.rmtree, "--env gymnax:Pendulum-v1", "there is no file or folder"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_sentence(
+    damage, arguments, sentence, source, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(shutil.copytree(source, tmp_path / "source"))
+    if damage is not None:
+        damage(folder)
+    assert cli.run(["train", *arguments.split(), "--steps", "4000", "--from", str(folder)]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and sentence in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_another_agent_and_masks_in_another_place_are_refused(source: Path):
+    run = plans.make(single.suite_of(ENV, **SMALL, hidden=(8, 8))).runs[0].run
+    start = continuing.read(source)
+    layers = plans.make(single.suite_of(ENV, **SMALL, hidden=(8, 8))).layers[ENV]
+    continuing.check(start, run, layers)
+    with pytest.raises(UserError, match="this is a training of td3; give --agent other"):
+        continuing.check(dataclasses.replace(start, agent="other"), run, layers)
+    (params, masks), critic = start.arrays["actor"], start.arrays["critic"]
+    masks["mlp"]["hidden_0"]["bias"][3] = False
+    with pytest.raises(UserError, match="do not lie where those of rlx2 do in hidden_0"):
+        continuing.check(
+            dataclasses.replace(start, arrays={"actor": (params, masks), "critic": critic}), run, layers
+        )
+
+
+def test_a_continued_training_acts_with_the_given_policy_until_it_learns(
+    source: Path, tmp_path: Path, capsys
+):
+    """End to end: the first curve point, before any update, is that of the source; the last belongs to the record."""
+    line = "--recipe rlx2 --sparsity 0.7 --seeds 2 --steps 400 --warm-up 40 --batch-size 16 --episodes 2"
+    line += f" --final-episodes 4 --from {source} --out {tmp_path / 'x'}"
+    assert cli.run(["train", "--env", ENV, *line.split()]) == 0
+    assert f"starts from actor and critic of {RUN}, targets copied from them" in capsys.readouterr().out
+    found = [saved.find(tmp_path / "x/records" / RUN.replace("seed000", f"seed00{seed}")) for seed in (0, 1)]
+    env, key = evaluate.environment(found[0]), key_data("evaluation", ENV)
+    play = evaluate._evaluation(policy.load(source), env, key, 2, 2)
+    before, after = (play(step, 0).mean(axis=1) for step in (20, 400))
+    for member, one in enumerate(found):
+        curve = records.read_curve(one.folder / "curve.csv")
+        assert curve["update"][0] == 0 and curve["return"][0] == before[member]
+        assert curve["update"][-1] == 360 and curve["return"][-1] != after[member]
+        assert one.record["provenance"]["config"]["training"]["start"]["source"] == RUN
+        assert policy.load_networks(one.folder / policy.NETWORKS).keys() == {"actor", "critic"}
+    assert evaluate.reproduce(found[1]).agrees
+    # The replay of the warm-up was filled by that policy, each seed with noise of its own.
+    first, second = (policy.load(one.path).params["mlp"]["output"]["kernel"] for one in found)
+    assert not np.array_equal(first, second)
