@@ -24,6 +24,9 @@ class Agent(NamedTuple):
         metrics may hold, besides f32 scalars, `events` ({network: bool, an event happened}) and `reset_replay` (bool).
     ticks(update: int) -> {network: ticks after that many updates}.
     networks(state) -> {network: agents.optimise.Network}. masks(state) -> {network: masks}, trees of bool arrays.
+    value(state, obs [..., obs]) -> [...]: the critic's estimate of the discounted return of the deployed policy.
+    diagnose(state, batch, key, clock) -> {name: f32 scalar}: what one batch shows without training on it, with at least
+        `dormant_<network>_<layer>` and `<network>_masked_grad_norm`; names are documented in training/diagnostics.py.
     layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`.
     """
 
@@ -40,6 +43,8 @@ class Agent(NamedTuple):
     ticks: Callable[[int], dict[str, int]]
     networks: Callable[[Any], dict[str, Any]]
     masks: Callable[[Any], dict[str, Any]]
+    value: Callable[[Any, jax.Array], jax.Array]
+    diagnose: Callable[..., dict[str, jax.Array]]
 
 
 class Clock(NamedTuple):
