@@ -1,7 +1,8 @@
 """The command line; `sparserl --help` lists the commands.
 
 Exit codes: 0 done; 1 `check` or `conformance` found problems, or `evaluate` other numbers than the record's; 2 a
-mistake in the input, told in one sentence; 3 the time budget is used up (run again to go on); 130 Ctrl-C (run again to go on).
+mistake in the input, told in one sentence; 3 the time budget is used
+up (run again to go on); 130 Ctrl-C (run again to go on).
 """
 
 from __future__ import annotations

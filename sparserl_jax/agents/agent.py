@@ -26,6 +26,9 @@ class Agent(NamedTuple):
     networks(state) -> {network: agents.optimise.Network}. masks(state) -> {network: masks}, trees of bool arrays.
     begin(state, {network: (params, masks)}) -> state with these trained networks in place of its own: fresh optimiser
         slots, targets copied from them. None where the algorithm cannot.
+    value(state, obs [..., obs]) -> [...]: the critic's estimate of the discounted return of the deployed policy.
+    diagnose(state, batch, key, clock) -> {name: f32 scalar}: what one batch shows without training on it, with at least
+        `dormant_<network>_<layer>` and `<network>_masked_grad_norm`; names are documented in training/diagnostics.py.
     layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`.
     """
 
@@ -42,6 +45,8 @@ class Agent(NamedTuple):
     ticks: Callable[[int], dict[str, int]]
     networks: Callable[[Any], dict[str, Any]]
     masks: Callable[[Any], dict[str, Any]]
+    value: Callable[[Any, jax.Array], jax.Array]
+    diagnose: Callable[..., dict[str, jax.Array]]
     begin: Callable[[Any, dict[str, tuple[Any, Any]]], Any] | None = None
 
 

@@ -16,6 +16,7 @@ import optax
 
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity import masks as mask_ops
 from sparserl_jax.sparsity.contract import Effects, Events, Evidence, Mode, Params, Sparsifier
 
 
@@ -100,11 +101,7 @@ def step_network(
     """
     sparsifier, (params, extra, opt_state, sparsity) = trainer.sparsifier, network
     learn_key, event_key = jax.random.split(key)
-
-    def total(trained: tuple[Params, Any]) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        value, aux = loss(sparsifier.effective(*trained, sparsity, "learn", learn_key))
-        return value + sparsifier.penalty(*trained, sparsity, clock), (value, aux)
-
+    total = _objective(trainer, sparsity, loss, clock, learn_key)
     (dense_grads, extra_grads), (value, aux) = jax.grad(total, has_aux=True)((params, extra))
     live_grads = sparsifier.gradients(dense_grads, params, extra, sparsity)
 
@@ -136,6 +133,34 @@ def step_network(
             trainer.events.due(tick), event, lambda: (optimise(), Effects.of(happened=False))
         )
     return stepped, StepInfo(value, aux, optax.tree.norm(live_grads), effects)
+
+
+def _objective(
+    trainer: Trainer, sparsity: Any, loss: Loss, clock: Any, key: jax.Array
+) -> Callable[[tuple[Params, Any]], tuple[jax.Array, tuple[jax.Array, Any]]]:
+    """Loss of the effective weights plus penalty as a function of (params, extra); beside it (loss alone, aux)."""
+
+    def total(trained: tuple[Params, Any]) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        value, aux = loss(trainer.sparsifier.effective(*trained, sparsity, "learn", key))
+        return value + trainer.sparsifier.penalty(*trained, sparsity, clock), (value, aux)
+
+    return total
+
+
+def masked_grad_norm(
+    trainer: Trainer, network: Network, loss: Loss, *, clock: Any, key: jax.Array
+) -> jax.Array:
+    """Euclidean norm of the dense gradient over the entries outside the mask, f32[]: how hard the loss pulls at weights
+    that are not there (RigL, Evci et al. 2020, grows by its entries). 0 where nothing is masked.
+
+    Arguments as of `step_network`; nothing is trained.
+    """
+    params, extra, _, sparsity = network
+    total = _objective(trainer, sparsity, loss, clock, key)
+    dense_grads, _ = jax.grad(lambda weights: total((weights, extra)), has_aux=True)(params)
+    _, masks, _ = trainer.sparsifier.deployed(params, extra, sparsity)
+    outside = mask_ops.apply(jax.tree.map(jnp.logical_not, masks), dense_grads)
+    return jnp.asarray(optax.tree.norm(outside))
 
 
 def polyak(trainer: Trainer, network: Network, target: tuple[Params, Any], tau: float) -> tuple[Params, Any]:

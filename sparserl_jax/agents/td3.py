@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import optax
 
 from sparserl_jax.agents.agent import Agent, Clock
+from sparserl_jax.agents.diagnose import dormant_shares
 from sparserl_jax.agents.optimise import (
+    Loss,
     Network,
     Trainer,
     adopt_network,
     effective,
     init_network,
+    masked_grad_norm,
     polyak,
     step_network,
 )
@@ -161,13 +164,42 @@ def make(
         reward, discount = n_step_return(batch, config.gamma)
         return reward + discount * jnp.min(twin, axis=0)
 
+    def critic_loss(state: TD3State, batch: Any, key: jax.Array) -> Loss:
+        """Mean squared error of both critics to the common target; beside it their mean value."""
+        target = jax.lax.stop_gradient(target_values(state, batch, key))
+        weight = batch.valid.astype(jnp.float32)
+
+        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+            twin = values(params, batch.obs, batch.action)
+            return jnp.sum(jnp.mean(weight * (twin - target) ** 2, axis=-1)), jnp.mean(twin)
+
+        return loss
+
+    def first_value(critic_params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
+        """Q1 alone; `[...]`."""
+        first = jax.tree.map(lambda x: x[0], critic_params["mlp"])
+        inputs = jnp.concatenate([obs, action], axis=-1)
+        return jnp.asarray(single.apply({"params": first}, inputs))[..., 0]
+
+    def actor_loss(state: TD3State, batch: Any, key: jax.Array) -> Loss:
+        """Mean of -Q1(s, pi(s))."""
+        critic_params = effective(trainers["critic"], state.critic, "learn", key)
+        weight = batch.valid.astype(jnp.float32)
+
+        def loss(params: Params) -> tuple[jax.Array, None]:
+            return -jnp.mean(weight * first_value(critic_params, batch.obs, policy(params, batch.obs))), None
+
+        return loss
+
+    def hidden_units(name: str, params: Params, batch: Any) -> dict[str, jax.Array]:
+        module, inputs = (actor, (batch.obs,)) if name == "actor" else (critic, (batch.obs, batch.action))
+        _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
+        units = sown["intermediates"]["mlp"]
+        return {layer.name: units[f"{layer.name}_units"][0] for layer in layers[name] if not layer.output}
+
     def seen_by(name: str, state: TD3State, evidence: Evidence, batch: Any, key: jax.Array) -> Evidence:
         def activations() -> dict[str, jax.Array]:
-            module, inputs = (actor, (batch.obs,)) if name == "actor" else (critic, (batch.obs, batch.action))
-            params = effective(trainers[name], networks(state)[name], "learn", key)
-            _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
-            units = sown["intermediates"]["mlp"]
-            return {layer.name: units[f"{layer.name}_units"][0] for layer in layers[name] if not layer.output}
+            return hidden_units(name, effective(trainers[name], networks(state)[name], "learn", key), batch)
 
         def init_params() -> Params:
             return fresh(jax.random.wrap_key_data(state.init_key))[name]
@@ -177,19 +209,12 @@ def make(
     def update(
         state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
     ) -> tuple[TD3State, dict[str, jax.Array]]:
-        """One critic tick: mean squared error of both critics to the common target."""
+        """One critic tick."""
         target_key, step_key, look_key = jax.random.split(jax.random.fold_in(key, CRITIC_DRAWS), 3)
-        target = jax.lax.stop_gradient(target_values(state, batch, target_key))
-        weight = batch.valid.astype(jnp.float32)
-
-        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-            twin = values(params, batch.obs, batch.action)
-            return jnp.sum(jnp.mean(weight * (twin - target) ** 2, axis=-1)), jnp.mean(twin)
-
         trained, info = step_network(
             trainers["critic"],
             state.critic,
-            loss,
+            critic_loss(state, batch, target_key),
             tick=clock.update + 1,
             clock=clock,
             key=step_key,
@@ -204,19 +229,10 @@ def make(
     ) -> tuple[TD3State, dict[str, jax.Array]]:
         """One actor tick on -Q1, then Polyak averaging of both targets under the current masks."""
         step_key, gate_key, look_key = jax.random.split(jax.random.fold_in(key, ACTOR_DRAWS), 3)
-        critic_params = effective(trainers["critic"], state.critic, "learn", gate_key)
-        first = jax.tree.map(lambda x: x[0], critic_params["mlp"])
-        weight = batch.valid.astype(jnp.float32)
-
-        def loss(params: Params) -> tuple[jax.Array, None]:
-            inputs = jnp.concatenate([batch.obs, policy(params, batch.obs)], axis=-1)
-            value = jnp.asarray(single.apply({"params": first}, inputs))[..., 0]
-            return -jnp.mean(weight * value), None
-
         trained, info = step_network(
             trainers["actor"],
             state.actor,
-            loss,
+            actor_loss(state, batch, gate_key),
             tick=clock.update // config.policy_delay,
             clock=clock,
             key=step_key,
@@ -260,6 +276,28 @@ def make(
             for name, network in networks(state).items()
         }
 
+    def value(state: TD3State, obs: jax.Array) -> jax.Array:
+        params, _, _ = deployed(state)
+        critic_params, _, _ = sparsifiers["critic"].deployed(
+            state.critic.params, state.critic.extra, state.critic.sparsity
+        )
+        return first_value(critic_params, obs, policy(params, obs))
+
+    def diagnose(state: TD3State, batch: Any, key: jax.Array, clock: Clock) -> dict[str, jax.Array]:
+        """Dormant shares of the networks as deployed, and what this batch's losses would do to masked weights."""
+        losses = {"actor": actor_loss, "critic": critic_loss}
+        seen = {}
+        for (name, network), own in zip(networks(state).items(), jax.random.split(key), strict=True):
+            loss_key, gate_key = jax.random.split(own)
+            loss = losses[name](state, batch, loss_key)
+            seen[f"{name}_masked_grad_norm"] = masked_grad_norm(
+                trainers[name], network, loss, clock=clock, key=gate_key
+            )
+            params, live, _ = sparsifiers[name].deployed(network.params, network.extra, network.sparsity)
+            shares = dormant_shares(layers[name], live, hidden_units(name, params, batch))
+            seen |= {f"dormant_{name}_{layer}": share for layer, share in shares.items()}
+        return seen
+
     def ticks(updates: int) -> dict[str, int]:
         return {"critic": updates, "actor": updates // config.policy_delay}
 
@@ -278,5 +316,7 @@ def make(
         ticks,
         networks,
         masks,
+        value,
+        diagnose,
         begin,
     )

@@ -61,6 +61,26 @@ class Pool(NamedTuple):
     obs: jax.Array
 
 
+class Lookahead(NamedTuple):
+    """What states of whole evaluation episodes turned out to be worth. Axes: J start steps, N episodes.
+
+    obs f32[J,N,O]: the states looked at; visited bool[J,N]: the episode got that far (nothing else holds where not);
+    returns f32[J,N]: discounted rewards from there to the end of the episode;
+    discount f32[J,N]: weight of what would have followed: 0 after a termination, gamma^steps after a time limit;
+    last_obs f32[N,O]: the true final observation of the episode.
+    """
+
+    obs: jax.Array
+    visited: jax.Array
+    returns: jax.Array
+    discount: jax.Array
+    last_obs: jax.Array
+
+
+LOOKED_AT = 8
+"""States per evaluation episode that `evaluate_ahead` looks at."""
+
+
 def to_env_units(spec: EnvSpec, action: jax.Array) -> jax.Array:
     """Agent actions [..., A] in [-1, 1] (clipped to it) to the environment's own units."""
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
@@ -143,7 +163,21 @@ def evaluate(
     and step keys. With a pool, episode i starts from its entry i and `env.reset` is not traced.
     Raises ValueError if the pool has fewer entries than episodes.
     """
-    return _play(env, key, lambda key, obs: policy(obs), episodes, pool)
+    return _play(env, key, lambda key, obs: policy(obs), episodes, pool, None)[0]
+
+
+def evaluate_ahead(
+    env: Environment, key: jax.Array, policy: Callable[[jax.Array], jax.Array], episodes: int, gamma: float
+) -> tuple[jax.Array, Lookahead]:
+    """`evaluate`, and what the states at `start_steps` of its episodes turned out to be worth."""
+    return _play(env, key, lambda key, obs: policy(obs), episodes, None, gamma)
+
+
+def start_steps(env: Environment) -> tuple[int, ...]:
+    """Steps of an episode whose states `evaluate_ahead` looks at: evenly spread over the first half of the time limit,
+    so that at least half a time limit lies between each of them and a cut."""
+    limit = _limit(env)
+    return tuple(range(0, max(1, limit // 2), max(1, limit // (2 * LOOKED_AT))))[:LOOKED_AT]
 
 
 def evaluate_random(env: Environment, key: jax.Array, episodes: int, pool: Pool | None = None) -> jax.Array:
@@ -153,7 +187,7 @@ def evaluate_random(env: Environment, key: jax.Array, episodes: int, pool: Pool 
     def policy(key: jax.Array, obs: jax.Array) -> jax.Array:
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
-    return _play(env, key, policy, episodes, pool)
+    return _play(env, key, policy, episodes, pool, None)[0]
 
 
 def _play(
@@ -162,7 +196,9 @@ def _play(
     policy: Callable[[jax.Array, jax.Array], jax.Array],
     episodes: int,
     pool: Pool | None,
-) -> jax.Array:
+    gamma: float | None,
+) -> tuple[jax.Array, Any]:
+    """Returns f32[episodes], and a Lookahead at `gamma` (None where that is None)."""
     reset_key, step_key = jax.random.split(key)
     if pool is None:
         state, obs = _resets(env, jax.random.split(reset_key, episodes))
@@ -178,15 +214,46 @@ def _play(
         return settled_step(env, env_key, state, obs, action)
 
     def body(loop: tuple[Any, ...]) -> tuple[Any, ...]:
-        time, state, obs, returns, alive = loop
+        time, state, obs, returns, seen, alive = loop
         state, step, _ = jax.vmap(one, in_axes=(0, None, 0, 0))(keys, time, state, obs)
         returns = returns + jnp.where(alive, step.reward, 0.0)
+        if gamma is not None:
+            seen = _look(seen, alive & (time == starts), alive, obs, step, gamma)
         time = time + 1
         alive = alive & ~step.terminated & ~step.truncated & (time < _limit(env))
-        return time, state, step.obs, returns, alive
+        return time, state, step.obs, returns, seen, alive
 
-    loop = (jnp.int32(0), state, obs, jnp.zeros(episodes, jnp.float32), jnp.ones(episodes, bool))
-    return jax.lax.while_loop(lambda loop: jnp.any(loop[-1]), body, loop)[3]
+    seen = None
+    if gamma is not None:
+        starts = np.array(start_steps(env), np.int32)[:, None]
+        nothing = jnp.zeros((len(starts), episodes), jnp.float32)
+        seen = Lookahead(
+            obs=jnp.zeros((len(starts), *obs.shape), jnp.float32),
+            visited=nothing > 0,
+            returns=nothing,
+            discount=nothing,
+            last_obs=obs,
+        )
+    loop = (jnp.int32(0), state, obs, jnp.zeros(episodes, jnp.float32), seen, jnp.ones(episodes, bool))
+    _, _, _, returns, seen, _ = jax.lax.while_loop(lambda loop: jnp.any(loop[-1]), body, loop)
+    return returns, seen
+
+
+def _look(
+    seen: Lookahead, begins: jax.Array, alive: jax.Array, obs: jax.Array, step: Step, gamma: float
+) -> Lookahead:
+    """One step of N episodes, alive bool[N], that starts from obs f32[N,O]; begins bool[J,N]: it is a start step."""
+    visited = seen.visited | begins
+    counts = visited & alive
+    weight = jnp.where(begins, 1.0, seen.discount)
+    following = jnp.where(step.terminated, 0.0, gamma * weight)
+    return Lookahead(
+        obs=jnp.where(begins[..., None], obs, seen.obs),
+        visited=visited,
+        returns=seen.returns + jnp.where(counts, weight * step.reward, 0.0),
+        discount=jnp.where(counts, following, seen.discount),
+        last_obs=jnp.where(alive[:, None], step.obs, seen.last_obs),
+    )
 
 
 def settled_step(

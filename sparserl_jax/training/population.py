@@ -12,10 +12,10 @@ from sparserl_jax.agents.agent import Agent
 from sparserl_jax.envs import EnvState
 from sparserl_jax.replay import Capacity, Replay
 from sparserl_jax.sparsity import method
-from sparserl_jax.sparsity.contract import Events, Params
+from sparserl_jax.sparsity.contract import Events
 from sparserl_jax.training.config import Run, Training
 
-PURPOSES = ("agent", "start", "pool", "act", "step", "sample", "update", "delayed", "extra")
+PURPOSES = ("agent", "start", "pool", "act", "step", "sample", "update", "delayed", "extra", "diagnose")
 """What a member draws random numbers for; each has a key of its own, folded with the moment of use."""
 
 
@@ -51,13 +51,16 @@ class Tally(NamedTuple):
 
 
 class Member(NamedTuple):
-    """The whole training state of one member; a Population is a Member whose arrays carry a leading member axis."""
+    """The whole training state of one member; a Population is a Member whose arrays carry a leading member axis.
+
+    history: u8[weight] by network, what masks have been at curve points (see diagnostics.py).
+    """
 
     agent: Any
     envs: EnvState
     replay: Replay
     tally: Tally
-    start_masks: dict[str, Params]
+    history: dict[str, jax.Array]
 
 
 def key_data(*words: str) -> np.ndarray:

@@ -188,7 +188,10 @@ class _Execution:
     def _evaluate(self, repeat: int) -> dict[str, np.ndarray]:
         began = time.perf_counter()
         clock = clock_at(self.training, self.step)
-        seen = self.compiled["evaluate"](self.population, self.settings, clock, np.int32(repeat))
+        assert self.population is not None
+        seen, history = self.compiled["evaluate"](self.population, self.settings, clock, np.int32(repeat))
+        if repeat == 0:  # the final episodes are no curve point
+            self.population = self.population._replace(history=history)
         seen = {key: np.asarray(value) for key, value in seen.items()}
         self.seconds["evaluate"] += time.perf_counter() - began
         return seen

@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Agent, Clock
-from sparserl_jax.envs import Environment, advance, evaluate, make_pool, start
+from sparserl_jax.envs import Environment, advance, evaluate, evaluate_ahead, make_pool, start
 from sparserl_jax.errors import UserError
 from sparserl_jax.replay import check, init, insert, sample, slots_needed
 from sparserl_jax.replay import size as replay_size
-from sparserl_jax.sparsity import masks as mask_ops
 from sparserl_jax.sparsity.contract import Evidence
+from sparserl_jax.training import diagnostics
 from sparserl_jax.training.config import Training
 from sparserl_jax.training.population import Member, MemberSettings, Tally, buffer_rows
 
@@ -37,6 +37,12 @@ def member_key(settings: MemberSettings, purpose: str, at: jax.Array | int = 0) 
     return jax.random.fold_in(jax.random.wrap_key_data(settings.keys[purpose]), at)
 
 
+def evaluation_key(key_data: jax.Array, step: jax.Array | int, repeat: jax.Array | int) -> jax.Array:
+    """Key of one evaluation: at environment step `step`, curve point (`repeat` 0) or part number `repeat` of the final
+    one."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key_data), step), repeat)
+
+
 def evaluation_returns(
     env: Environment,
     policy: Callable[[jax.Array], jax.Array],
@@ -45,12 +51,8 @@ def evaluation_returns(
     repeat: jax.Array | int,
     episodes: int,
 ) -> jax.Array:
-    """Returns f32[episodes] of one evaluation: at environment step `step`, curve point (`repeat` 0) or part number
-    `repeat` of the final one. Whoever evaluates a policy again calls this with the key data of the run.
-    """
-    key = jax.random.wrap_key_data(key_data)
-    key = jax.random.fold_in(jax.random.fold_in(key, step), repeat)
-    return evaluate(env, key, policy, episodes)
+    """Returns f32[episodes] of one evaluation, for whoever evaluates a policy again with the key data of the run."""
+    return evaluate(env, evaluation_key(key_data, step, repeat), policy, episodes)
 
 
 class Stages:
@@ -84,7 +86,8 @@ class Stages:
             broken=jnp.zeros((), bool),
             events={name: jnp.zeros((), jnp.int32) for name in self.agent.layers},
         )
-        return Member(agent, envs, replay, tally, self.agent.masks(agent))
+        history = diagnostics.begin_history(self.agent.masks(agent), self.agent.layers)
+        return Member(agent, envs, replay, tally, history)
 
     def warm_up(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
         """One dispatch without updates: uniformly random actions, or those of the actor that training starts from."""
@@ -132,24 +135,22 @@ class Stages:
 
     def evaluate(
         self, member: Member, settings: MemberSettings, clock: Clock, repeat: jax.Array
-    ) -> dict[str, jax.Array]:
-        """Returns [episodes] of the deployed policy on keys common to all arms, and the state of masks and replay."""
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """Returns [episodes] of the deployed policy on keys common to all arms, and the member's diagnostics; beside
+        them the history of its masks with this look in it."""
         params, _, _ = self.agent.deployed(member.agent)
-        returns = evaluation_returns(
+        returns, ahead = evaluate_ahead(
             self.env,
+            evaluation_key(settings.evaluation_key, clock.step, repeat),
             lambda obs: self.agent.policy(params, obs),
-            settings.evaluation_key,
-            clock.step,
-            repeat,
             self.training.evaluation.episodes,
+            self.training.agent.gamma,
         )
-        seen = {"returns": returns, "buffer": replay_size(member.replay, self._head(clock))}
-        for name, masks in self.agent.masks(member.agent).items():
-            seen[f"overlap_{name}"] = mask_ops.overlap(
-                masks, member.start_masks[name], self.agent.layers[name]
-            )
+        seen, history = self._diagnose(member, settings, clock)
+        seen["q_bias"] = diagnostics.value_bias(lambda obs: self.agent.value(member.agent, obs), ahead)
         tally = member.tally._asdict()
-        return {**seen, **{f"events_{name}": count for name, count in tally.pop("events").items()}, **tally}
+        events = {f"events_{name}": count for name, count in tally.pop("events").items()}
+        return {"returns": returns, **seen, **events, **tally}, history
 
     def harvest(self, member: Member) -> dict[str, dict[str, Any]]:
         """What a finished member leaves: `{"params": ..., "masks": ...}` by network, the acting one as deployed."""
@@ -256,23 +257,45 @@ class Stages:
         left = jnp.where(reset, jnp.maximum(member.replay.left, newest), member.replay.left)
         return member._replace(replay=member.replay._replace(left=left))
 
+    def _diagnose(
+        self, member: Member, settings: MemberSettings, clock: Clock
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """Diagnostics that need no episodes (see diagnostics.py), and the history of masks with this look in it."""
+        draw_key, key = jax.random.split(member_key(settings, "diagnose", clock.step))
+        batch = self._draw(member, clock, settings, draw_key, self.training.agent.batch_size)
+        masks = self.agent.masks(member.agent)
+        changes, history = diagnostics.read_history(member.history, masks, self.agent.layers)
+        distance = jnp.full((), jnp.nan, jnp.float32)
+        if self.keep_mean:
+            _, distance = self._apply_rule(
+                member, clock, settings.capacity._replace(dynamic=jnp.bool_(False))
+            )
+        return {
+            "buffer": replay_size(member.replay, self._head(clock)),
+            "policy_distance": distance,
+            **changes,
+            **self.agent.diagnose(member.agent, batch, key, clock),
+        }, history
+
+    def _apply_rule(self, member: Member, clock: Clock, capacity: Any) -> tuple[Any, jax.Array]:
+        """Replay under the rule, and the policy distance that was measured."""
+        params, _, _ = self.agent.deployed(member.agent)
+        return check(
+            member.replay,
+            self._head(clock),
+            capacity,
+            lambda obs: self.agent.policy(params, obs),
+            self.training.buffer_oldest,
+        )
+
     def _check_buffer(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
         """The dynamic capacity rule, where it is due and any member follows it."""
         if not self.keep_mean:
             return member
-        head = self._head(clock)
-        params, _, _ = self.agent.deployed(member.agent)
-
-        def due() -> jax.Array:
-            checked, _ = check(
-                member.replay,
-                head,
-                settings.capacity,
-                lambda obs: self.agent.policy(params, obs),
-                self.training.buffer_oldest,
-            )
-            return checked.left
-
         moment = clock.step % self.training.schedule.buffer_check == 0
-        left = jax.lax.cond(moment, due, lambda: member.replay.left)
+        left = jax.lax.cond(
+            moment,
+            lambda: self._apply_rule(member, clock, settings.capacity)[0].left,
+            lambda: member.replay.left,
+        )
         return member._replace(replay=member.replay._replace(left=left))

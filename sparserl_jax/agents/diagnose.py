@@ -1,0 +1,62 @@
+"""What a network's activations say about its units: the share that is dormant (Sokar et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from sparserl_jax.layers import Layer, LayerTable, leaf
+from sparserl_jax.sparsity.contract import Params
+
+TAU = 0.025
+"""A unit is dormant whose activity is at most this fraction of its layer's mean (Sokar et al. 2023, definition 3.1)."""
+
+
+def dormant_share(activity: jax.Array, exists: jax.Array, tau: float = TAU) -> jax.Array:
+    """Share of units with activity <= tau times the mean activity of their layer, f32[].
+
+    A layer in which nothing moves is dormant as a whole: the share is 1. Units that do not exist count neither as
+    dormant nor in the mean: the padding of a narrow network in wide shapes is no dead unit. NaN where an activity is
+    not finite.
+
+    Args:
+        activity: mean absolute activation over a batch, f32[copy, unit]; every copy is a layer of its own.
+        exists: bool[copy, unit].
+        tau: fraction of the layer's mean.
+    """
+    activity = jnp.where(exists, activity, 0.0)
+    mean = jnp.sum(activity, axis=-1) / jnp.maximum(jnp.sum(exists, axis=-1), 1)
+    dormant = exists & (activity <= tau * mean[..., None])
+    share = jnp.sum(dormant) / jnp.maximum(jnp.sum(exists), 1)
+    return jnp.where(jnp.all(jnp.isfinite(mean)), share, jnp.nan).astype(jnp.float32)
+
+
+def dormant_shares(
+    layers: LayerTable, masks: Params, activations: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """`dormant_share` of every hidden layer, by name.
+
+    A unit exists if its bias or any weight into it is live.
+
+    Args:
+        layers: the network.
+        masks: trees of bool, structure of the parameters.
+        activations: per hidden layer f32[*stack, batch, ..., unit], axes between batch and units (positions of an
+            image) averaged over like the batch.
+    """
+    return {
+        layer.name: dormant_share(_activity(layer, activations[layer.name]), _exists(layer, masks))
+        for layer in layers
+        if not layer.output
+    }
+
+
+def _activity(layer: Layer, values: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.abs(values).reshape(layer.copies, -1, layer.units_out), axis=1)
+
+
+def _exists(layer: Layer, masks: Params) -> jax.Array:
+    exists = jnp.any(leaf(masks, layer.kernel).reshape(layer.copies, -1, layer.units_out), axis=1)
+    return exists if layer.bias is None else exists | leaf(masks, layer.bias).reshape(exists.shape)
