@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sparserl_jax.errors import UserError
+from sparserl_jax.errors import DISK, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -284,6 +284,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(
+            f"error: {error.strerror}: make room and run the same command again; what is finished is kept.",
+            file=sys.stderr,
+        )
+        return EXIT_USER
 
 
 def main() -> None:

@@ -1,5 +1,10 @@
 """The one exception a user's mistake raises."""
 
+import errno
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers by which a system says that nothing more can be written."""
+
 
 class UserError(ValueError):
     """A mistake the user can mend: one sentence saying what is wrong, where, and how to mend it.
