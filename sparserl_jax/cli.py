@@ -1,8 +1,8 @@
 """The command line; `sparserl --help` lists the commands.
 
 Exit codes: 0 done; 1 `check` or `conformance` found problems, or `evaluate` other numbers than the record's; 2 a
-mistake in the input, told in one sentence; 3 the time budget is used
-up (run again to go on); 130 Ctrl-C (run again to go on).
+mistake in the input, told in one sentence; 3 the time budget is used up (run again to go on); 130 Ctrl-C (run again to
+go on).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sparserl_jax.errors import UserError
+from sparserl_jax.errors import DISK, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -370,6 +370,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(
+            f"error: {error.strerror}: make room and run the same command again; what is finished is kept.",
+            file=sys.stderr,
+        )
+        return EXIT_USER
 
 
 def main() -> None:

@@ -1,7 +1,11 @@
 """The one exception a user's mistake raises."""
 
 import contextlib
+import errno
 from collections.abc import Iterator
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers by which a system says that nothing more can be written."""
 
 
 class UserError(ValueError):

@@ -67,6 +67,8 @@ def _record_problems(
     """Problems of one record of valid form."""
     result, origin = record["result"], record["provenance"]
     problems = []
+    if not records.intact(record):
+        problems.append("record.json was changed after it was written (sha256 differs)")
     if record["run_id"] != run_id:
         problems.append(f"says it is run {record['run_id']}")
     if not run_id.endswith(f"-seed{result['seed']:03d}"):

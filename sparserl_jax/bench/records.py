@@ -270,11 +270,22 @@ def write(
             for key, name in names.items()
         },
     }
-    text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    text = json.dumps(sealed(record), indent=1, sort_keys=True, allow_nan=False) + "\n"
     write_atomic(staging / "record.json", text.encode())
     shutil.rmtree(final, ignore_errors=True)
     staging.replace(final)
     return final
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the digest of all its other fields."""
+    body = {key: value for key, value in record.items() if key != "sha256"}
+    return {**body, "sha256": digest(canonical(body).encode())}
+
+
+def intact(record: Mapping[str, Any]) -> bool:
+    """Whether a record is as it was written; older ones carry no digest and cannot tell."""
+    return "sha256" not in record or sealed(record)["sha256"] == record["sha256"]
 
 
 def configuration(plan: Plan) -> dict[str, Any]:
@@ -302,9 +313,13 @@ def finished(root: Path, run_id: str, suite_hash: str) -> bool:
     folder = root / "records" / run_id
     try:
         record = read(folder)
-        return record["provenance"]["suite_hash"] == suite_hash and all(
-            digest((folder / entry["path"]).read_bytes()) == entry["sha256"]
-            for entry in record["files"].values()
+        return (
+            intact(record)
+            and record["provenance"]["suite_hash"] == suite_hash
+            and all(
+                digest((folder / entry["path"]).read_bytes()) == entry["sha256"]
+                for entry in record["files"].values()
+            )
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False

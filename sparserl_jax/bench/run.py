@@ -93,7 +93,8 @@ def claim(folder: Path, plan: Plan) -> None:
                 "give another folder with --out, or move this one away."
             )
         return
-    strangers = sorted(entry.name for entry in folder.iterdir() if entry.name != ".lock")
+    ours_unfinished = (".lock", f".{records.CONFIGURATION}.part")  # of a process killed in its first moments
+    strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours_unfinished)
     if strangers:
         raise UserError(
             f"'{folder}' is not empty and no suite made it ('{strangers[0]}'); give another with --out."

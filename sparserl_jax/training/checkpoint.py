@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from sparserl_jax.errors import DISK, UserError
 
 DONE = "complete.json"
 UNFINISHED = "unfinished"
@@ -27,18 +32,23 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
         step: environment step the state belongs to.
         state: any pytree of arrays.
         notes: JSON-able facts to be returned by `restore`.
-    """
-    import orbax.checkpoint as ocp
 
+    Raises:
+        UserError: the disk is full, or takes no file of this size; the previous checkpoint is untouched.
+    """
     place, aside = (folder / f"checkpoint-{step:012d}").resolve(), (folder / UNFINISHED).resolve()
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        # Orbax takes no empty arrays (the noise-free actions of a replay that keeps none).
-        checkpointer.save(aside / "state", [_plain(leaf) for leaf in jax.tree.leaves(state) if leaf.size])
-        checkpointer.wait_until_finished()
-    body = {"step": step, "notes": notes, "arrays": _shapes(state), "files": _digests(aside / "state")}
-    (aside / DONE).write_text(json.dumps({**body, "digest": _digest(body)}))
+    try:
+        with _quiet():
+            _write(aside, step, state, notes)
+    except Exception as error:
+        shutil.rmtree(aside, ignore_errors=True)  # half of it is of no use, and the room is needed
+        reason = next((text for text in map(os.strerror, DISK) if text in str(error)), None)
+        if reason is None:
+            raise
+        raise UserError(
+            f"the checkpoint of step {step} cannot be written to '{folder}' ({reason}): make room and run the same "
+            "command again; it goes on from the checkpoint before."
+        ) from None
     if place.exists():
         shutil.rmtree(place)
     aside.rename(place)
@@ -47,6 +57,31 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
     older = [other for other in others if other.name < place.name]
     for other in older[:-1] + others[len(older) :]:
         shutil.rmtree(other)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax logs pages of tracebacks, from threads of its own, about an error that it raises besides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _write(aside: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
+    """The files of one checkpoint, the mark of completion last."""
+    import orbax.checkpoint as ocp
+
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        # Orbax takes no empty arrays (the noise-free actions of a replay that keeps none).
+        checkpointer.save(aside / "state", [_plain(leaf) for leaf in jax.tree.leaves(state) if leaf.size])
+        checkpointer.wait_until_finished()
+    body = {"step": step, "notes": notes, "arrays": _shapes(state), "files": _digests(aside / "state")}
+    (aside / DONE).write_text(json.dumps({**body, "digest": _digest(body)}))
 
 
 def restore(
@@ -116,9 +151,3 @@ def _file_digest(path: Path) -> str:
 
 def _digest(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def clear(folder: Path) -> None:
-    """Remove all checkpoints of a finished Program."""
-    for place in [*folder.glob("checkpoint-*"), *folder.glob(UNFINISHED)]:
-        shutil.rmtree(place)

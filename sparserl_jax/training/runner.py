@@ -124,6 +124,7 @@ class _Execution:
         self.metrics: dict[str, np.ndarray] = {}
         self.seconds = {"warm_up": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, "compile": 0.0}
         self.saved_at = time.monotonic()
+        self.saved_step: int | None = None
 
     def run(self, deadline: float | None) -> list[Outcome]:
         training, name = self.training, self.program.name
@@ -216,8 +217,8 @@ class _Execution:
         )
 
     def save(self) -> None:
-        """Write the whole state."""
-        if self.folder is None or self.population is None:
+        """Write the whole state, unless this step's lies there already: what is being replaced could be lost."""
+        if self.folder is None or self.population is None or self.step == self.saved_step:
             return
         began = time.perf_counter()
         curve = (
@@ -233,7 +234,7 @@ class _Execution:
             "seconds": self.seconds,
         }
         checkpoint.save(self.folder, self.step, self.population, notes)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.step
         self.seconds["checkpoint"] += time.perf_counter() - began
 
     def restore(self) -> bool:
@@ -247,6 +248,7 @@ class _Execution:
         if found is None:
             return False
         self.step, state, notes = found
+        self.saved_step = self.step
         self.population = jax.device_put(state)
         self.progress.stage(name, f"resuming at step {self.step}")
         columns, dtypes = notes["curve"], notes["dtypes"]

@@ -175,10 +175,3 @@ def test_after_a_fall_back_the_harmed_checkpoint_does_not_take_the_place_of_a_go
     (step, tree, _), _ = restored(folder)
     assert step == 10
     assert bits(tree) == bits(state(10))
-
-
-def test_clear_removes_the_checkpoints_and_nothing_else(folder):
-    (folder / "keep.txt").write_text("mine")
-    checkpoint.clear(folder)
-    assert [path.name for path in folder.iterdir()] == ["keep.txt"]
-    assert restored(folder) == (None, [])
