@@ -135,7 +135,8 @@ class _Execution:
         self.seconds["compile"] = time.perf_counter() - began
         self.peak = memory.compiled_bytes(self.compiled["train"])
         memory.check(self.peak or 0, members, name)
-        self.settings = jax.device_put(self.program.settings)
+        self.layout = self.program.layout
+        self.settings = self.layout.place(self.program.settings)
         if not self.restore():
             self.population = self.compiled["init"](self.settings)
         while self.step < training.steps:
@@ -163,7 +164,7 @@ class _Execution:
             self.population = self.compiled[kind](self.population, self.settings, clock)
         else:
             self.population, metrics = self.compiled[kind](self.population, self.settings, clock)
-            self.metrics = {key: np.asarray(value) for key, value in metrics.items()}
+            self.metrics = {key: np.asarray(value)[: self.layout.members] for key, value in metrics.items()}
         jax.block_until_ready(self.population)
         self.step += self.training.dispatch_steps
         self.seconds[kind] += time.perf_counter() - began
@@ -189,7 +190,7 @@ class _Execution:
         began = time.perf_counter()
         clock = clock_at(self.training, self.step)
         seen = self.compiled["evaluate"](self.population, self.settings, clock, np.int32(repeat))
-        seen = {key: np.asarray(value) for key, value in seen.items()}
+        seen = {key: np.asarray(value)[: self.layout.members] for key, value in seen.items()}
         self.seconds["evaluate"] += time.perf_counter() - began
         return seen
 
@@ -229,7 +230,8 @@ class _Execution:
             "metrics": {key: value.tolist() for key, value in self.metrics.items()},
             "seconds": self.seconds,
         }
-        checkpoint.save(self.folder, self.step, self.population, notes)
+        # Members only: the state can be taken up on another number of devices.
+        checkpoint.save(self.folder, self.step, self.layout.unpadded(self.population), notes)
         self.saved_at = time.monotonic()
         self.seconds["checkpoint"] += time.perf_counter() - began
 
@@ -244,7 +246,7 @@ class _Execution:
         if found is None:
             return False
         self.step, state, notes = found
-        self.population = jax.device_put(state)
+        self.population = self.layout.place(state)
         self.progress.stage(name, f"resuming at step {self.step}")
         columns, dtypes = notes["curve"], notes["dtypes"]
         count = len(next(iter(columns.values()))) if columns else 0
