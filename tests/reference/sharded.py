@@ -1,24 +1,38 @@
-"""One population on several simulated devices and on one of them, for tests of the member axis over devices.
+"""Populations on several simulated devices and on one of them, for tests of the member axis over devices.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.reference.sharded MEMBERS FOLDER
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.reference.sharded FOLDER many|both MEMBERS...
 
-writes FOLDER/<way>.npz, what every run ends in, for each way of running the same Program, and prints facts as JSON.
-Ways: `one` (one device), `many` (all), and stopped half way on the first and resumed on the second kind of device:
-`many_many`, `many_one`, `one_many`.
+For every number of members it writes FOLDER/<members>-<way>.npz, what each run ends in, for two ways of running the
+same Program on all devices: `many`, and `many-many`, stopped half way and resumed. With `both` also `one` (one device),
+`many-one` and `one-many` (stopped on the first, resumed on the second). Facts are printed as JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from sparserl_jax.training import Outcome, Program, Run, Stopped, execute, group, memory, recipe, sharding
+from sparserl_jax.training import (
+    Outcome,
+    Program,
+    Run,
+    Stopped,
+    checkpoint,
+    execute,
+    group,
+    memory,
+    recipe,
+    sharding,
+)
 from sparserl_jax.training.program import STAGES
 from tests.reference import small
 
@@ -27,13 +41,11 @@ COLLECTIVE = re.compile(
     r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+|send|recv)(-start)?\("
 )
 """Operations by which devices exchange data, in the text of a compiled program."""
-COMPILED: list[str] = []
-"""What XLA compiled so far, by name."""
 
 
 def population(members: int) -> Program:
     """That many runs of the arms of `small`, seed after seed, on the devices of this moment."""
-    of = small.training()
+    of = small.training(agent=dataclasses.replace(small.training().agent, hidden=(16,)))
     runs = [
         Run(of, recipe(name), 0.0 if name == "dense_rvl" else 0.6, seed, name)
         for seed in range(-(-members // len(small.ARMS)))
@@ -43,24 +55,63 @@ def population(members: int) -> Program:
     return program
 
 
-def compiled_once(program: Program) -> Program:
-    """The same Program, which compiles when first asked and gives the same stages ever after."""
-    built = program.compile()
+@contextlib.contextmanager
+def on_one_device() -> Iterator[None]:
+    """Programs whose layout is asked for herein live on the first device."""
+    everywhere = sharding.devices
+    sharding.devices = lambda: everywhere()[:1]
+    yield
+    sharding.devices = everywhere
+
+
+class Scores(small.Watch):
+    """Progress that remembers of how many members it heard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[int] = []
+
+    def score(self, program: str, step: int, returns: list[float]) -> None:
+        self.told.append(len(returns))
+
+
+def compiled_once(program: Program, like: Program | None = None) -> Program:
+    """The same Program, which is compiled now and never again, or not at all where `like` is the same to XLA."""
+    if like is not None and texts(program) == texts(like):
+        built = like.compile()
+    else:
+        built = program.compile()
     program.__dict__["compile"] = lambda: built
     return program
+
+
+def texts(program: Program) -> dict[str, str]:
+    """What XLA is given, by stage."""
+    return {name: lowered.as_text() for name, lowered in program.lower().items()}
+
+
+def lowered_for(program: Program) -> Any:
+    """Platform to the training stage exported for it."""
+    # The CUDA kernel for random bits is no promise of JAX for years to come, which nothing here relies on.
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")]
+    stage, arguments = program.stages["train"], program.arguments()["train"]
+    return lambda platform: jax.export.export(stage, platforms=(platform,), disabled_checks=unchecked)(
+        *arguments
+    )
 
 
 def facts(program: Program) -> dict[str, Any]:
     """What the compiled stages say of themselves."""
     stages, _ = program.compile()
-    texts = {name: stages[name].as_text() for name in STAGES}
+    optimised = {name: stages[name].as_text() for name in STAGES}
     return {
         "devices": len(program.layout.devices),
         "rows": program.layout.rows,
-        "collectives": {name: sorted(set(COLLECTIVE.findall(text))) for name, text in texts.items()},
-        "branches": texts["train"].count(" conditional("),
+        "collectives": {name: collectives(text) for name, text in optimised.items()},
+        "branches": optimised["train"].count(" conditional("),
         "donated": stages["train"].memory_analysis().alias_size_in_bytes,
         "forecast": program.memory(),
+        "exported": [exported.nr_devices for exported in map(lowered_for(program), ("cuda", "tpu"))],
         "peak": memory.compiled_bytes(stages["train"]),
     }
 
@@ -68,65 +119,79 @@ def facts(program: Program) -> dict[str, Any]:
 def keep(file: Path, outcomes: list[Outcome]) -> None:
     """All results of all runs, by name."""
     found = {
-        f"{outcome.run.id}{name}": array for outcome in outcomes for name, array in small.result(outcome).items()
+        f"{outcome.run.id}{name}": array
+        for outcome in outcomes
+        for name, array in small.result(outcome).items()
     }
     np.savez(file, **found)
 
 
-def stopped(program: Program, folder: Path) -> None:
-    """Execute half of it, leaving a checkpoint."""
+def resumed(first: Program, second: Program, folder: Path) -> list[Outcome]:
+    """Half of it by `first`, which leaves a checkpoint, the rest by `second`."""
     try:
-        execute(program, folder, progress=small.interrupt_at(HALF_WAY))
+        execute(first, folder, progress=small.interrupt_at(HALF_WAY))
     except Stopped:
-        return
+        return execute(second, folder)
     raise AssertionError("nobody stopped it")
 
 
-def main(members: int, folder: Path) -> None:
-    """All ways of running one Program."""
+def exchanging() -> list[str]:
+    """The collectives of a sum over all devices, which needs one."""
+    spread = jax.sharding.NamedSharding(jax.make_mesh((len(sharding.devices()),), ("x",)), jax.P("x"))
+    summed = jax.jit(jax.numpy.sum, in_shardings=spread).lower(np.zeros(16, np.float32))
+    return collectives(summed.compile().as_text())
+
+
+def collectives(text: str) -> list[str]:
+    """Kinds of exchange in the text of a compiled program."""
+    return sorted({kind for kind, _ in COLLECTIVE.findall(text)})
+
+
+def main(folder: Path, both: bool, *populations: int) -> None:
+    """All ways of running; those that take one device only where `both` are asked for."""
+    compiled: list[str] = []
 
     def seen(event: str, seconds: float, **notes: Any) -> None:
         if event.endswith("backend_compile_duration"):
-            COMPILED.append(str(notes.get("fun_name", event)))
+            compiled.append(str(notes.get("fun_name", event)))
 
     jax.monitoring.register_event_duration_secs_listener(seen)
-    programs = {"many": compiled_once(population(members))}
-    outcomes = execute(programs["many"])
-    keep(folder / "many.npz", outcomes)
-    stopped(programs["many"], folder / "many_many")
-    keep(folder / "many_many.npz", execute(programs["many"], folder / "many_many"))
-    compiled = list(COMPILED)
-
-    everywhere = sharding.devices
-    sharding.devices = lambda: everywhere()[:1]
-    programs["one"] = compiled_once(population(members))
-    sharding.devices = everywhere
-    keep(folder / "one.npz", execute(programs["one"]))
-    for first, second in (("many", "one"), ("one", "many")):
-        place = folder / f"{first}_{second}"
-        stopped(programs[first], place)
-        keep(place.with_suffix(".npz"), execute(programs[second], place))
-
-    for platform in ("cuda", "tpu"):
-        jax.export.export(
-            programs["many"].stages["train"],
-            platforms=(platform,),
-            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")],
-        )(*programs["many"].arguments()["train"])
-    report = {name: facts(program) for name, program in programs.items()}
-    print(
-        json.dumps(
-            {
-                **report,
-                "compiled": compiled,
-                "outcomes": [outcome.run.id for outcome in outcomes],
-                "events": max(outcome.events["critic"] for outcome in outcomes),
-                "measured_members": outcomes[0].measured["members"],
-                "placement": str(programs["many"].layout),
-            }
-        )
-    )
+    report: dict[str, Any] = {}
+    many: Program | None = None
+    for members in populations:
+        before = len(compiled)
+        many = compiled_once(population(members), many)
+        watch = Scores()
+        outcomes = execute(many, progress=watch)
+        keep(folder / f"{members}-many.npz", outcomes)
+        keep(folder / f"{members}-many-many.npz", resumed(many, many, folder / f"{members}-many"))
+        found = checkpoint.restore(folder / f"{members}-many", many.shapes())
+        assert found is not None
+        step, state, notes = found
+        report[f"{members}"] = facts(many) | {
+            "told": watch.told,
+            "saved_at": step,
+            "saved_rows": sorted({leaf.shape[0] for leaf in jax.tree.leaves(state)}),
+            "noted": sorted(
+                {len(row) for column in notes["curve"].values() for row in column}
+                | {len(row) for row in notes["metrics"].values()}
+            ),
+            "compiled": compiled[before:],
+            "planned": many.compilations,
+            "runs": [run.id for run in many.runs],
+            "outcomes": [outcome.run.id for outcome in outcomes],
+            "measured_members": outcomes[0].measured["members"],
+            "events": max(outcome.events["critic"] for outcome in outcomes),
+        }
+        if both:
+            with on_one_device():
+                one = compiled_once(population(members))
+            keep(folder / f"{members}-one.npz", execute(one))
+            keep(folder / f"{members}-many-one.npz", resumed(many, one, folder / f"{members}-many-one"))
+            keep(folder / f"{members}-one-many.npz", resumed(one, many, folder / f"{members}-one-many"))
+            report["one"] = facts(one)
+    print(json.dumps(report | {"exchanging": exchanging()}))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2] == "both", *map(int, sys.argv[3:]))
