@@ -235,6 +235,8 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _paragraph(plan: Plan, program: Any) -> list[str]:
+    from sparserl_jax.training.sharding import Layout
+
     planned = plan.of(program)
     arms: dict[str, int] = {}
     for entry in planned:
@@ -245,10 +247,11 @@ def _paragraph(plan: Plan, program: Any) -> list[str]:
         )
         arms[label] = arms.get(label, 0) + 1
     members = ", ".join(f"{label} x{count}" for label, count in arms.items())
-    memory = int(program.memory())
+    layout = Layout.of(len(planned))
+    each = "" if len(layout.devices) == 1 else " on each"
     text = [
-        f"program {program.name}: {planned[0].task.name}, {len(planned)} members, {program.compilations} compilations, "
-        f"memory {_quantity(memory, 'B', 1024)}",
+        f"program {program.name}: {planned[0].task.name}, {layout}, {program.compilations} compilations, "
+        f"memory {_quantity(int(program.memory()), 'B', 1024)}{each}",
         f"    why: {program.why}",
         f"    members: {members}",
     ]

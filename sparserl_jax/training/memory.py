@@ -7,19 +7,26 @@ from typing import Any
 import jax
 
 from sparserl_jax.errors import UserError
+from sparserl_jax.training.sharding import Layout, devices
 
 
 def available() -> int | None:
-    """Bytes the first local device offers: its memory limit less what is in use, or the host's available memory on
-    CPU; None where neither is known."""
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
+    """Bytes that each local device offers: the least of their memory limits less what is in use, or its share of the
+    host's available memory on CPU; None where neither is known."""
+    local = devices()
+    if local[0].platform == "cpu":
         try:
             with open("/proc/meminfo", encoding="ascii") as lines:
                 facts = dict(line.split(":", 1) for line in lines)
-            return int(facts["MemAvailable"].split()[0]) * 1024
+            return int(facts["MemAvailable"].split()[0]) * 1024 // len(local)
         except (OSError, KeyError, ValueError):
             return None
+    offers = [_free(device) for device in local]
+    known = [offer for offer in offers if offer is not None]
+    return min(known, default=None)
+
+
+def _free(device: jax.Device) -> int | None:
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit")
     return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
@@ -29,10 +36,10 @@ def check(needed: int, members: int, what: str, offered: int | None = None) -> N
     """Refuse a population that does not fit.
 
     Args:
-        needed: bytes of the whole population.
-        members: how many members share them.
+        needed: bytes of the population on each device.
+        members: how many members there are, on all local devices together.
         what: name of the Program for the message.
-        offered: bytes at hand; default `available()`.
+        offered: bytes at hand on each device; default `available()`.
 
     Raises:
         UserError: with the bytes needed and the number of members that would fit.
@@ -40,15 +47,18 @@ def check(needed: int, members: int, what: str, offered: int | None = None) -> N
     offered = available() if offered is None else offered
     if offered is None or needed <= offered:
         return
-    fits = int(members * offered // max(needed, 1))
+    layout = Layout.of(members)
+    fits = int(layout.per_device * offered // max(needed, 1)) * len(layout.devices)
+    each = "" if len(layout.devices) == 1 else " on each"
     raise UserError(
-        f"program {what} needs {needed / 1e9:.2f} GB for {members} members and {offered / 1e9:.2f} GB are free: about "
+        f"program {what} needs {needed / 1e9:.2f} GB{each} for {layout} and {offered / 1e9:.2f} GB are free: about "
         f"{fits} members fit; use fewer seeds per suite, a smaller buffer_max or narrower networks."
     )
 
 
 def compiled_bytes(compiled: Any) -> int | None:
-    """Bytes a compiled stage holds at its peak by XLA's account (arguments, outputs not aliased, temporaries)."""
+    """Bytes a compiled stage holds on each device at its peak by XLA's account (arguments, outputs not aliased,
+    temporaries)."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None

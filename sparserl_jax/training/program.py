@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -21,6 +20,7 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
 from sparserl_jax.training.config import Run, Training
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
+from sparserl_jax.training.sharding import Layout
 from sparserl_jax.training.stages import Stages
 
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
@@ -130,13 +130,15 @@ class Program:
         return stack(made)
 
     @cached_property
+    def layout(self) -> Layout:
+        """Its members over the local devices."""
+        return Layout.of(len(self.runs))
+
+    @cached_property
     def stages(self) -> dict[str, Any]:
-        """The stages over the member axis, jitted; the clock is unbatched and the state is donated."""
+        """The stages over the rows of the layout, jitted; the clock is unbatched and the state is donated."""
         stages = Stages(self.training, self.agent, self.env, self.n_max, self.keep_mean)
-
-        def over_members(fn: Callable[..., Any], *axes: int | None, donate: bool) -> Any:
-            return jax.jit(jax.vmap(fn, in_axes=axes), donate_argnums=(0,) if donate else ())
-
+        over_members = self.layout.stage
         return {
             "init": over_members(stages.init, 0, donate=False),
             "warm_up": over_members(stages.warm_up, 0, 0, None, donate=True),
@@ -152,22 +154,29 @@ class Program:
     @cached_property
     def _shapes(self) -> Member:
         # Asked for by the plan, the memory checks, the compilation and the resume: traced once.
-        return jax.eval_shape(self.stages["init"], self.settings)
+        rows = jax.eval_shape(self.stages["init"], self.layout.padded(self.settings))
+        return self.layout.unpadded(rows)
 
     def memory(self) -> int:
-        """Forecast of the bytes its population holds on the device."""
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.shapes()))
+        """Forecast of the bytes its population holds on each device."""
+        held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.shapes()))
+        return held // self.layout.members * self.layout.per_device
+
+    def arguments(self) -> dict[str, tuple[Any, ...]]:
+        """Shapes, or values on the host, of what every stage is called with."""
+        population, settings = self.layout.padded(self.shapes()), self.layout.padded(self.settings)
+        clock = clock_at(self.training, 0)
+        return {
+            "init": (settings,),
+            "warm_up": (population, settings, clock),
+            "train": (population, settings, clock),
+            "evaluate": (population, settings, clock, np.int32(0)),
+            "harvest": (population,),
+        }
 
     def lower(self) -> dict[str, Any]:
         """Every stage lowered for this population."""
-        population, clock = self.shapes(), clock_at(self.training, 0)
-        arguments = {
-            "init": (self.settings,),
-            "warm_up": (population, self.settings, clock),
-            "train": (population, self.settings, clock),
-            "evaluate": (population, self.settings, clock, np.int32(0)),
-            "harvest": (population,),
-        }
+        arguments = self.arguments()
         return {name: self.stages[name].lower(*arguments[name]) for name in STAGES}
 
     def compile(self) -> tuple[dict[str, Any], dict[str, float]]:

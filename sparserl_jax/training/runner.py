@@ -136,7 +136,8 @@ class _Execution:
         self.seconds["compile"] = time.perf_counter() - began
         self.peak = memory.compiled_bytes(self.compiled["train"])
         memory.check(self.peak or 0, members, name)
-        self.settings = jax.device_put(self.program.settings)
+        self.layout = self.program.layout
+        self.settings = self.layout.place(self.program.settings)
         if not self.restore():
             self.population = self.compiled["init"](self.settings)
         while self.step < training.steps:
@@ -164,7 +165,7 @@ class _Execution:
             self.population = self.compiled[kind](self.population, self.settings, clock)
         else:
             self.population, metrics = self.compiled[kind](self.population, self.settings, clock)
-            self.metrics = {key: np.asarray(value) for key, value in metrics.items()}
+            self.metrics = {key: np.asarray(value)[: self.layout.members] for key, value in metrics.items()}
         jax.block_until_ready(self.population)
         self.step += self.training.dispatch_steps
         self.seconds[kind] += time.perf_counter() - began
@@ -193,7 +194,7 @@ class _Execution:
         seen, history = self.compiled["evaluate"](self.population, self.settings, clock, np.int32(repeat))
         if repeat == 0:  # the final episodes are no curve point
             self.population = self.population._replace(history=history)
-        seen = {key: np.asarray(value) for key, value in seen.items()}
+        seen = {key: np.asarray(value)[: self.layout.members] for key, value in seen.items()}
         self.seconds["evaluate"] += time.perf_counter() - began
         return seen
 
@@ -233,7 +234,8 @@ class _Execution:
             "metrics": {key: value.tolist() for key, value in self.metrics.items()},
             "seconds": self.seconds,
         }
-        checkpoint.save(self.folder, self.step, self.population, notes)
+        # Members only: the state can be taken up on another number of devices.
+        checkpoint.save(self.folder, self.step, self.layout.unpadded(self.population), notes)
         self.saved_at, self.saved_step = time.monotonic(), self.step
         self.seconds["checkpoint"] += time.perf_counter() - began
 
@@ -249,7 +251,7 @@ class _Execution:
             return False
         self.step, state, notes = found
         self.saved_step = self.step
-        self.population = jax.device_put(state)
+        self.population = self.layout.place(state)
         self.progress.stage(name, f"resuming at step {self.step}")
         columns, dtypes = notes["curve"], notes["dtypes"]
         count = len(next(iter(columns.values()))) if columns else 0

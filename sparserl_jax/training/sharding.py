@@ -1,0 +1,143 @@
+"""The member axis over the local devices: who computes which members, and how populations get there and back.
+
+Members never speak to each other, so every device runs the stages on members of its own (`jax.shard_map`): no device
+waits for another and nothing is exchanged; the clock is the same everywhere. All devices hold equally many rows: a
+population that does not divide is filled up with copies of its first members, whose numbers nobody reads. Everything
+outside the compiled stages (settings, curves, checkpoints, outcomes) has exactly the members. On one device no rows are
+added and no sharding is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "member"
+"""Name of the only mesh axis."""
+
+
+def devices() -> list[jax.Device]:
+    """The devices members are spread over: all of this process. `CUDA_VISIBLE_DEVICES` and the like choose them."""
+    return jax.local_devices()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where `members` live: row i of a population is member `i % members`, rows in equal runs over `devices`."""
+
+    members: int
+    devices: tuple[jax.Device, ...]
+
+    @staticmethod
+    def of(members: int) -> Layout:
+        """The layout of `members` on this machine."""
+        return Layout(members, tuple(devices()))
+
+    @property
+    def per_device(self) -> int:
+        """Rows each device holds."""
+        return -(-self.members // len(self.devices))
+
+    @property
+    def rows(self) -> int:
+        """Members and copies."""
+        return self.per_device * len(self.devices)
+
+    def __str__(self) -> str:
+        """`90 members`, or `7 members on 8 devices, 1 padded`."""
+        if len(self.devices) == 1:
+            return f"{self.members} members"
+        padded = f", {self.rows - self.members} padded" if self.rows > self.members else ""
+        return f"{self.members} members on {len(self.devices)} devices{padded}"
+
+    # ---- stages ----------------------------------------------------------------------------------------------------
+
+    def stage(self, fn: Callable[..., Any], *axes: int | None, donate: bool) -> Any:
+        """A per-member function over the member axis, jitted.
+
+        Args:
+            fn: arrays of one member to arrays of one member.
+            axes: per argument, 0 for arrays `[row, ...]`, None for what all members share.
+            donate: whether the first argument's memory becomes the result's.
+        """
+        donated = (0,) if donate else ()
+        batched = jax.vmap(fn, in_axes=axes)
+        if len(self.devices) == 1:
+            return jax.jit(batched, donate_argnums=donated)
+        specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in axes)
+        apart = jax.shard_map(
+            batched, mesh=self._mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+        )
+        return jax.jit(
+            apart,
+            in_shardings=tuple(NamedSharding(self._mesh, spec) for spec in specs),
+            out_shardings=self._sharding,
+            donate_argnums=donated,
+        )
+
+    @property
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(self.devices), (AXIS,))
+
+    @property
+    def _sharding(self) -> NamedSharding:
+        return NamedSharding(self._mesh, PartitionSpec(AXIS))
+
+    # ---- populations -----------------------------------------------------------------------------------------------
+
+    def padded(self, tree: Any) -> Any:
+        """Arrays on the host, or shapes, `[member, ...]` as `[row, ...]`."""
+        if self.rows == self.members:
+            return tree
+
+        def pad(leaf: Any) -> Any:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct((self.rows, *leaf.shape[1:]), leaf.dtype)
+            return _on_rows(leaf, lambda array: array[np.arange(self.rows) % self.members])
+
+        return jax.tree.map(pad, tree)
+
+    def place(self, tree: Any) -> Any:
+        """Arrays `[member, ...]` on the host as arrays `[row, ...]` on the devices."""
+        if len(self.devices) == 1:
+            return jax.device_put(tree)
+        sharding = self._sharding
+
+        def put(leaf: Any) -> Any:
+            if not _is_key(leaf):
+                return jax.device_put(leaf, sharding)
+            # From the host, as its data: to cut up an array that is on a device already, JAX compiles a program.
+            data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+        return jax.tree.map(put, self.padded(tree))
+
+    def unpadded(self, tree: Any) -> Any:
+        """Arrays or shapes `[row, ...]` as `[member, ...]`; arrays come to the host where there are copies to leave
+        out, and stay as they are where not."""
+        if self.rows == self.members:
+            return tree
+
+        def cut(leaf: Any) -> Any:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct((self.members, *leaf.shape[1:]), leaf.dtype)
+            return _on_rows(leaf, lambda array: array[: self.members])
+
+        return jax.tree.map(cut, tree)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _on_rows(leaf: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """`change` by NumPy, for which nothing is compiled; typed random keys (of a user's environment) as their data."""
+    if _is_key(leaf):
+        changed: Any = change(np.asarray(jax.random.key_data(leaf)))
+        return jax.random.wrap_key_data(changed, impl=jax.random.key_impl(leaf))
+    return change(np.asarray(leaf))
