@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sparserl_jax.bench.plan import Plan, Planned
-from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.errors import UserError, located, suggest
 
 _FORM = re.compile(r"(?:(?P<env>.+)/)?(?P<arm>[A-Za-z0-9_]+)(?:@(?P<sparsity>[0-9.eE+-]+))?")
 
@@ -55,10 +55,11 @@ def parse(text: str, plan: Plan) -> Wanted:
         envs[planned.folder.parent.as_posix()] = envs[name] = name
         envs.setdefault(name.partition("?")[0], name)
     arms = list(dict.fromkeys(planned.arm.name for planned in plan.runs))
-    if form["env"] is not None and form["env"] not in envs:
-        raise suggest(form["env"], sorted(set(envs.values())), f"environment in {where}")
-    if form["arm"] not in arms:
-        raise suggest(form["arm"], arms, f"arm in {where}")
+    with located(where):
+        if form["env"] is not None and form["env"] not in envs:
+            raise suggest(form["env"], sorted(set(envs.values())), "environment of the suite")
+        if form["arm"] not in arms:
+            raise suggest(form["arm"], arms, "arm of the suite")
     knobs = {planned.run.knobs["actor"] for planned in plan.runs if planned.arm.name == form["arm"]}
     if sparsity is not None and sparsity not in knobs:
         raise UserError(

@@ -88,6 +88,13 @@ def test_records_made_by_uncommitted_code_are_refused(folder: Path, repository: 
         publish.publish(folder, results=repository / "results")
 
 
+def test_records_of_a_commit_that_is_not_in_the_history_are_refused(folder: Path, repository: Path):
+    git(repository, "checkout", "-q", "--orphan", "elsewhere")
+    git(repository, "commit", "-qm", "another history")
+    with pytest.raises(UserError, match="no ancestor of HEAD.*publish from the branch that made it"):
+        publish.publish(folder, results=repository / "results")
+
+
 def test_unfinished_and_unsound_folders_are_refused(folder: Path, repository: Path):
     run = folder / "records/gymnax-Pendulum-v1/rlx2-s0800-seed001"
     with (run / "curve.csv").open("a") as file:
