@@ -33,6 +33,18 @@ class Bench:
     """Folder for records and tables; default runs/<suite>-<hash>."""
     time_budget: float | None = None
     """Seconds after which to stop with exit code 3; run again to go on."""
+    only: tuple[str, ...] = ()
+    """Run only the programs that hold these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Put the arms of several result folders into one table; refuse what may not be compared."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """What `sparserl bench` or `sparserl publish` made, e.g. runs/mine results/quick."""
+    out: Path | None = None
+    """Folder for table.md, table.csv, table.tex and reproduce.md; default: print only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +178,7 @@ Command = (
     | Annotated[PlanSuite, tyro.conf.subcommand("plan")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
@@ -199,7 +212,7 @@ def _show(plan: Plan, folder: Path, console: Console) -> None:
 
 def bench(command: Bench, console: Console) -> int:
     """`sparserl bench`."""
-    from sparserl_jax.bench import paths, suites
+    from sparserl_jax.bench import only, paths, suites
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
@@ -207,7 +220,11 @@ def bench(command: Bench, console: Console) -> int:
     path = paths.suite_path(command.suite)
     plan = plans.make(suites.read(path))
     folder = runs.folder_of(plan, command.out)
+    if command.only:
+        plan = only.select(plan, command.only)
     plans.show(plan, console)
+    for line in only.lines(plan, command.only) if command.only else []:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     runs.run(plan, folder, console, time_budget=command.time_budget, suite_file=path)
     _show(plan, folder, console)
     return runs.EXIT_OK
@@ -250,6 +267,18 @@ def publish(command: Publish, console: Console) -> int:
 
     target = publishing.publish(command.folder, replace=command.replace)
     console.print(f"Published: {target}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def compare(command: Compare, console: Console) -> int:
+    """`sparserl compare`."""
+    from sparserl_jax.bench import compare as comparing
+    from sparserl_jax.bench import tables
+
+    found = comparing.compare(command.folders, command.out)
+    tables.screen(found, console)
+    if command.out is not None:
+        console.print(f"Tables: {command.out}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -344,6 +373,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     PlanSuite: plan,
     Check: check,
     Publish: publish,
+    Compare: compare,
     Train: train,
     Evaluate: evaluate,
     Inspect: inspect,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sparserl_jax.bench.statistics import MARGIN
 
 if TYPE_CHECKING:
-    from sparserl_jax.bench.summary import Block
+    from sparserl_jax.bench.rows import Block
 
 WIDE_BELOW = 10
 """Fewer seeds than this: the caption says "wide intervals"."""
@@ -91,6 +91,11 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
         "would decide)."
     )
     lines.append(
+        "P(beats dense): chance that a run of the arm scores above a run of dense, ties counting half. Delta to tiny: "
+        "the same difference to the narrow dense network at the same sparsity with the same kind of targets (tiny_rvl "
+        "where they are multi-step, else tiny)."
+    )
+    lines.append(
         f"A diverged run enters at {_diverged(suite['tasks'])}. A/A: dense against itself with other seeds. "
         "Verdicts are given only where dense reached the learned level and the placebo arm is worse."
     )
@@ -104,10 +109,7 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     )
     lines.extend(_evaluation_share(found))
     if found:
-        lines.append(
-            f"{distinct(machine(r) for r in found)}; {distinct(versions(r) for r in found)}; "
-            f"{distinct(commit(r) for r in found)}; configuration {settings['suite_hash']}."
-        )
+        lines.append(origin(found, settings["suite_hash"]))
     return lines
 
 
@@ -125,6 +127,14 @@ def _evaluation_share(found: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"Evaluation took {100 * share:.0f} % of the run{note}, at most {100 * highest:.0f} % of a program."
     ]
+
+
+def origin(found: Sequence[dict[str, Any]], suite_hash: str) -> str:
+    """Devices, versions, commits and the configuration that records come from."""
+    return (
+        f"{distinct(machine(r) for r in found)}; {distinct(versions(r) for r in found)}; "
+        f"{distinct(commit(r) for r in found)}; configuration {suite_hash}."
+    )
 
 
 def _episodes(suite: dict[str, Any]) -> str:

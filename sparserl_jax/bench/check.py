@@ -1,4 +1,4 @@
-"""`sparserl check`: is every number in a folder what its files say, and is nothing missing, doubled or unequal?"""
+"""`sparserl check`: is every number in a folder what its files and its suite say, and is nothing missing or doubled?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import policy, records, schema, single
+from sparserl_jax.bench import claims, paths, policy, records, schema, single
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import leaf
 
@@ -16,30 +16,59 @@ TOLERANCE = 1e-9
 """Relative difference allowed between a recorded score and the one computed again: rounding of the sum only."""
 
 
-def check(folder: Path) -> list[str]:
+def check(folder: Path, repository: Path | None = None) -> list[str]:
     """Every problem found, one sentence each; an empty list means that the folder holds what it claims.
+
+    Args:
+        folder: one that `sparserl bench` or `sparserl publish` made.
+        repository: work tree whose history must hold the commits that the records name; default: the checkout of
+            this package where `folder` lies in its `results/`, else none.
 
     Raises:
         UserError: the folder is not one that `sparserl bench` made.
     """
     settings, found = records.load_all(folder)
     present = {record.get("run_id") for record in found}
-    problems = [f"{run_id}: the record is missing" for run_id in settings["runs"] if run_id not in present]
+    missing = [f"{run_id}: the record is missing" for run_id in settings["runs"] if run_id not in present]
+    problems, sound = _unsound(folder, settings, found)
+    repository = _publisher(folder) if repository is None else repository
+    old = [] if repository is None else claims.commits(sound, repository)
+    # A single training (`sparserl train`) compares nothing.
+    alone = [] if settings["suite"]["name"] == single.SINGLE else _alone(sound)
+    return [*missing, *problems, *old, *alone]
+
+
+def unsound(folder: Path) -> list[str]:
+    """The problems of what is there, without those of what is not: missing runs and a missing dense arm."""
+    return _unsound(folder, *records.load_all(folder))[0]
+
+
+def _unsound(
+    folder: Path, settings: dict[str, Any], found: list[dict[str, Any]]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Problems, and the records of valid form."""
     # load_all follows the plan; a folder beside it would never be looked at.
-    known = set(settings["runs"])
+    known, problems = set(settings["runs"]), []
     for path in sorted((folder / "records").glob("*/*/record.json")):
         run_id = path.parent.relative_to(folder / "records").as_posix()
         if run_id not in known and not path.parent.name.startswith("."):
             problems.append(f"{run_id}: the plan knows no such run")
-    sound = []
+    claim, sound = claims.Claims(settings), []
+    problems += claim.problems
     for record, run_id in zip(found, [r for r in settings["runs"] if _has(folder, r)], strict=True):
         broken = schema.errors(record)
         if not broken:
             sound.append(record)
-        mine = broken or _record_problems(folder, run_id, record, settings)
-        problems.extend(f"{run_id}: {text}" for text in mine)
-    problems.extend(_group_problems(sound, settings["suite"]["name"] != single.SINGLE))
-    return problems
+            broken = _record_problems(folder, run_id, record, settings)
+            broken += claim.check(folder / "records" / run_id, run_id, record)
+        problems.extend(f"{run_id}: {text}" for text in broken)
+    return problems + _group_problems(sound), sound
+
+
+def _publisher(folder: Path) -> Path | None:
+    """The checkout in whose `results/` a folder lies."""
+    root = paths.checkout()
+    return root if root is not None and folder.resolve().parent == (root / "results").resolve() else None
 
 
 def folders(folder: Path) -> list[Path]:
@@ -110,6 +139,11 @@ def _curve_problems(path: Path, result: dict[str, Any]) -> list[str]:
         problems.append(
             f"final_returns has {len(result['final_returns'])} entries, not {budget['final_episodes']}"
         )
+    if not problems:
+        interval = budget["env_steps"] // budget["points"]
+        due = [interval * (index + 1) for index in range(budget["points"])]
+        if steps != due or curve["update"][-1] != budget["updates"]:
+            problems.append("curve.csv has points at other steps or updates than its budget")
     if problems:
         return problems
     again = records.scores(points, result["final_returns"])
@@ -178,19 +212,17 @@ def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
     return int(np.asarray(mask).reshape(-1, tensor["size"])[tensor["copy"]].sum())
 
 
-def _group_problems(found: list[dict[str, Any]], compares: bool) -> list[str]:
+def _group_problems(found: list[dict[str, Any]]) -> list[str]:
     """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm."""
     problems = []
     seeds: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     curves: dict[tuple[str, str], list[str]] = defaultdict(list)
     budgets: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    roles: dict[str, set[str]] = defaultdict(set)
     for record in found:
         result, run_id = record["result"], record["run_id"]
         key = tuple(result[name] for name in ("env", "arm", "sparsity", "critic_sparsity", "seed"))
         seeds[key].append(run_id)
         budgets[result["env"]][records.canonical(result["budget"])].append(run_id)
-        roles[result["env"]].add(result["role"])
         if result["status"] == "ok":
             curves[result["env"], record["files"]["curve"]["sha256"]].append(run_id)
     for key, ids in seeds.items():
@@ -203,7 +235,12 @@ def _group_problems(found: list[dict[str, Any]], compares: bool) -> list[str]:
         if len(groups) > 1:
             odd = min(groups.values(), key=len)
             problems.append(f"{env}: not all runs had the same budget (differs: {odd[0]})")
-        # A single training (`sparserl train`) compares nothing.
-        if "dense" not in roles[env] and compares:
-            problems.append(f"{env}: there is no dense arm to compare with")
     return problems
+
+
+def _alone(found: list[dict[str, Any]]) -> list[str]:
+    """Environments without a dense arm."""
+    roles: dict[str, set[str]] = defaultdict(set)
+    for record in found:
+        roles[record["result"]["env"]].add(record["result"]["role"])
+    return [f"{env}: there is no dense arm to compare with" for env in roles if "dense" not in roles[env]]

@@ -200,8 +200,9 @@ def _quantity(value: float, unit: str = "", base: int = 1000) -> str:
 def lines(plan: Plan) -> list[str]:
     """The plan as text: totals, then one paragraph per program."""
     suite = plan.suite
-    total = sum(theory(plan, planned)["training_flops_theory"] for planned in plan.runs)
-    executed = sum(theory(plan, planned)["training_flops_executed"] for planned in plan.runs)
+    chosen = [planned for program in plan.programs for planned in plan.of(program)]  # fewer with --only
+    total = sum(theory(plan, planned)["training_flops_theory"] for planned in chosen)
+    executed = sum(theory(plan, planned)["training_flops_executed"] for planned in chosen)
     compilations = sum(int(program.compilations) for program in plan.programs)
     training = suite.training(suite.tasks[0])
     dispatches = suite.steps // training.dispatch_steps

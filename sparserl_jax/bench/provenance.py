@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,23 @@ def repository(folder: Path | None = None) -> dict[str, Any]:
         "git_describe": _git(folder, "describe", "--tags", "--always", "--dirty"),
         "git_dirty": None if changes is None else bool(changes),
     }
+
+
+def head(folder: Path) -> str | None:
+    """The commit a work tree stands at; None where `folder` is in none."""
+    return _git(folder, "rev-parse", "HEAD")
+
+
+def stale(commit: str, folder: Path) -> str | None:
+    """What is wrong with a commit as the origin of published results, in words; None if HEAD descends from it."""
+    if re.fullmatch("[0-9a-f]{40}", commit) is None:
+        return "no commit's name"
+    if _git(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+        shallow = _git(folder, "rev-parse", "--is-shallow-repository") == "true"
+        return None if shallow else "unknown to this repository"
+    if _git(folder, "merge-base", "--is-ancestor", commit, "HEAD") is None:
+        return "no ancestor of HEAD: the code here did not grow out of it"
+    return None
 
 
 def _versions() -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import paths, plots, policy, provenance, records, tables
+from sparserl_jax.bench import claims, paths, plots, policy, provenance, records, tables
 from sparserl_jax.bench.caption import RESULT_FROM
 from sparserl_jax.bench.check import check
 from sparserl_jax.bench.single import SINGLE
@@ -84,6 +84,9 @@ def publish(folder: Path, *, results: Path | None = None, replace: bool = False)
             f"'{folder}' was made by code with uncommitted changes ({len(dirty)} runs, e.g. {dirty[0]}); "
             "commit and run it again."
         )
+    stale = claims.commits(found, results.parent)
+    if stale:
+        raise UserError(f"cannot publish '{name}': {stale[0]}; publish from the branch that made it.")
     target = results / name
     if not replace:
         _refuse_differing(folder, target, settings["runs"])
@@ -170,6 +173,9 @@ HEADINGS = (
 )
 
 
+SPEED = tables.COLUMNS.index("steps/s")
+
+
 def beside_rows(ours: Summary, theirs: Summary) -> list[list[str]]:
     """*This machine* next to *published*, row by row."""
     rows = []
@@ -177,12 +183,12 @@ def beside_rows(ours: Summary, theirs: Summary) -> list[list[str]]:
         mine_cells = tables.cells(mine)
         line = [env, mine_cells[0], mine_cells[1], mine_cells[2]]
         if other is None:
-            rows.append([*line, "", "", mine_cells[-1], ""])
+            rows.append([*line, "", "", mine_cells[SPEED], ""])
             continue
         overlap = mine.value.lower <= other.value.upper and other.value.lower <= mine.value.upper
         other_cells = tables.cells(other)
         rows.append(
-            [*line, other_cells[2], "overlap" if overlap else "apart", mine_cells[-1], other_cells[-1]]
+            [*line, other_cells[2], "overlap" if overlap else "apart", mine_cells[SPEED], other_cells[SPEED]]
         )
     return rows
 

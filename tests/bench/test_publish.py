@@ -40,16 +40,17 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, repository: Path) -> Path:
     """A finished run, made by committed code."""
-    return made(tmp_path / "mini", **SMALL)
+    return made(tmp_path / "mini", repository, **SMALL)
 
 
-def made(folder: Path, change=None, **options) -> Path:
+def made(folder: Path, repository: Path, change=None, **options) -> Path:
     fake.finished(folder, fake.make_plan(**options), change=change)
+    commit = provenance.head(repository)
     for path in (folder / "records").glob("*/*/record.json"):
         record = json.loads(path.read_text())
-        record["provenance"].update(git_commit="0" * 40, git_dirty=False)
+        record["provenance"].update(git_commit=commit, git_dirty=False)
         path.write_text(json.dumps(record))
     return folder
 
@@ -87,6 +88,13 @@ def test_records_made_by_uncommitted_code_are_refused(folder: Path, repository: 
         publish.publish(folder, results=repository / "results")
 
 
+def test_records_of_a_commit_that_is_not_in_the_history_are_refused(folder: Path, repository: Path):
+    git(repository, "checkout", "-q", "--orphan", "elsewhere")
+    git(repository, "commit", "-qm", "another history")
+    with pytest.raises(UserError, match="no ancestor of HEAD.*publish from the branch that made it"):
+        publish.publish(folder, results=repository / "results")
+
+
 def test_unfinished_and_unsound_folders_are_refused(folder: Path, repository: Path):
     run = folder / "records/gymnax-Pendulum-v1/rlx2-s0800-seed001"
     with (run / "curve.csv").open("a") as file:
@@ -102,12 +110,16 @@ def test_too_few_seeds_are_not_a_result(tmp_path: Path, repository: Path):
     with pytest.raises(
         UserError, match="arm 'dense' on gymnax:Pendulum-v1 has 4 seeds; a result needs at least 5"
     ):
-        publish.publish(made(tmp_path / "x", **{**SMALL, "seeds": 4}), results=repository / "results")
+        publish.publish(
+            made(tmp_path / "x", repository, **{**SMALL, "seeds": 4}), results=repository / "results"
+        )
 
 
 def test_a_suite_that_is_no_result_is_refused(tmp_path: Path, repository: Path):
     with pytest.raises(UserError, match="never a result"):
-        publish.publish(made(tmp_path / "x", **SMALL, result=False), results=repository / "results")
+        publish.publish(
+            made(tmp_path / "x", repository, **SMALL, result=False), results=repository / "results"
+        )
 
 
 def test_other_results_are_replaced_only_when_asked(folder: Path, tmp_path: Path, repository: Path):
@@ -117,14 +129,14 @@ def test_other_results_are_replaced_only_when_asked(folder: Path, tmp_path: Path
     def worse(outcome):
         return dataclasses.replace(outcome, curve={**outcome.curve, "return": outcome.curve["return"] - 1})
 
-    other = made(tmp_path / "other", change=worse, **SMALL)
+    other = made(tmp_path / "other", repository, change=worse, **SMALL)
     with pytest.raises(UserError, match="has another result; use --replace"):
         publish.publish(other, results=repository / "results")
     target = publish.publish(other, results=repository / "results", replace=True)
     run = "gymnax-Pendulum-v1/dense-s0000-seed000"
     assert records.read(target / "records" / run) == records.read(other / "records" / run)
     assert (target / "README.md").read_text() == "how it was made"
-    fewer = made(tmp_path / "fewer", **{**SMALL, "seeds": 5})
+    fewer = made(tmp_path / "fewer", repository, **{**SMALL, "seeds": 5})
     with pytest.raises(UserError, match="lacks; use --replace"):
         publish.publish(fewer, results=repository / "results")
 

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from sparserl_jax.bench import check, policy, records, schema, single
 from sparserl_jax.errors import UserError
 from tests.bench import fake
+from tests.bench.forge import change, rehash
 
 SMALL = {
     "seeds": 2,
@@ -35,25 +36,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(original: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(original, tmp_path / "mini"))
-
-
-def change(folder: Path, run_id: str, edit) -> None:
-    """Rewrite a record after `edit(record)`, as a careful forger would: without the digest that gives it away."""
-    record = records.read(folder / "records" / run_id)
-    del record["sha256"]
-    edit(record)
-    (folder / "records" / run_id / "record.json").write_text(json.dumps(record))
-
-
-def rehash(folder: Path, run_id: str) -> None:
-    """Make the record's hashes agree with its files, as a careful forger would."""
-    here = folder / "records" / run_id
-
-    def edit(record):
-        for entry in record["files"].values():
-            entry["sha256"] = records.digest((here / entry["path"]).read_bytes())
-
-    change(folder, run_id, edit)
 
 
 def test_a_sound_folder_passes(folder: Path):

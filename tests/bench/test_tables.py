@@ -86,6 +86,76 @@ def test_verdicts_follow_the_interval_of_the_difference(folder: Path):
             assert (expected == "undecided") == ("seeds)" in row.verdict or "margin" in row.verdict)
 
 
+def test_the_chance_to_beat_dense_counts_pairs_of_runs(folder: Path):
+    found = summary.summarise(folder)
+    for block in found.blocks:
+        dense = next(row for row in block.rows if row.role == "dense")
+        assert dense.improvement is None
+        for row in block.rows:
+            if row is dense:
+                continue
+            pairs = [(a > b) + 0.5 * (a == b) for a in row.returns for b in dense.returns]
+            assert float(row.improvement.value) == pytest.approx(sum(pairs) / len(pairs))
+            assert 0 <= row.improvement.lower <= row.improvement.value <= row.improvement.upper <= 1
+    assert found.pooled is not None
+    row = next(row for row in found.pooled.rows if row.arm == "rlx2")
+    parts = [r.improvement.value for b in found.blocks for r in b.rows if r.key == row.key]
+    assert float(row.improvement.value) == pytest.approx(np.mean(parts))
+    assert f"| {float(row.improvement.value):.2f} [" in tables.markdown(found)
+
+
+def test_sparse_arms_are_held_against_the_narrow_network_of_their_size(folder: Path, tmp_path: Path):
+    """tiny for one-step targets; an arm with multi-step targets has no opponent while there is no tiny_rvl."""
+    found = rows(summary.summarise(folder))
+    for arm in ("static", "set", "rigl"):
+        for knob in (0.6, 0.9):
+            row, tiny = found[arm, knob], found["tiny", knob]
+            assert row.tiny == "tiny"
+            assert row.tiny_comparison.delta == pytest.approx(
+                statistics.delta(row.z[:, None], tiny.z[:, None])
+            )
+    assert [found[key].tiny for key in (("rlx2", 0.9), ("dense", 0.0), ("tiny", 0.9), ("placebo", 0.95))] == [
+        None
+    ] * 4
+    arms = [{"recipe": name} for name in ("dense", "tiny", "tiny_rvl", "rigl", "rlx2")]
+    found = rows(small(tmp_path, {}, arms=arms))
+    assert (found["rlx2", 0.6].tiny, found["rigl", 0.6].tiny) == ("tiny_rvl", "tiny")
+
+
+def test_one_line_says_up_to_which_sparsity_an_arm_is_matched(tmp_path: Path):
+    def shift(outcome):
+        # Certain verdicts: rlx2 loses at 0.8 only, rigl from 0.8 on, set everywhere, and by little.
+        run, lost = outcome.run, 0.0
+        if run.recipe.name == "rlx2":
+            lost = 0.4 * (run.sparsity == 0.8)
+        elif run.recipe.name == "rigl":
+            lost = 0.4 * (run.sparsity >= 0.8)
+        elif run.recipe.name == "set":
+            lost = 0.4
+        points = np.full(20, -150.0 - 1050 * (lost or 0.0) + run.seed * 0.01, np.float32)
+        points = points if run.recipe.name != "placebo" else points - 1000
+        return dataclasses.replace(outcome, curve={**outcome.curve, "return": points})
+
+    options = {
+        "environments": fake.SUITE["environments"][:1],
+        "sparsities": [0.9, 0.6, 0.8],
+        "arms": [
+            {"recipe": "dense"},
+            {"recipe": "placebo", "sparsities": [0.95]},
+            *({"recipe": name} for name in ("dense_rvl", "set", "rigl", "rlx2")),
+            {"recipe": "static"},
+        ],
+    }
+    fake.finished(tmp_path / "x", fake.make_plan(**options), change=shift)
+    found = summary.summarise(tmp_path / "x")
+    line = "Largest sparsity matched, all smaller ones matched too: set none, rigl 0.6, rlx2 0.6, static 0.9."
+    assert line in tables.markdown(found) and line in " ".join(tables.latex(found).split())
+    assert "as papers count: set none, rigl 0.6, rlx2 0.6, static 0.9." in tables.markdown(found)
+    options["environments"] = [{**options["environments"][0], "learned": -10.0, "reference": 0.0}]
+    fake.finished(tmp_path / "y", fake.make_plan(**options), change=shift)
+    assert "Largest sparsity" not in tables.markdown(summary.summarise(tmp_path / "y"))
+
+
 def test_costs_in_the_table_are_those_of_the_records(folder: Path):
     found = rows(summary.summarise(folder))
     assert found["rlx2", 0.9].executed_ratio == 1.0 and found["rlx2", 0.9].training_ratio < 0.15
@@ -203,7 +273,7 @@ def test_this_machine_stands_beside_the_published_results(folder: Path, tmp_path
 
 def test_the_screen_never_cuts_a_number(folder: Path):
     found = summary.summarise(folder)
-    for width in (90, 130, 160, 200):
+    for width in (90, 130, 160, 200, 260):
         from rich.console import Console
 
         out = io.StringIO()

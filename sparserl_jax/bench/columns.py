@@ -1,0 +1,129 @@
+"""Columns of a table as text: what each cell of a row says."""
+
+from __future__ import annotations
+
+import math
+
+from sparserl_jax.bench.rows import Block, Row
+from sparserl_jax.bench.statistics import Comparison, Interval
+from sparserl_jax.bench.summary import Summary
+
+COLUMNS = (
+    "method",
+    "sparsity",
+    "return, IQM [95 % CI]",
+    "z",
+    "delta to dense [95 % CI]",
+    "verdict",
+    "worst seed",
+    "p10",
+    "failed",
+    "smaller, parameters",
+    "smaller, bytes",
+    "FLOPs/action, theory",
+    "training FLOPs, theory",
+    "training FLOPs, executed",
+    "steps/s",
+    "delta to tiny [95 % CI]",
+    "P(beats dense) [95 % CI]",
+)
+"""What `cells` gives. New columns come last, so that those before keep their place."""
+WHOLE: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 16, 15, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+"""Order in which files show them."""
+POOLED: tuple[int, ...] = (0, 1, 3, 4, 5, 16, 15, 6, 7, 8)
+"""Columns of the pooled block: there the unit is z."""
+
+
+def _value(value: float) -> str:
+    """A return: four figures, no exponent."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _z(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _times(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}x" if value >= 100 else f"{value:.1f}x"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
+def _sparsity(row: Row) -> str:
+    if row.sparsity == row.critic_sparsity:
+        return f"{row.sparsity:g}"
+    return f"{row.sparsity:g} / {row.critic_sparsity:g}"
+
+
+def _failed(row: Row) -> str:
+    """Failure rate, and how many of them diverged."""
+    if row.failure_rate is None:
+        return f"{row.diverged} diverged" if row.diverged else ""
+    text = f"{100 * row.failure_rate:.0f} %"
+    return f"{text} ({row.diverged} div.)" if row.diverged else text
+
+
+def _bounded(found: Comparison | Interval | None, show: str) -> str:
+    """A number and its bounds, which a single run has not."""
+    if found is None:
+        return ""
+    middle, lower, upper = (float(number) for number in found[:3])
+    text = format(middle, show)
+    return text if math.isnan(lower) else f"{text} [{lower:{show}}, {upper:{show}}]"
+
+
+def cells(row: Row, pooled: bool = False) -> list[str]:
+    """All columns of one row as text; `pooled`: the unit is z."""
+    show = _z if pooled else _value
+    middle, lower, upper = map(float, row.value)
+    value = f"{show(middle)} [{show(lower)}, {show(upper)}]"
+    z = ""
+    if row.z_value is not None:
+        middle, lower, upper = map(float, row.z_value)
+        z = f"{_z(middle)} [{_z(lower)}, {_z(upper)}]" if pooled else _z(middle)
+    speed = "" if row.speed is None else f"{row.speed:,.0f}"
+    return [
+        row.label,
+        _sparsity(row),
+        value,
+        z,
+        _bounded(row.comparison, "+.3f"),
+        row.verdict,
+        show(row.worst),
+        show(row.p10),
+        _failed(row),
+        _times(row.compression_parameters),
+        _times(row.compression_bytes),
+        _share(row.inference_ratio),
+        _share(row.training_ratio),
+        _share(row.executed_ratio),
+        speed,
+        _bounded(row.tiny_comparison, "+.3f"),
+        _bounded(row.improvement, ".2f"),
+    ]
+
+
+def heading(block: Block) -> str:
+    """Title of a block, with its frozen levels."""
+    if block.levels.get("random") is None:
+        return block.env
+    levels = ", ".join(f"{name} {block.levels[name]:g}" for name in ("random", "learned", "reference"))
+    return f"{block.env} ({levels})"
+
+
+def blocks(summary: Summary) -> list[tuple[Block, tuple[int, ...]]]:
+    """The blocks of a table with the columns that files show of each."""
+    pooled = [] if summary.pooled is None else [(summary.pooled, POOLED)]
+    return [(block, WHOLE) for block in summary.blocks] + pooled
+
+
+def texts(block: Block, columns: tuple[int, ...]) -> list[list[str]]:
+    """The rows of a block as text."""
+    pooled = columns == POOLED
+    return [[cells(row, pooled)[index] for index in columns] for row in block.rows]

@@ -1,0 +1,133 @@
+"""How to make a row again: the command, the commit, and the runs it stands for.
+
+A result is a function of its run's configuration and seed and of the Program it was computed in (which runs were
+vmapped together), the code and the kind of device. A command therefore runs whole Programs: see `bench/only.py`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparserl_jax.bench.single import SINGLE
+
+if TYPE_CHECKING:
+    from sparserl_jax.bench.rows import Row
+    from sparserl_jax.bench.summary import Summary
+
+SUITE_FILE = "suite.toml"
+"""The file of a folder that its suite was read from."""
+_ONLY = " --only "
+
+
+def pattern(env: str, arm: str, sparsity: float) -> str:
+    """What `--only` takes for one row: ENV/ARM@SPARSITY."""
+    return f"{env}/{arm}@{sparsity:.12g}"
+
+
+def command(settings: dict[str, Any], env: str, arm: str, sparsity: float, file: str = SUITE_FILE) -> str:
+    """The command that makes the runs of one row again; empty where no command can (an environment object).
+
+    Args:
+        settings: `configuration.json` of the folder.
+        file: where the suite's file lies.
+    """
+    suite = settings["suite"]
+    if suite["name"] == SINGLE:
+        return _train(suite, env)
+    return f"sparserl bench {shlex.quote(file)}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
+
+
+def _train(suite: dict[str, Any], env: str) -> str:
+    """A single training as `sparserl train` with every argument that decides a number."""
+    if ":" not in env:
+        return ""  # the environment was an object of the user's: only the user's own program has it
+    agent, evaluation, arm = suite["agent"], suite["evaluation"], suite["arms"][0]
+    critic = arm["critic_sparsities"]
+    options: dict[str, Any] = {
+        "env": env,
+        "agent": agent["name"],
+        "recipe": arm["recipe"]["name"],
+        "sparsity": arm["sparsities"][0],
+        **({"critic-sparsity": critic[0]} if critic else {}),
+        "seeds": len(arm["seeds"]),
+        "first-seed": arm["seeds"][0],
+        "steps": suite["steps"],
+        "warm-up": suite["warm_up"],
+        "num-envs": suite["num_envs"],
+        "hidden": agent["hidden"],
+        "batch-size": agent["batch_size"],
+        "learning-rate": agent["learning_rate"],
+        "episodes": evaluation["episodes"],
+        "final-episodes": evaluation["final_episodes"],
+    }
+    words = ["sparserl", "train"]
+    for name, value in options.items():
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def joined(commands: Sequence[str]) -> str:
+    """One command for several rows of one suite."""
+    heads = {text.partition(_ONLY)[0] for text in commands}
+    if len(heads) != 1 or not all(_ONLY in text for text in commands):
+        return "; ".join(commands)
+    return heads.pop() + _ONLY + " ".join(text.partition(_ONLY)[2] for text in commands)
+
+
+def folded(runs: Iterable[str]) -> str:
+    """Run ids with equal stems folded: `pendulum/rlx2-s0800-seed{000,001}`, as a shell would expand them."""
+    stems: dict[str, list[str]] = {}
+    for run in runs:
+        stem, mark, seed = run.rpartition("-seed")
+        stems.setdefault(stem + mark, []).append(seed)
+    return " ".join(
+        stem + (seeds[0] if len(seeds) == 1 else "{" + ",".join(seeds) + "}") for stem, seeds in stems.items()
+    )
+
+
+def _lines(summary: Summary) -> list[tuple[str, Row]]:
+    blocks = [*summary.blocks, *([] if summary.pooled is None else [summary.pooled])]
+    return [(block.env, row) for block in blocks for row in block.rows]
+
+
+def page(summary: Summary) -> str:
+    """`reproduce.md`: row -> command, commit, programs and run ids; and the runs of every program."""
+    suites = any(_ONLY in row.command for _, row in _lines(summary))
+    lines = [
+        f"# {summary.title}: how to make each row again",
+        "",
+        "A result is a function of its run's configuration and seed, of the Program it was computed in (the runs that "
+        "are trained together in one vmapped computation), of the code and of the kind of device. So each command runs "
+        "whole Programs: those that hold the runs of the row, with all their other runs. With the commit, the versions "
+        "and the kind of device named here the results are the same bit for bit; elsewhere they agree only in "
+        "distribution. A delta also needs the runs of the row it is taken to: name both after `--only`.",
+        "",
+    ]
+    if suites:
+        lines += [
+            f"`{SUITE_FILE}` is the file in the folder of the records. Check out the commit, run the command from the "
+            "root of the repository with that file's path, then compare the new records with those named here "
+            "(`records/<run id>/record.json`, part `result`).",
+            "",
+        ]
+    lines += [
+        "| environment | row | sparsity | command | commit | programs | runs |",
+        "|---|---|---:|---|---|---|---|",
+    ]
+    for env, row in _lines(summary):
+        told = f"`{row.command}`" if row.command else "the Python program that passed the environment object"
+        where = f" in {row.origin}" if row.origin else ""
+        commits = ", ".join(text[:10] for text in row.commits)
+        lines.append(
+            f"| {env} | {row.label} | {row.sparsity:g} | {told} | {commits} | {', '.join(row.programs)} | "
+            f"`{folded(row.runs)}`{where} |"
+        )
+    lines += ["", "| program | its runs |", "|---|---|"]
+    members: dict[str, str] = {}
+    for record in summary.records:
+        origin = record["provenance"]
+        members.setdefault(origin["program"], folded(origin["program_members"]))
+    lines += [f"| {name} | `{runs}` |" for name, runs in members.items()]
+    return "\n".join([*lines, *(text for origin in summary.origins for text in ("", origin)), ""])

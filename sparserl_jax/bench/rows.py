@@ -1,0 +1,330 @@
+"""Rows of a table: the records of one arm as aggregates, intervals and comparisons, and whether a verdict may be given.
+
+The rule (no verdict without assay sensitivity): the dense arm's IQM must reach the environment's declared learned level
+and the placebo arm must be worse than dense; otherwise every row of the environment says so instead of a verdict.
+
+Beside dense, a sparse arm is compared with its honest opponent: the narrow dense network of the same weight count at
+the same sparsity, trained with the same value learning (`tiny_rvl` for arms with multi-step targets, else `tiny`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sparserl_jax.bench import statistics
+
+NOT_LEARNED = "not learned at this budget"
+SAME_SEEDS = "same seeds as the reference"
+"""Verdict of a dense arm whose runs are the reference's own, made elsewhere: what it shows is the machine."""
+
+Key = tuple[str, float, float]
+"""Arm, sparsity of the actor, sparsity of the critic."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One arm at one knob on one environment (or pooled: then `returns` are z scores and costs are None).
+
+    returns: score of every seed, seeds ascending. z: the same, normalised, None without levels. value, z_value: IQM
+    and interval. improvement: chance that a run beats one of dense, with interval. verdict: words for the table.
+    tiny, tiny_comparison: the narrow opponent's label and the difference to it. compression, ratios: relative to the
+    dense full-width network. speed: environment steps per second of the whole program, all its members together.
+    target: steps of the TD target. origin: folder of the runs in a comparison, else empty. runs, programs, commits:
+    what the row's numbers are made of; command: what makes these runs again.
+    """
+
+    arm: str
+    role: str
+    method: str
+    sparsity: float
+    critic_sparsity: float
+    target: int
+    seeds: tuple[int, ...]
+    diverged: int
+    returns: np.ndarray
+    z: np.ndarray | None
+    value: statistics.Interval
+    z_value: statistics.Interval | None
+    worst: float
+    p10: float
+    failure_rate: float | None
+    comparison: statistics.Comparison | None = None
+    improvement: statistics.Interval | None = None
+    tiny: str | None = None
+    tiny_comparison: statistics.Comparison | None = None
+    verdict: str = ""
+    compression_parameters: float | None = None
+    compression_bytes: float | None = None
+    inference_ratio: float | None = None
+    training_ratio: float | None = None
+    executed_ratio: float | None = None
+    speed: float | None = None
+    members: int | None = None
+    origin: str = ""
+    runs: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    commits: tuple[str, ...] = ()
+    command: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the row is called."""
+        return {"aa": f"{self.arm} (A/A)", "placebo": f"{self.arm} (must lose)"}.get(self.role, self.arm)
+
+    @property
+    def key(self) -> Key:
+        """What makes rows of several environments one row of the pooled block."""
+        return self.arm, self.sparsity, self.critic_sparsity
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The rows of one environment, or the pooled ones. `reason` says why there are no verdicts; None if there are."""
+
+    env: str
+    rows: tuple[Row, ...]
+    reason: str | None
+    levels: dict[str, float | None]
+
+
+def generator(*words: Any) -> np.random.Generator:
+    """A generator that depends on what is resampled and on nothing else, so that tables are the same on every rerun."""
+    text = "|".join(str(word) for word in words)
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
+
+
+def key_of(record: dict[str, Any]) -> Key:
+    """What makes runs one row."""
+    result = record["result"]
+    return result["arm"], result["sparsity"], result["critic_sparsity"]
+
+
+def _ratio(costs: dict[str, Any], key: str, reference: str) -> float:
+    return costs[key] / costs[reference]
+
+
+def _seen(group: list[dict[str, Any]], key: str) -> tuple[str, ...]:
+    """Distinct values of a field of the provenance, in order."""
+    return tuple(dict.fromkeys(str(record["provenance"][key] or "unknown") for record in group))
+
+
+def row(
+    group: list[dict[str, Any]],
+    env: str,
+    levels: dict[str, float | None],
+    fallback: float,
+    command: str = "",
+    origin: str = "",
+) -> Row:
+    """The records of one arm at one knob as a row without its comparisons.
+
+    Args:
+        levels: random, reference, learned and failure level of the environment.
+        fallback: return at which a diverged run enters.
+        command, origin: see `Row`.
+    """
+    group = sorted(group, key=lambda record: record["result"]["seed"])
+    first, measured = group[0]["result"], [record["measured"] for record in group]
+    scores = [record["result"]["score"] for record in group]
+    x = np.array([fallback if score is None else score for score in scores], np.float64)
+    z = z_value = None
+    words = (env, *key_of(group[0]))
+    if levels["random"] is not None and levels["reference"] is not None:
+        z = statistics.normalise(x, levels["random"], levels["reference"])
+        z_value = statistics.bootstrap(statistics.iqm, z[:, None], rng=generator("value", *words))
+    value = statistics.bootstrap(statistics.iqm, x[:, None], rng=generator("value", *words))
+    spread = statistics.spread(x[:, None], -np.inf if levels["failed"] is None else levels["failed"])
+    diverged = [record["result"]["status"] == "diverged" for record in group]
+    failures = None
+    if levels["failed"] is not None:
+        failures = [score < levels["failed"] or lost for score, lost in zip(x, diverged, strict=True)]
+    costs = first["costs"]
+    speeds = sorted(m["steps_per_second"] for m in measured if m["steps_per_second"] is not None)
+    # A tiny member inside a wide program shows the wide program's speed, which is not its own.
+    own_speed = bool(speeds) and first["method"] != "tiny"
+    return Row(
+        arm=first["arm"],
+        role=first["role"],
+        method=first["method"],
+        sparsity=first["sparsity"],
+        critic_sparsity=first["critic_sparsity"],
+        target=group[0]["provenance"]["config"].get("recipe", {}).get("n", 1),
+        seeds=tuple(record["result"]["seed"] for record in group),
+        diverged=sum(diverged),
+        returns=x,
+        z=z,
+        value=value,
+        z_value=z_value,
+        worst=spread.worst,
+        p10=spread.p10,
+        failure_rate=None if failures is None else float(np.mean(failures)),
+        compression_parameters=_ratio(costs, "actor_parameters_dense", "actor_parameters"),
+        compression_bytes=_ratio(costs, "actor_blob_bytes_dense", "actor_blob_bytes"),
+        inference_ratio=_ratio(costs, "inference_flops", "inference_flops_dense"),
+        training_ratio=_ratio(costs, "training_flops_theory", "training_flops_dense"),
+        executed_ratio=_ratio(costs, "training_flops_executed", "training_flops_dense"),
+        speed=speeds[len(speeds) // 2] if own_speed else None,
+        members=measured[0]["members"],
+        origin=origin,
+        runs=tuple(record["run_id"] for record in group),
+        programs=_seen(group, "program"),
+        commits=_seen(group, "git_commit"),
+        command=command,
+    )
+
+
+def reference(rows: Sequence[Row]) -> Row | None:
+    """The dense row that the others are compared with."""
+    return next((row for row in rows if row.role == "dense"), None)
+
+
+def opponent(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The narrow dense network that a sparse row must beat: same sparsities, targets of the same kind; None if none.
+
+    Rows from the same folder come first.
+    """
+    if row.method in ("dense", "tiny"):
+        return None
+    same = [
+        other
+        for other in rows
+        if other.method == "tiny"
+        and (other.sparsity, other.critic_sparsity) == (row.sparsity, row.critic_sparsity)
+        and (other.target > 1) == (row.target > 1)
+    ]
+    return min(same, key=lambda other: other.origin != row.origin, default=None)
+
+
+def _matrix(z: np.ndarray) -> np.ndarray:
+    """Scores [runs, tasks]."""
+    return z if z.ndim == 2 else z[:, None]
+
+
+def _difference(row: Row, other: Row | None, words: tuple[Any, ...]) -> statistics.Comparison | None:
+    if other is None or other is row or row.z is None or other.z is None:
+        return None
+    return statistics.compare(_matrix(row.z), _matrix(other.z), generator(*words, *row.key))
+
+
+def _improvement(row: Row, dense: Row | None, words: tuple[Any, ...]) -> statistics.Interval | None:
+    """Probability of improvement over dense: it needs no levels, for only the order of returns counts."""
+    if dense is None or dense is row:
+        return None
+    arms = _matrix(row.returns), _matrix(dense.returns)
+    if min(map(len, arms)) < 2:
+        alone, unknown = statistics.probability_of_improvement(*arms), np.array(math.nan)
+        return statistics.Interval(alone, unknown, unknown)
+    rng = generator("improvement", *words, *row.key)
+    return statistics.bootstrap(statistics.probability_of_improvement, *arms, rng=rng)
+
+
+def judge(rows: Sequence[Row], words: tuple[Any, ...]) -> list[Row]:
+    """Rows with their comparisons to the dense one and to their narrow opponent."""
+    dense, judged = reference(rows), []
+    for row in rows:
+        tiny = opponent(row, rows)
+        judged.append(
+            dataclasses.replace(
+                row,
+                comparison=_difference(row, dense, ("delta", *words)),
+                improvement=_improvement(row, dense, words),
+                tiny=None if tiny is None else tiny.label,
+                tiny_comparison=_difference(row, tiny, ("tiny", *words)),
+            )
+        )
+    return judged
+
+
+def reason(rows: Sequence[Row], levels: dict[str, float | None]) -> str | None:
+    """Why no verdict may be given on an environment with these judged rows; None if it may."""
+    dense, placebos = reference(rows), [row for row in rows if row.role == "placebo"]
+    if dense is None:
+        return "no verdicts: there is no dense arm"
+    if levels["learned"] is None:
+        return "no verdicts: the suite declares no levels"
+    if float(dense.value.value) < levels["learned"]:
+        return f"{NOT_LEARNED}: dense reached {dense.value.value:.4g}, the learned level is {levels['learned']:.4g}"
+    if not placebos:
+        return "no verdicts: there is no placebo arm"
+    for placebo in placebos:
+        if placebo.comparison is None or placebo.comparison.verdict != "worse":
+            return f"{NOT_LEARNED}: the placebo arm '{placebo.arm}' is not worse than dense, so the task tells nothing"
+    return None
+
+
+def _words(comparison: statistics.Comparison, seeds: int) -> str:
+    """The verdict in words; an undecided one says how many seeds would decide."""
+    if comparison.verdict != "undecided":
+        return comparison.verdict
+    if comparison.seeds is None or comparison.seeds > 9999:
+        return "undecided (on the margin)"
+    return f"undecided ({max(comparison.seeds, seeds + 1)} seeds)"
+
+
+def spoken(rows: Sequence[Row], reason: str | None) -> tuple[Row, ...]:
+    """Judged rows with their verdict in words."""
+    finished, dense = [], reference(rows)
+    for row in rows:
+        if row.role == "dense":
+            text = "reference"
+        elif reason is not None:
+            text = NOT_LEARNED if reason.startswith(NOT_LEARNED) else "no verdict"
+        elif dense is not None and row.origin != dense.origin and _again(row, dense):
+            text = SAME_SEEDS
+        else:
+            text = "" if row.comparison is None else _words(row.comparison, len(row.seeds))
+        finished.append(dataclasses.replace(row, verdict=text))
+    return tuple(finished)
+
+
+def _again(row: Row, dense: Row) -> bool:
+    """Whether a row repeats runs of the reference: they are no independent evidence of anything."""
+    return (
+        row.role == "aa"
+        and (row.method, row.target) == (dense.method, dense.target)
+        and bool(set(row.seeds) & set(dense.seeds))
+    )
+
+
+def block(env: str, rows: Sequence[Row], levels: dict[str, float | None]) -> Block:
+    """The rows of one environment, compared and with verdicts or the reason why there are none."""
+    judged = judge(rows, (env,))
+    why = reason(judged, levels)
+    return Block(env, spoken(judged, why), why, levels)
+
+
+def largest_matched(block: Block) -> str | None:
+    """One line: up to which sparsity each swept arm is matched, by the verdicts and by the point estimates alone.
+
+    None where the block has no verdicts or sweeps nothing.
+    """
+    if block.reason is not None:
+        return None
+    swept: dict[str, list[Row]] = defaultdict(list)
+    for row in block.rows:
+        if row.role == "method" and row.method != "dense" and row.comparison is not None:
+            swept[row.arm].append(row)
+    if not swept:
+        return None
+    parts = []
+    for estimate in (False, True):
+        found = {}
+        for arm, rows in swept.items():
+            comparisons = [row.comparison for row in rows if row.comparison is not None]
+            outcomes = [
+                ("matched" if c.delta >= -statistics.MARGIN else "worse") if estimate else c.verdict
+                for c in comparisons
+            ]
+            found[arm] = statistics.largest_matched([row.sparsity for row in rows], outcomes)
+        parts.append(", ".join(f"{a} {'none' if s is None else format(s, 'g')}" for a, s in found.items()))
+    return (
+        f"Largest sparsity matched, all smaller ones matched too: {parts[0]}. By the point estimate alone (delta >= "
+        f"{-statistics.MARGIN:g}), as papers count: {parts[1]}."
+    )
