@@ -14,7 +14,11 @@ def _agents() -> list[tuple[str, str]]:
 def _environments() -> list[tuple[str, str]]:
     from sparserl_jax.envs import names
 
-    return [(name, "") for name in names()] + [("my_pkg.my_module:Factory", "your own")]
+    others = [
+        ("gymnasium:Hopper-v5", "any id of gymnasium with a box of actions (extra `gymnasium`)"),
+        ("my_pkg.my_module:Factory", "your own"),
+    ]
+    return [(name, "") for name in names()] + others
 
 
 def _recipes() -> list[tuple[str, str]]:

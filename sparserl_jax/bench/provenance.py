@@ -18,6 +18,7 @@ PACKAGES = (
     "optax",
     "numpy",
     "gymnax",
+    "gymnasium",
     "brax",
     "mujoco",
     "mujoco-mjx",

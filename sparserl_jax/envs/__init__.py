@@ -1,6 +1,7 @@
 """Environments: the protocol, the rollout, and everything that can be made into an environment."""
 
 from .check import check
+from .host import HostEnvironment
 from .make import make, names
 from .protocol import Environment, EnvSpec, Step
 from .rollout import (
@@ -11,6 +12,7 @@ from .rollout import (
     advance,
     evaluate,
     evaluate_random,
+    follow,
     make_pool,
     start,
 )
@@ -20,6 +22,7 @@ __all__ = [
     "EnvState",
     "Environment",
     "Finished",
+    "HostEnvironment",
     "Pool",
     "Step",
     "Transition",
@@ -27,6 +30,7 @@ __all__ = [
     "check",
     "evaluate",
     "evaluate_random",
+    "follow",
     "make",
     "make_pool",
     "names",

@@ -18,7 +18,16 @@ import jax
 import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Agent, Clock
-from sparserl_jax.envs import Environment, advance, evaluate, make_pool, start
+from sparserl_jax.envs import (
+    Environment,
+    EnvState,
+    Finished,
+    Transition,
+    advance,
+    evaluate,
+    make_pool,
+    start,
+)
 from sparserl_jax.replay import check, init, insert, sample, slots_needed
 from sparserl_jax.replay import size as replay_size
 from sparserl_jax.sparsity import masks as mask_ops
@@ -47,9 +56,12 @@ class Stages:
 
     def init(self, settings: MemberSettings) -> Member:
         """A fresh member."""
+        return self._fresh(settings, start(self.env, member_key(settings, "start"), self.training.num_envs))
+
+    def _fresh(self, settings: MemberSettings, envs: EnvState) -> Member:
+        """A member whose environments have been reset."""
         training, spec = self.training, self.env.spec
         agent = self.agent.init(member_key(settings, "agent"), settings.agent)
-        envs = start(self.env, member_key(settings, "start"), training.num_envs)
         rows = buffer_rows(training)
         slots = slots_needed(rows, spec.max_episode_steps)
         replay = init(rows, training.num_envs, spec.obs_dim, spec.action_dim, slots, self.keep_mean, envs.obs)
@@ -114,7 +126,11 @@ class Stages:
         returns = evaluate(
             self.env, key, lambda obs: self.agent.policy(params, obs), self.training.evaluation.episodes
         )
-        seen = {"returns": returns, "buffer": replay_size(member.replay, self._head(clock))}
+        return {"returns": returns, **self._seen(member, clock)}
+
+    def _seen(self, member: Member, clock: Clock) -> dict[str, jax.Array]:
+        """The state of masks, replay and counts."""
+        seen = {"buffer": replay_size(member.replay, self._head(clock))}
         for name, masks in self.agent.masks(member.agent).items():
             seen[f"overlap_{name}"] = mask_ops.overlap(
                 masks, member.start_masks[name], self.agent.layers[name]
@@ -142,15 +158,34 @@ class Stages:
         self, member: Member, clock: Clock, settings: MemberSettings, pool: Any, explore: str
     ) -> tuple[Member, Clock]:
         """One step of the member's environments into its replay."""
-        key = member_key(settings, "act", clock.step)
-        if explore == "uniform":
-            shape = (self.training.num_envs, self.env.spec.action_dim)
-            action = mean = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
-        else:
-            action, mean = self.agent.act(member.agent, member.envs.obs, key, True)
+        action, mean = self._explore(member, clock, settings, explore)
         envs, transition, finished = advance(
             self.env, member.envs, member_key(settings, "step", clock.step), action, pool
         )
+        return self._store(member, clock, settings, mean, envs, transition, finished)
+
+    def _explore(
+        self, member: Member, clock: Clock, settings: MemberSettings, explore: str
+    ) -> tuple[jax.Array, jax.Array]:
+        """Actions [E, action] to take, and the same without noise."""
+        key = member_key(settings, "act", clock.step)
+        if explore == "uniform":
+            shape = (self.training.num_envs, self.env.spec.action_dim)
+            action = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+            return action, action
+        return self.agent.act(member.agent, member.envs.obs, key, True)
+
+    def _store(
+        self,
+        member: Member,
+        clock: Clock,
+        settings: MemberSettings,
+        mean: jax.Array,
+        envs: EnvState,
+        transition: Transition,
+        finished: Finished,
+    ) -> tuple[Member, Clock]:
+        """What a step gave into the replay and the counts."""
         kept_mean = mean if self.keep_mean else None
         replay = insert(member.replay, self._head(clock), transition, kept_mean, settings.capacity.max_rows)
         tally, done = member.tally, jnp.any(finished.done)
