@@ -1,9 +1,9 @@
 """Environments of gymnasium (optional extra `gymnasium`), on the host.
 
-    gymnasium:Hopper-v5                            any registered id with flat observations and a box of actions
-    gymnasium:Ant-v5?use_contact_forces=true       options: arguments of `gymnasium.make`
-    gymnasium:my_pkg.envs:Mine-v0?size=3           a module of yours that registers the id when imported
-    my_pkg.envs:make_mine                          your own function or class that makes a gymnasium.Env
+gymnasium:Hopper-v5                            any registered id with flat observations and a box of actions
+gymnasium:Ant-v5?use_contact_forces=true       options: arguments of `gymnasium.make`
+gymnasium:my_pkg.envs:Mine-v0?size=3           a module of yours that registers the id when imported
+my_pkg.envs:make_mine                          your own function or class that makes a gymnasium.Env
 """
 
 from __future__ import annotations

@@ -16,10 +16,11 @@ import numpy as np
 
 from sparserl_jax.agents.agent import Agent, Clock
 from sparserl_jax.agents.registry import algorithm
-from sparserl_jax.envs import Environment, make
+from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
 from sparserl_jax.training.config import Run, Training
+from sparserl_jax.training.host_stages import HOST_STAGES, HostStages
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
 from sparserl_jax.training.stages import Stages
 
@@ -89,14 +90,25 @@ class Program:
     @property
     def compilations(self) -> int:
         """XLA compilations it costs: one per stage."""
-        return len(STAGES)
+        return len(HOST_STAGES if self.host else STAGES)
 
     # ---- how it is built -------------------------------------------------------------------------------------------
 
     @cached_property
-    def env(self) -> Environment:
+    def env(self) -> Environment | HostEnvironment:
         """The environment all members train in."""
-        return make(self.training.env if self.training.env_object is None else self.training.env_object)
+        env = make(self.training.env if self.training.env_object is None else self.training.env_object)
+        if isinstance(env, HostEnvironment) and self.training.num_envs != 1:
+            raise UserError(
+                f"num_envs = {self.training.num_envs}: '{env.spec.name}' runs on the host, one environment per member; "
+                "set num_envs = 1 (more seeds run side by side at once)."
+            )
+        return env
+
+    @property
+    def host(self) -> bool:
+        """Whether its environments run on the host, outside the compiled stages (`training/host.py`)."""
+        return isinstance(self.env, HostEnvironment)
 
     @cached_property
     def agent(self) -> Agent:
@@ -116,6 +128,9 @@ class Program:
     @cached_property
     def stages(self) -> dict[str, Any]:
         """The stages over the member axis, jitted; the clock is unbatched and the state is donated."""
+        if self.host:
+            return self.host_stages.jitted()
+        assert not isinstance(self.env, HostEnvironment)
         stages = Stages(self.training, self.agent, self.env, self.n_max, self.keep_mean)
 
         def over_members(fn: Callable[..., Any], *axes: int | None, donate: bool) -> Any:
@@ -129,6 +144,12 @@ class Program:
             "harvest": over_members(stages.harvest, 0, donate=False),
         }
 
+    @cached_property
+    def host_stages(self) -> HostStages:
+        """The stages of a Program on the host, per member."""
+        env: Any = self.env  # only its spec is used
+        return HostStages(self.training, self.agent, env, self.n_max, self.keep_mean)
+
     def shapes(self) -> Member:
         """Shapes of the population, without computing anything."""
         return self._shapes
@@ -136,6 +157,9 @@ class Program:
     @cached_property
     def _shapes(self) -> Member:
         # Asked for by the plan, the memory checks, the compilation and the resume: traced once.
+        if self.host:
+            first = jax.ShapeDtypeStruct((len(self.runs), 1, self.env.spec.obs_dim), np.float32)
+            return jax.eval_shape(self.stages["init"], self.settings, first)
         return jax.eval_shape(self.stages["init"], self.settings)
 
     def memory(self) -> int:
@@ -145,14 +169,16 @@ class Program:
     def lower(self) -> dict[str, Any]:
         """Every stage lowered for this population."""
         population, clock = self.shapes(), clock_at(self.training, 0)
-        arguments = {
+        arguments: dict[str, tuple[Any, ...]] = {
             "init": (self.settings,),
             "warm_up": (population, self.settings, clock),
             "train": (population, self.settings, clock),
             "evaluate": (population, self.settings, clock, np.int32(0)),
             "harvest": (population,),
         }
-        return {name: self.stages[name].lower(*arguments[name]) for name in STAGES}
+        if self.host:
+            arguments = self.host_stages.arguments(population, self.settings, clock)
+        return {name: self.stages[name].lower(*given) for name, given in arguments.items()}
 
     def compile(self) -> tuple[dict[str, Any], dict[str, float]]:
         """Compiled stages, and the seconds that tracing all (`trace`) and compiling each of them took.
@@ -171,7 +197,7 @@ class Program:
             return built
 
         with ThreadPoolExecutor() as pool:
-            return dict(zip(STAGES, pool.map(build, STAGES), strict=True)), seconds
+            return dict(zip(lowered, pool.map(build, lowered), strict=True)), seconds
 
 
 def clock_at(training: Training, step: int) -> Clock:

@@ -84,7 +84,7 @@ def execute(
     Raises:
         Stopped: at the deadline or on Ctrl-C, after a checkpoint.
     """
-    execution = _Execution(program, folder, progress or Silent(), checkpoint_seconds)
+    execution = _kind(program)(program, folder, progress or Silent(), checkpoint_seconds)
     try:
         return execution.run(deadline)
     except KeyboardInterrupt:
@@ -110,7 +110,16 @@ def whole() -> Iterator[None]:
         before(*held[0])
 
 
-class _Execution:
+def _kind(program: Program) -> type[Execution]:
+    """The loop that the program's environments need."""
+    if not program.host:
+        return Execution
+    from sparserl_jax.training.host import HostExecution  # which builds on this file
+
+    return HostExecution
+
+
+class Execution:
     """The moving parts of `execute`."""
 
     def __init__(
@@ -126,8 +135,18 @@ class _Execution:
         self.saved_at = time.monotonic()
 
     def run(self, deadline: float | None) -> list[Outcome]:
-        training, name = self.training, self.program.name
-        members = len(self.program.runs)
+        """Everything, from the compilation to the outcomes."""
+        self.prepare()
+        if not self.restore():
+            self.begin()
+        self.loop(deadline)
+        self.progress.stage(self.program.name, "final evaluation")
+        final = self.final_returns()
+        return self.outcomes(final)
+
+    def prepare(self) -> None:
+        """Compile, if it fits."""
+        name, members = self.program.name, len(self.program.runs)
         memory.check(self.program.memory(), members, name)
         self.progress.stage(name, "compiling")
         began = time.perf_counter()
@@ -136,8 +155,14 @@ class _Execution:
         self.peak = memory.compiled_bytes(self.compiled["train"])
         memory.check(self.peak or 0, members, name)
         self.settings = jax.device_put(self.program.settings)
-        if not self.restore():
-            self.population = self.compiled["init"](self.settings)
+
+    def begin(self) -> None:
+        """A fresh population."""
+        self.population = self.compiled["init"](self.settings)
+
+    def loop(self, deadline: float | None) -> None:
+        """Dispatch after dispatch, up to the last evaluation of the curve."""
+        training, name = self.training, self.program.name
         while self.step < training.steps:
             if deadline is not None and time.monotonic() >= deadline:
                 self.save()
@@ -150,9 +175,6 @@ class _Execution:
                 with whole():
                     self.save()
             self.progress.advance(name, self.step, training.steps)
-        self.progress.stage(name, "final evaluation")
-        final = self.final_returns()
-        return self.outcomes(final)
 
     def dispatch(self) -> None:
         """One jitted call."""
@@ -212,6 +234,22 @@ class _Execution:
             and spent <= CHECKPOINT_SHARE * max(working, 1e-9)
         )
 
+    def shapes(self) -> Any:
+        """What a checkpoint holds, in shapes."""
+        return self.program.shapes()
+
+    def state(self) -> Any:
+        """What a checkpoint holds."""
+        return self.population
+
+    def adopt(self, state: Any, notes: dict[str, Any]) -> None:
+        """Go on from what a checkpoint held."""
+        self.population = jax.device_put(state)
+
+    def notes(self) -> dict[str, Any]:
+        """Facts a checkpoint holds beside the arrays and the curve."""
+        return {}
+
     def save(self) -> None:
         """Write the whole state."""
         if self.folder is None or self.population is None:
@@ -228,8 +266,9 @@ class _Execution:
             "dtypes": {key: str(value.dtype) for key, value in self.points[0].items()} if self.points else {},
             "metrics": {key: value.tolist() for key, value in self.metrics.items()},
             "seconds": self.seconds,
+            **self.notes(),
         }
-        checkpoint.save(self.folder, self.step, self.population, notes)
+        checkpoint.save(self.folder, self.step, self.state(), notes)
         self.saved_at = time.monotonic()
         self.seconds["checkpoint"] += time.perf_counter() - began
 
@@ -238,13 +277,10 @@ class _Execution:
         if self.folder is None:
             return False
         name = self.program.name
-        found = checkpoint.restore(
-            self.folder, self.program.shapes(), lambda text: self.progress.warn(name, text)
-        )
+        found = checkpoint.restore(self.folder, self.shapes(), lambda text: self.progress.warn(name, text))
         if found is None:
             return False
         self.step, state, notes = found
-        self.population = jax.device_put(state)
         self.progress.stage(name, f"resuming at step {self.step}")
         columns, dtypes = notes["curve"], notes["dtypes"]
         count = len(next(iter(columns.values()))) if columns else 0
@@ -256,6 +292,7 @@ class _Execution:
         self.seconds = {
             key: value + (earlier[key] if key != "compile" else 0.0) for key, value in self.seconds.items()
         }
+        self.adopt(state, notes)
         return True
 
     # ---- results ---------------------------------------------------------------------------------------------------
