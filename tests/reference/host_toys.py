@@ -1,6 +1,7 @@
 """Small environments on the host, and a training on them.
 
-`Pull` exists twice, for the host and compiled: its products are exact, so both give the same bits. The others misbehave in one way each. `Wobbly` is registered with gymnasium when this module is imported.
+`Pull` exists twice, for the host and compiled: its products are exact, so both give the same bits. Those made with
+gymnasium are registered when this module is imported.
 """
 
 from __future__ import annotations
