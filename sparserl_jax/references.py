@@ -18,6 +18,12 @@ class NoModule(UserError):
     """The module of a reference does not exist."""
 
 
+def see_own_folder() -> None:
+    """Let imports find the working directory, which a console script does not see otherwise."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def resolve(reference: str, what: str, attribute_is: str | None = None) -> Any:
     """The object that `my_pkg.my_module:name` refers to; modules in the working directory are found, too.
 
@@ -31,8 +37,7 @@ def resolve(reference: str, what: str, attribute_is: str | None = None) -> Any:
         UserError: importing it failed, or it has no such name.
     """
     module_name, _, attribute = reference.partition(":")
-    if os.getcwd() not in sys.path:  # a console script does not see the user's own folder otherwise
-        sys.path.append(os.getcwd())
+    see_own_folder()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

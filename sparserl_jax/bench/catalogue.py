@@ -16,7 +16,11 @@ def _agents() -> list[tuple[str, str]]:
 def _environments() -> list[tuple[str, str]]:
     from sparserl_jax.envs import names
 
-    return [(name, "") for name in names()] + [(OWN, "your own")]
+    others = [
+        ("gymnasium:Hopper-v5", "any id of gymnasium with a box of actions (extra `gymnasium`)"),
+        (OWN, "your own"),
+    ]
+    return [(name, "") for name in names()] + others
 
 
 def _recipes() -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from sparserl_jax.errors import UserError
 
 if TYPE_CHECKING:
     from sparserl_jax.bench.policy import Policy
-    from sparserl_jax.envs import Environment
+    from sparserl_jax.envs import Environment, HostEnvironment
 
 EPISODES = 100
 """Episodes of a fresh evaluation that asks for no number."""
@@ -162,7 +162,7 @@ def fresh_lines(saved: Saved, env: str | None, returns: np.ndarray, seed: int) -
     ]
 
 
-def environment(saved: Saved, name: str | None = None) -> Environment:
+def environment(saved: Saved, name: str | None = None) -> Environment | HostEnvironment:
     """The environment of a policy's training, or another one that fits it.
 
     Raises:
@@ -195,7 +195,7 @@ def environment(saved: Saved, name: str | None = None) -> Environment:
     return env
 
 
-def _again(saved: Saved, env: Environment, members: int, place: int) -> Numbers:
+def _again(saved: Saved, env: Environment | HostEnvironment, members: int, place: int) -> Numbers:
     """The last curve point and the final evaluation, with `members` copies of the policy side by side."""
     from sparserl_jax.training.population import key_data
 
@@ -213,14 +213,30 @@ def _again(saved: Saved, env: Environment, members: int, place: int) -> Numbers:
 
 
 def _evaluation(
-    policy: Policy, env: Environment, key: np.ndarray, members: int, episodes: int
+    policy: Policy, env: Environment | HostEnvironment, key: np.ndarray, members: int, episodes: int
 ) -> Callable[[int, int], np.ndarray]:
     """`(step, number of the evaluation) -> returns f32[members, episodes]`, compiled once."""
     import jax
 
+    from sparserl_jax.envs import HostEnvironment
+    from sparserl_jax.training.episodes import BrokenAt, play, reset_seed
     from sparserl_jax.training.stages import evaluation_returns
 
     params = jax.tree.map(lambda x: np.broadcast_to(x, (members, *x.shape)), policy.params)
+    if isinstance(env, HostEnvironment):
+        act = jax.jit(jax.vmap(policy.apply))
+        envs = [env.fresh() for _ in range(members)]
+
+        def on_host(step: int, repeat: int) -> np.ndarray:
+            seeds = [reset_seed(key, step, repeat, episode) for episode in range(episodes)]
+            try:
+                return play(envs, lambda obs: np.asarray(act(params, obs)), seeds)
+            except BrokenAt as broken:
+                raise UserError(
+                    f"environment '{env.spec.name}' broke during the evaluation: {broken}; mend it."
+                ) from None
+
+        return on_host
 
     def one(params: Any, key: jax.Array, step: jax.Array, repeat: jax.Array) -> jax.Array:
         return evaluation_returns(env, lambda obs: policy.apply(params, obs), key, step, repeat, episodes)

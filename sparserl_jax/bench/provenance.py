@@ -19,6 +19,7 @@ PACKAGES = (
     "optax",
     "numpy",
     "gymnax",
+    "gymnasium",
     "brax",
     "mujoco",
     "mujoco-mjx",

@@ -1,6 +1,7 @@
 """Environments: the protocol, the rollout, and everything that can be made into an environment."""
 
 from .check import check
+from .host import HostEnvironment
 from .make import make, names
 from .protocol import Environment, EnvSpec, Step
 from .rollout import (
@@ -13,6 +14,7 @@ from .rollout import (
     evaluate,
     evaluate_ahead,
     evaluate_random,
+    follow,
     make_pool,
     start,
 )
@@ -22,6 +24,7 @@ __all__ = [
     "EnvState",
     "Environment",
     "Finished",
+    "HostEnvironment",
     "Lookahead",
     "Pool",
     "Step",
@@ -31,6 +34,7 @@ __all__ = [
     "evaluate",
     "evaluate_ahead",
     "evaluate_random",
+    "follow",
     "make",
     "make_pool",
     "names",

@@ -7,22 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import UserError
+from . import host
 from .make import make
 from .object_adapter import ObjectEnvironment
 from .protocol import Environment, Step
 from .rollout import settled_step
 
 
-def check(source: Any, steps: int = 16) -> Environment:
+def check(source: Any, steps: int = 16) -> Environment | host.HostEnvironment:
     """The Environment made from `source` (a name or an object, see `make`), once it has passed.
 
     By shape (no compilation): reset and step can be traced; observations are one float vector [O] of the
     promised length; reward and flags are scalars; step keeps the structure, shapes and dtypes of the state.
     By running `steps` jitted steps of random actions: finite observations at reset, and the same results
     whenever the same key is given. steps=0 leaves the running out, and with it the only compilation.
+    Environments on the host are run only; see `host.check`.
     Raises UserError with one sentence on the first thing that is wrong.
     """
     env = make(source)
+    if isinstance(env, host.HostEnvironment):
+        return host.check(env, steps)
     where = f"environment '{env.spec.name}'"
     key = jax.random.key(0)
     state, obs = _traced(where, env, "reset", key)

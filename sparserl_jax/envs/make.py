@@ -4,9 +4,10 @@ A name is a prefix, an id and options:
 
     gymnax:Pendulum-v1     gymnax:Pendulum-v1?max_speed=6.0     options: fields of its parameters
     brax:hopper            brax:hopper?backend=mjx              options: arguments of its constructor
+    gymnasium:Hopper-v5    gymnasium:Ant-v5?frame_skip=2        options: arguments of gymnasium.make; on the host
     my_pkg.envs:Factory    my_pkg.envs:Factory?size=3           options: keyword arguments of the factory
 
-`max_episode_steps` is an option of every gymnax and brax environment.
+`max_episode_steps` is an option of every gymnax, brax and gymnasium environment.
 """
 
 import ast
@@ -18,8 +19,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import UserError, suggest
-from ..references import NoModule, resolve
-from . import brax_adapter, gymnax_adapter
+from ..references import NoModule, resolve, see_own_folder
+from . import brax_adapter, gymnasium_adapter, gymnax_adapter
+from .host import HostEnvironment
 from .object_adapter import adapt
 from .protocol import Environment
 
@@ -29,8 +31,10 @@ BUILDERS: dict[str, Callable[[str, dict[str, Any], str], Environment]] = {
 }
 
 
-def make(source: Any) -> Environment:
+def make(source: Any) -> Environment | HostEnvironment:
     """An Environment from a name (see above) or from an object, class or factory of the user's.
+
+    What gymnasium made, or a factory that makes a gymnasium.Env, becomes a HostEnvironment.
 
     Nothing is compiled; `check` does that. The same gymnax or brax name gives the same object again, so that
     functions compiled for it are found again. Raises UserError for unknown names (with the nearest known
@@ -38,10 +42,10 @@ def make(source: Any) -> Environment:
     """
     if isinstance(source, str):
         return _by_name(source)
-    if isinstance(source, (gymnax_adapter.GymnaxEnvironment, brax_adapter.BraxEnvironment)):
+    if isinstance(source, (gymnax_adapter.GymnaxEnvironment, brax_adapter.BraxEnvironment, HostEnvironment)):
         return source
     if _is_factory(source):
-        return _from_object(_call(source, {}, getattr(source, "__name__", repr(source))))
+        return _from_factory(source, {}, getattr(source, "__name__", repr(source)), None)
     return _from_object(source)
 
 
@@ -51,7 +55,7 @@ def names() -> list[str]:
     return [f"{prefix}:{name}" for prefix, room in rooms.items() for name in room.names()]
 
 
-def _by_name(text: str) -> Environment:
+def _by_name(text: str) -> Environment | HostEnvironment:
     head, _, query = text.partition("?")
     prefix, colon, rest = head.partition(":")
     options = _options(query, text)
@@ -60,9 +64,8 @@ def _by_name(text: str) -> Environment:
     if prefix in BUILDERS:
         return _built_in(prefix, rest, tuple(sorted(options.items())))
     if prefix == "gymnasium":
-        raise UserError(
-            f"environment '{text}': gymnasium's host environments are not supported; use brax: or gymnax:."
-        )
+        see_own_folder()  # gymnasium imports the module that an id names
+        return gymnasium_adapter.build(rest, options, _name(prefix, rest, tuple(sorted(options.items()))))
     return _factory(options, text)
 
 
@@ -77,8 +80,12 @@ def _unknown(text: str) -> UserError:
 
 @cache
 def _built_in(prefix: str, env_id: str, options: tuple[tuple[str, Any], ...]) -> Environment:
+    return BUILDERS[prefix](env_id, dict(options), _name(prefix, env_id, options))
+
+
+def _name(prefix: str, env_id: str, options: tuple[tuple[str, Any], ...]) -> str:
     query = "&".join(f"{key}={value}" for key, value in options)
-    return BUILDERS[prefix](env_id, dict(options), f"{prefix}:{env_id}" + (f"?{query}" if query else ""))
+    return f"{prefix}:{env_id}" + (f"?{query}" if query else "")
 
 
 def _options(query: str, text: str) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def _value(text: str) -> Any:
     return value if isinstance(value, (int, float)) else text
 
 
-def _factory(options: dict[str, Any], text: str) -> Environment:
+def _factory(options: dict[str, Any], text: str) -> Environment | HostEnvironment:
     head = text.partition("?")[0]
     try:
         found = resolve(head, f"environment '{text}'", "environment factory")
@@ -108,7 +115,17 @@ def _factory(options: dict[str, Any], text: str) -> Environment:
             raise _unknown(head) from error
         raise
     # The text is what makes this environment again, so it is its name in every record.
-    return _from_object(_call(found, options, text) if _is_factory(found) else found, text)
+    return _from_factory(found, options, text, text) if _is_factory(found) else _from_object(found, text)
+
+
+def _from_factory(
+    factory: Any, options: dict[str, Any], text: str, name: str | None
+) -> Environment | HostEnvironment:
+    """What a user's factory makes; one of gymnasium environments is kept, to make one for each member."""
+    made = _call(factory, options, text)
+    if _is_instance(made, "gymnasium", "Env"):
+        return gymnasium_adapter.GymnasiumEnvironment(lambda: _call(factory, options, text), text)
+    return _from_object(made, name)
 
 
 def _from_object(source: Any, name: str | None = None) -> Environment:
@@ -119,6 +136,11 @@ def _from_object(source: Any, name: str | None = None) -> Environment:
         return gymnax_adapter.GymnaxEnvironment(source, name=name)
     if _is_instance(source, "brax.envs.base", "Env"):
         return brax_adapter.BraxEnvironment(source, name)
+    if _is_instance(source, "gymnasium", "Env"):
+        raise UserError(
+            f"environment '{name or type(source).__name__}': every member needs a gymnasium environment of its own; "
+            "pass the function that makes it, or its name (gymnasium:Hopper-v5)."
+        )
     return adapt(source, name)
 
 
@@ -144,4 +166,4 @@ def _is_gymnax(source: Any) -> bool:
 
 def _is_instance(source: Any, module: str, name: str) -> bool:
     """isinstance without importing the library: an object of it can only exist where it was imported."""
-    return module in sys.modules and isinstance(source, getattr(sys.modules[module], name))
+    return module in sys.modules and isinstance(source, getattr(sys.modules[module], name, ()))

@@ -120,21 +120,33 @@ def advance(
     state, step, invalid = jax.vmap(lambda *args: settled_step(env, *args))(
         jax.random.split(step_key, num_envs), carry.state, carry.obs, action
     )
-    steps = carry.steps + 1
-    limit = steps >= _limit(env)
-    truncated = (step.truncated | limit) & ~step.terminated
-    done = step.terminated | truncated
-    returns = carry.episode_return + step.reward
+    limit = carry.steps + 1 >= _limit(env)
+    step = step._replace(truncated=(step.truncated | limit) & ~step.terminated)
 
     if pool is None:
         fresh_state, fresh_obs = _resets(env, jax.random.split(reset_key, num_envs))
     else:
         entry = jax.random.randint(reset_key, (num_envs,), 0, pool.obs.shape[0])
         fresh_state, fresh_obs = jax.tree.map(lambda leaf: leaf[entry], (pool.state, pool.obs))
+    done = step.terminated | step.truncated
+    state, obs = _choose(done, fresh_state, state), _choose(done, fresh_obs, step.obs)
+    return follow(carry, action, step, invalid, state, obs)
+
+
+def follow(
+    carry: EnvState, action: jax.Array, step: Step, invalid: jax.Array, state: Any, obs: jax.Array
+) -> tuple[EnvState, Transition, Finished]:
+    """Bookkeeping of one step that E environments have made, wherever they run.
+
+    action: f32[E,A] in [-1, 1]. step: fields [E, ...], `obs` before any reset, `truncated` by time limits too and
+    never together with `terminated`. invalid: bool[E]. state, obs: what the next step starts from.
+    """
+    done = step.terminated | step.truncated
+    returns = carry.episode_return + step.reward
     following = EnvState(
-        state=_choose(done, fresh_state, state),
-        obs=_choose(done, fresh_obs, step.obs),
-        steps=jnp.where(done, 0, steps),
+        state=state,
+        obs=obs,
+        steps=jnp.where(done, 0, carry.steps + 1),
         episode_return=jnp.where(done, 0.0, returns),
     )
     transition = Transition(
@@ -142,9 +154,9 @@ def advance(
         action=action,
         reward=step.reward,
         terminated=step.terminated,
-        truncated=truncated,
+        truncated=step.truncated,
         final_obs=step.obs,
-        next_obs=following.obs,
+        next_obs=obs,
     )
     return following, transition, Finished(done, returns, jnp.sum(invalid, dtype=jnp.int32))
 

@@ -2,7 +2,7 @@
 
 from sparserl_jax.replay import capacity
 from sparserl_jax.replay.capacity import Capacity, check
-from sparserl_jax.replay.storage import Replay, bytes_per, init, insert, size, slots_needed
+from sparserl_jax.replay.storage import Replay, bytes_per, cut, init, insert, size, slots_needed
 from sparserl_jax.replay.windows import Batch, sample
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "bytes_per",
     "capacity",
     "check",
+    "cut",
     "init",
     "insert",
     "sample",

@@ -197,6 +197,32 @@ def insert(
     )
 
 
+def cut(replay: Replay, head: jax.Array, lost: jax.Array, next_obs: jax.Array) -> Replay:
+    """End running episodes behind the newest row, as truncated there: the environment could not be brought back.
+
+    Args:
+        replay: memory of one member.
+        head: i32[], rows written so far.
+        lost: bool[E], environments whose running episode has rows and ends here.
+        next_obs: f32[E,O], the observations the next step starts from; those of environments that go on unchanged
+            must be the ones stored.
+    """
+    rows, num_envs = replay.reward.shape
+    slots = replay.final_row.shape[0]
+    head = jnp.asarray(head, jnp.int32)
+    last, successor = lax.rem(head - 1 + rows, jnp.int32(rows)), lax.rem(head, jnp.int32(rows))
+    slot = lax.rem(replay.slot, jnp.int32(slots))
+    flags = jnp.where(lost, TRUNCATED + (slot << FLAG_BITS), replay.flags[last]).astype(replay.flags.dtype)
+    target = (jnp.where(lost, slot, slots), jnp.arange(num_envs))
+    return replay._replace(
+        obs=replay.obs.at[successor].set(next_obs),
+        flags=replay.flags.at[last].set(flags),
+        final_obs=replay.final_obs.at[target].set(replay.obs[successor], mode="drop", unique_indices=True),
+        final_row=replay.final_row.at[target].set(head - 1, mode="drop", unique_indices=True),
+        slot=replay.slot + lost.astype(jnp.int32),
+    )
+
+
 def size(replay: Replay, head: jax.Array) -> jax.Array:
     """Valid transitions, i32[]: valid rows times environments; `head` counts the rows written so far."""
     return (jnp.asarray(head, jnp.int32) - replay.left) * replay.reward.shape[1]

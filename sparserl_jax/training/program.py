@@ -15,10 +15,11 @@ import numpy as np
 
 from sparserl_jax.agents.agent import Agent, Clock
 from sparserl_jax.agents.registry import algorithm
-from sparserl_jax.envs import Environment, make
+from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
 from sparserl_jax.training.config import Run, Training
+from sparserl_jax.training.host_stages import HOST_STAGES, HostStages
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
 from sparserl_jax.training.sharding import Layout
 from sparserl_jax.training.stages import Stages
@@ -93,14 +94,25 @@ class Program:
     @property
     def compilations(self) -> int:
         """XLA compilations it costs: one per stage."""
-        return len(STAGES)
+        return len(HOST_STAGES if self.host else STAGES)
 
     # ---- how it is built -------------------------------------------------------------------------------------------
 
     @cached_property
-    def env(self) -> Environment:
+    def env(self) -> Environment | HostEnvironment:
         """The environment all members train in."""
-        return make(self.training.env if self.training.env_object is None else self.training.env_object)
+        env = make(self.training.env if self.training.env_object is None else self.training.env_object)
+        if isinstance(env, HostEnvironment) and self.training.num_envs != 1:
+            raise UserError(
+                f"num_envs = {self.training.num_envs}: '{env.spec.name}' runs on the host, one environment per member; "
+                "set num_envs = 1 (more seeds run side by side at once)."
+            )
+        return env
+
+    @property
+    def host(self) -> bool:
+        """Whether its environments run on the host, outside the compiled stages (`training/host.py`)."""
+        return isinstance(self.env, HostEnvironment)
 
     @cached_property
     def agent(self) -> Agent:
@@ -131,12 +143,16 @@ class Program:
 
     @cached_property
     def layout(self) -> Layout:
-        """Its members over the local devices."""
-        return Layout.of(len(self.runs))
+        """Its members over the local devices; on one of them where the environments run on the host."""
+        layout = Layout.of(len(self.runs))
+        return dataclasses.replace(layout, devices=layout.devices[:1]) if self.host else layout
 
     @cached_property
     def stages(self) -> dict[str, Any]:
         """The stages over the rows of the layout, jitted; the clock is unbatched and the state is donated."""
+        if self.host:
+            return self.host_stages.jitted()
+        assert not isinstance(self.env, HostEnvironment)
         stages = Stages(self.training, self.agent, self.env, self.n_max, self.keep_mean)
         over_members = self.layout.stage
         return {
@@ -147,6 +163,12 @@ class Program:
             "harvest": over_members(stages.harvest, 0, donate=False),
         }
 
+    @cached_property
+    def host_stages(self) -> HostStages:
+        """The stages of a Program on the host, per member."""
+        env: Any = self.env  # only its spec is used
+        return HostStages(self.training, self.agent, env, self.n_max, self.keep_mean)
+
     def shapes(self) -> Member:
         """Shapes of the population, without computing anything."""
         return self._shapes
@@ -154,6 +176,9 @@ class Program:
     @cached_property
     def _shapes(self) -> Member:
         # Asked for by the plan, the memory checks, the compilation and the resume: traced once.
+        if self.host:
+            first = jax.ShapeDtypeStruct((len(self.runs), 1, self.env.spec.obs_dim), np.float32)
+            return jax.eval_shape(self.stages["init"], self.settings, first)
         rows = jax.eval_shape(self.stages["init"], self.layout.padded(self.settings))
         return self.layout.unpadded(rows)
 
@@ -166,6 +191,8 @@ class Program:
         """Shapes, or values on the host, of what every stage is called with."""
         population, settings = self.layout.padded(self.shapes()), self.layout.padded(self.settings)
         clock = clock_at(self.training, 0)
+        if self.host:
+            return self.host_stages.arguments(population, settings, clock)
         return {
             "init": (settings,),
             "warm_up": (population, settings, clock),
@@ -176,8 +203,7 @@ class Program:
 
     def lower(self) -> dict[str, Any]:
         """Every stage lowered for this population."""
-        arguments = self.arguments()
-        return {name: self.stages[name].lower(*arguments[name]) for name in STAGES}
+        return {name: self.stages[name].lower(*given) for name, given in self.arguments().items()}
 
     def compile(self) -> tuple[dict[str, Any], dict[str, float]]:
         """Compiled stages, and the seconds that tracing all (`trace`) and compiling each of them took.
@@ -196,7 +222,7 @@ class Program:
             return built
 
         with ThreadPoolExecutor() as pool:
-            return dict(zip(STAGES, pool.map(build, STAGES), strict=True)), seconds
+            return dict(zip(lowered, pool.map(build, lowered), strict=True)), seconds
 
 
 def clock_at(training: Training, step: int) -> Clock:

@@ -84,7 +84,7 @@ def execute(
     Raises:
         Stopped: at the deadline or on Ctrl-C, after a checkpoint.
     """
-    execution = _Execution(program, folder, progress or Silent(), checkpoint_seconds)
+    execution = _kind(program)(program, folder, progress or Silent(), checkpoint_seconds)
     try:
         return execution.run(deadline)
     except KeyboardInterrupt:
@@ -110,7 +110,16 @@ def whole() -> Iterator[None]:
         before(*held[0])
 
 
-class _Execution:
+def _kind(program: Program) -> type[Execution]:
+    """The loop that the program's environments need."""
+    if not program.host:
+        return Execution
+    from sparserl_jax.training.host import HostExecution  # which builds on this file
+
+    return HostExecution
+
+
+class Execution:
     """The moving parts of `execute`."""
 
     def __init__(
@@ -127,8 +136,18 @@ class _Execution:
         self.saved_step: int | None = None
 
     def run(self, deadline: float | None) -> list[Outcome]:
-        training, name = self.training, self.program.name
-        members = len(self.program.runs)
+        """Everything, from the compilation to the outcomes."""
+        self.prepare()
+        if not self.restore():
+            self.begin()
+        self.loop(deadline)
+        self.progress.stage(self.program.name, "final evaluation")
+        final = self.final_returns()
+        return self.outcomes(final)
+
+    def prepare(self) -> None:
+        """Compile, if it fits."""
+        name, members = self.program.name, len(self.program.runs)
         memory.check(self.program.memory(), members, name)
         self.progress.stage(name, "compiling")
         began = time.perf_counter()
@@ -138,8 +157,14 @@ class _Execution:
         memory.check(self.peak or 0, members, name)
         self.layout = self.program.layout
         self.settings = self.layout.place(self.program.settings)
-        if not self.restore():
-            self.population = self.compiled["init"](self.settings)
+
+    def begin(self) -> None:
+        """A fresh population."""
+        self.population = self.compiled["init"](self.settings)
+
+    def loop(self, deadline: float | None) -> None:
+        """Dispatch after dispatch, up to the last evaluation of the curve."""
+        training, name = self.training, self.program.name
         while self.step < training.steps:
             if deadline is not None and time.monotonic() >= deadline:
                 self.save()
@@ -152,9 +177,6 @@ class _Execution:
                 with whole():
                     self.save()
             self.progress.advance(name, self.step, training.steps)
-        self.progress.stage(name, "final evaluation")
-        final = self.final_returns()
-        return self.outcomes(final)
 
     def dispatch(self) -> None:
         """One jitted call."""
@@ -217,6 +239,22 @@ class _Execution:
             and spent <= CHECKPOINT_SHARE * max(working, 1e-9)
         )
 
+    def shapes(self) -> Any:
+        """What a checkpoint holds, in shapes."""
+        return self.program.shapes()
+
+    def state(self) -> Any:
+        """What a checkpoint holds: members only, so that it can be taken up on another number of devices."""
+        return self.layout.unpadded(self.population)
+
+    def adopt(self, state: Any, notes: dict[str, Any]) -> None:
+        """Go on from what a checkpoint held."""
+        self.population = self.layout.place(state)
+
+    def notes(self) -> dict[str, Any]:
+        """Facts a checkpoint holds beside the arrays and the curve."""
+        return {}
+
     def save(self) -> None:
         """Write the whole state, unless this step's lies there already: what is being replaced could be lost."""
         if self.folder is None or self.population is None or self.step == self.saved_step:
@@ -233,9 +271,9 @@ class _Execution:
             "dtypes": {key: str(value.dtype) for key, value in self.points[0].items()} if self.points else {},
             "metrics": {key: value.tolist() for key, value in self.metrics.items()},
             "seconds": self.seconds,
+            **self.notes(),
         }
-        # Members only: the state can be taken up on another number of devices.
-        checkpoint.save(self.folder, self.step, self.layout.unpadded(self.population), notes)
+        checkpoint.save(self.folder, self.step, self.state(), notes)
         self.saved_at, self.saved_step = time.monotonic(), self.step
         self.seconds["checkpoint"] += time.perf_counter() - began
 
@@ -244,14 +282,11 @@ class _Execution:
         if self.folder is None:
             return False
         name = self.program.name
-        found = checkpoint.restore(
-            self.folder, self.program.shapes(), lambda text: self.progress.warn(name, text)
-        )
+        found = checkpoint.restore(self.folder, self.shapes(), lambda text: self.progress.warn(name, text))
         if found is None:
             return False
         self.step, state, notes = found
         self.saved_step = self.step
-        self.population = self.layout.place(state)
         self.progress.stage(name, f"resuming at step {self.step}")
         columns, dtypes = notes["curve"], notes["dtypes"]
         count = len(next(iter(columns.values()))) if columns else 0
@@ -263,6 +298,7 @@ class _Execution:
         self.seconds = {
             key: value + (earlier[key] if key != "compile" else 0.0) for key, value in self.seconds.items()
         }
+        self.adopt(state, notes)
         return True
 
     # ---- results ---------------------------------------------------------------------------------------------------

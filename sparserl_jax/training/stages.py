@@ -19,7 +19,17 @@ import jax
 import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Agent, Clock
-from sparserl_jax.envs import Environment, advance, evaluate, evaluate_ahead, make_pool, start
+from sparserl_jax.envs import (
+    Environment,
+    EnvState,
+    Finished,
+    Transition,
+    advance,
+    evaluate,
+    evaluate_ahead,
+    make_pool,
+    start,
+)
 from sparserl_jax.errors import UserError
 from sparserl_jax.replay import check, init, insert, sample, slots_needed
 from sparserl_jax.replay import size as replay_size
@@ -65,8 +75,18 @@ class Stages:
         self.n_max, self.keep_mean = n_max, keep_mean
         self.pooled = bool(getattr(env, "expensive_reset", False))
 
+    @property
+    def first_actions(self) -> str:
+        """How members act before the first update: at random, or as the actor that training starts from."""
+        given = self.training.start
+        return "uniform" if given is None or "actor" not in given.networks else "noise"
+
     def init(self, settings: MemberSettings) -> Member:
         """A member at its start: fresh, or with the networks that the training is given."""
+        return self._fresh(settings, start(self.env, member_key(settings, "start"), self.training.num_envs))
+
+    def _fresh(self, settings: MemberSettings, envs: EnvState) -> Member:
+        """A member whose environments have been reset."""
         training, spec = self.training, self.env.spec
         agent = self.agent.init(member_key(settings, "agent"), settings.agent)
         if training.start is not None:
@@ -75,7 +95,6 @@ class Stages:
                     f"agent '{self.agent.name}' cannot start from trained networks; leave --from out."
                 )
             agent = self.agent.begin(agent, training.start.arrays)
-        envs = start(self.env, member_key(settings, "start"), training.num_envs)
         rows = buffer_rows(training)
         slots = slots_needed(rows, spec.max_episode_steps)
         replay = init(rows, training.num_envs, spec.obs_dim, spec.action_dim, slots, self.keep_mean, envs.obs)
@@ -92,8 +111,7 @@ class Stages:
     def warm_up(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
         """One dispatch without updates: uniformly random actions, or those of the actor that training starts from."""
         pool = self._pool(settings, clock)
-        given = self.training.start
-        explore = "uniform" if given is None or "actor" not in given.networks else "noise"
+        explore = self.first_actions
 
         def step(carry: tuple[Member, Clock], _: None) -> tuple[tuple[Member, Clock], None]:
             return self._collect(*carry, settings, pool, explore=explore), None
@@ -146,11 +164,18 @@ class Stages:
             self.training.evaluation.episodes,
             self.training.agent.gamma,
         )
-        seen, history = self._diagnose(member, settings, clock)
+        seen, history = self._seen(member, settings, clock)
         seen["q_bias"] = diagnostics.value_bias(lambda obs: self.agent.value(member.agent, obs), ahead)
+        return {"returns": returns, **seen}, history
+
+    def _seen(
+        self, member: Member, settings: MemberSettings, clock: Clock
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """The member's diagnostics and counts, and the history of its masks with this look in it."""
+        seen, history = self._diagnose(member, settings, clock)
         tally = member.tally._asdict()
         events = {f"events_{name}": count for name, count in tally.pop("events").items()}
-        return {"returns": returns, **seen, **events, **tally}, history
+        return {**seen, **events, **tally}, history
 
     def harvest(self, member: Member) -> dict[str, dict[str, Any]]:
         """What a finished member leaves: `{"params": ..., "masks": ...}` by network, the acting one as deployed."""
@@ -172,15 +197,34 @@ class Stages:
         self, member: Member, clock: Clock, settings: MemberSettings, pool: Any, explore: str
     ) -> tuple[Member, Clock]:
         """One step of the member's environments into its replay."""
-        key = member_key(settings, "act", clock.step)
-        if explore == "uniform":
-            shape = (self.training.num_envs, self.env.spec.action_dim)
-            action = mean = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
-        else:
-            action, mean = self.agent.act(member.agent, member.envs.obs, key, True)
+        action, mean = self._explore(member, clock, settings, explore)
         envs, transition, finished = advance(
             self.env, member.envs, member_key(settings, "step", clock.step), action, pool
         )
+        return self._store(member, clock, settings, mean, envs, transition, finished)
+
+    def _explore(
+        self, member: Member, clock: Clock, settings: MemberSettings, explore: str
+    ) -> tuple[jax.Array, jax.Array]:
+        """Actions [E, action] to take, and the same without noise."""
+        key = member_key(settings, "act", clock.step)
+        if explore == "uniform":
+            shape = (self.training.num_envs, self.env.spec.action_dim)
+            action = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+            return action, action
+        return self.agent.act(member.agent, member.envs.obs, key, True)
+
+    def _store(
+        self,
+        member: Member,
+        clock: Clock,
+        settings: MemberSettings,
+        mean: jax.Array,
+        envs: EnvState,
+        transition: Transition,
+        finished: Finished,
+    ) -> tuple[Member, Clock]:
+        """What a step gave into the replay and the counts."""
         kept_mean = mean if self.keep_mean else None
         replay = insert(member.replay, self._head(clock), transition, kept_mean, settings.capacity.max_rows)
         tally, done = member.tally, jnp.any(finished.done)

@@ -1,0 +1,142 @@
+"""Environments that run on the host, one instance per member, in NumPy: their protocol, one safe step, entry check.
+
+They cannot be traced, so training steps them in a plain loop between jitted calls (`training/host.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from ..errors import UserError
+from .protocol import EnvSpec
+
+
+@runtime_checkable
+class HostEnvironment(Protocol):
+    """One running environment with hidden state.
+
+    After `reset(seed)` everything it does should be a function of the seed and the actions: `repeatable` says whether
+    the entry check found it so. Time limits are its own business and are reported as truncated.
+    """
+
+    spec: EnvSpec
+    repeatable: bool
+
+    def fresh(self) -> HostEnvironment:
+        """Another instance, which shares nothing with this one."""
+        ...
+
+    def reset(self, seed: int) -> np.ndarray:
+        """A new episode; its first observation f32[O]."""
+        ...
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
+        """(obs f32[O] before any reset, reward, terminated, truncated) for an action f32[A] in its own units."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+class HostStep(NamedTuple):
+    """What one step came to. obs f32[O]; `truncated` never together with `terminated`; `invalid`: physics gave NaN."""
+
+    obs: np.ndarray
+    reward: float
+    terminated: bool
+    truncated: bool
+    invalid: bool
+
+
+class Broken(Exception):
+    """An environment raised an exception or returned something of another form than it promised; says which."""
+
+
+def env_units(spec: EnvSpec, action: np.ndarray) -> np.ndarray:
+    """Agent actions f32[..., A] in [-1, 1] (clipped to it) in the environment's own units."""
+    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+    # Centre and half width in double, as in `rollout.to_env_units`: exactly the identity for a [-1, 1] box.
+    centre, half = ((high + low) / 2).astype(np.float32), ((high - low) / 2).astype(np.float32)
+    return centre + np.clip(action, np.float32(-1.0), np.float32(1.0)) * half
+
+
+def begin(env: HostEnvironment, seed: int) -> np.ndarray:
+    """`env.reset(seed)` as f32[O]; raises Broken if that fails, has another shape or is not finite."""
+    try:
+        obs = np.asarray(env.reset(seed), np.float32)
+    except Exception as error:
+        raise Broken(f"reset(seed={seed}) raised {_said(error)}") from error
+    _check_shape(env, "reset", obs)
+    if not np.all(np.isfinite(obs)):
+        raise Broken(f"reset(seed={seed}) returned an observation that is not finite")
+    return obs
+
+
+def proceed(env: HostEnvironment, obs: np.ndarray, action: np.ndarray) -> HostStep:
+    """One step from `obs` f32[O] with `action` f32[A] in the environment's own units.
+
+    A non-finite observation or reward ends the episode as terminated, with reward 0 and `obs`, the last finite
+    observation, and is marked. Raises Broken if the step fails or its results have another shape.
+    """
+    try:
+        after, reward, terminated, truncated = env.step(action)
+        after, reward = np.asarray(after, np.float32), float(reward)
+        terminated, truncated = bool(terminated), bool(truncated)
+    except Exception as error:
+        raise Broken(f"step raised {_said(error)}") from error
+    _check_shape(env, "step", after)
+    if not (np.isfinite(reward) and np.isfinite(after).all()):
+        return HostStep(obs, 0.0, True, False, True)
+    return HostStep(after, reward, terminated, truncated and not terminated, False)
+
+
+def _check_shape(env: HostEnvironment, name: str, obs: np.ndarray) -> None:
+    if obs.shape != (env.spec.obs_dim,):
+        raise Broken(f"{name} returned an observation of shape {obs.shape} instead of ({env.spec.obs_dim},)")
+
+
+def _said(error: Exception) -> str:
+    """Type and first line of an exception."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+def check(env: HostEnvironment, steps: int = 16) -> HostEnvironment:
+    """`env` once it has passed: shapes, finite first observations, and `steps` random steps.
+
+    `env.repeatable` is set: whether the same seed and the same actions give the same bits, from two fresh instances
+    and from one that has been used before (which is what resuming and a new episode need). steps=0 only resets.
+    Raises UserError with one sentence on the first thing that is wrong.
+    """
+    try:
+        first, used = env.fresh(), env.fresh()
+        try:
+            trace = _trace(first, steps)
+            _trace(used, steps // 2)
+            env.repeatable = trace == _trace(used, steps) == _trace(first, steps)
+        finally:
+            first.close()
+            used.close()
+    except Broken as broken:
+        raise UserError(f"environment '{env.spec.name}': {broken}; mend it or choose another.") from broken
+    return env
+
+
+def _trace(env: HostEnvironment, steps: int) -> list[Any]:
+    """Everything `steps` random steps say, in bits."""
+    rng = np.random.default_rng(0)
+    obs, seed = begin(env, 0), 0
+    seen: list[Any] = [obs.tobytes()]
+    for _ in range(steps):
+        action = rng.uniform(-1.0, 1.0, env.spec.action_dim).astype(np.float32)
+        step = proceed(env, obs, env_units(env.spec, action))
+        obs = step.obs
+        seen.append((obs.tobytes(), np.float64(step.reward).tobytes(), *step[2:]))
+        if step.terminated or step.truncated:
+            seed += 1
+            obs = begin(env, seed)
+            seen.append(obs.tobytes())
+    return seen

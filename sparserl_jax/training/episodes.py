@@ -1,0 +1,187 @@
+"""The running episodes of a population on the host, and what brings them back after a stop.
+
+Every reset has a seed of its own, made from the member's key and the number of the episode. The log holds, for each
+member, that seed and the actions since: doing them again in a fresh environment gives the same state, if the
+environment is repeatable. A step counts only when it is committed, so a log never speaks of half a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sparserl_jax.envs import HostEnvironment, Step
+from sparserl_jax.envs.host import Broken, begin, env_units, proceed
+from sparserl_jax.training.host_stages import Taken
+
+
+class Log(NamedTuple):
+    """What a checkpoint holds of every running episode. Axes: M members, T longest episode, A actions.
+
+    seed u32[M] of its reset. episode i32[M], its number. length i32[M], steps since. actions f32[M,T,A] of the agent,
+    in [-1, 1], meaningful before `length`.
+    """
+
+    seed: np.ndarray
+    episode: np.ndarray
+    length: np.ndarray
+    actions: np.ndarray
+
+
+class BrokenAt(Exception):
+    """`Broken`, and the member it happened to."""
+
+    def __init__(self, member: int, reason: str) -> None:
+        super().__init__(reason)
+        self.member = member
+
+
+def reset_seed(key: np.ndarray, *numbers: int) -> int:
+    """Seed of a reset, below 2^31, from key data u32[2] and the numbers that tell it from others of that key."""
+    words = np.random.SeedSequence([int(word) for word in (*key, *numbers)]).generate_state(1)
+    return int(words[0]) >> 1  # some environments hand it to code that takes a signed 32-bit integer
+
+
+class Episodes:
+    """One environment per member.
+
+    Args:
+        env: the environment; every member gets a fresh instance of it.
+        keys: key data u32[M,2] of the members' resets.
+        longest: steps an episode can have at most, T.
+    """
+
+    def __init__(self, env: HostEnvironment, keys: np.ndarray, longest: int) -> None:
+        self.spec, self.keys = env.spec, np.asarray(keys)
+        self.envs = [env.fresh() for _ in self.keys]
+        members = len(self.envs)
+        self.log = Log(
+            np.zeros(members, np.uint32),
+            np.zeros(members, np.int32),
+            np.zeros(members, np.int32),
+            np.zeros((members, longest, self.spec.action_dim), np.float32),
+        )
+        self.obs = np.zeros((members, self.spec.obs_dim), np.float32)
+        self._pending: tuple[np.ndarray, np.ndarray, dict[int, int], np.ndarray] | None = None
+
+    def start(self) -> np.ndarray:
+        """First observations f32[M,E,O] of everybody's episode 0."""
+        for member in range(len(self.envs)):
+            self._restart(member, 0)
+        return self.obs[:, None].copy()
+
+    def step(self, action: np.ndarray) -> Taken:
+        """One step of all members with the agent's actions f32[M,E,A]; not part of the log until `commit`.
+
+        Raises BrokenAt.
+        """
+        action = np.clip(action[:, 0], np.float32(-1.0), np.float32(1.0))
+        units = env_units(self.spec, action)
+        members = len(self.envs)
+        final, following = np.empty_like(self.obs), np.empty_like(self.obs)
+        reward = np.zeros((members, 1), np.float32)
+        terminated, truncated, invalid = (np.zeros((members, 1), bool) for _ in range(3))
+        begun: dict[int, int] = {}
+        for m, env in enumerate(self.envs):
+            try:
+                step = proceed(env, self.obs[m], units[m])
+                final[m] = following[m] = step.obs
+                reward[m], terminated[m], truncated[m], invalid[m] = step[1:]
+                if step.terminated or step.truncated:
+                    begun[m] = reset_seed(self.keys[m], int(self.log.episode[m]) + 1)
+                    following[m] = begin(env, begun[m])
+            except Broken as broken:
+                raise BrokenAt(m, str(broken)) from broken
+        done = terminated | truncated
+        self._pending = action, done[:, 0], begun, following
+        return Taken(Step(final[:, None], reward, terminated, truncated), invalid, following[:, None])  # type: ignore[arg-type]
+
+    def commit(self) -> None:
+        """The last step has become part of the population."""
+        assert self._pending is not None
+        action, done, begun, self.obs = self._pending
+        log, going = self.log, np.flatnonzero(~done)
+        log.actions[going, log.length[going]] = action[going]
+        log.length[going] += 1
+        for member, seed in begun.items():
+            log.seed[member], log.length[member] = seed, 0
+            log.episode[member] += 1
+        self._pending = None
+
+    def resume(self, log: Log, obs: np.ndarray) -> np.ndarray:
+        """Bring the logged episodes back; `obs` f32[M,O] is where they stood.
+
+        Returns bool[M], whose could not be: their environment is not repeatable, or its observation at the end is
+        not `obs` in every bit. Their next episode has begun instead. Raises BrokenAt.
+        """
+        self.log = Log(*(np.array(part) for part in log))
+        self.obs = np.array(obs, np.float32)
+        lost = np.array([not self._replayed(member) for member in range(len(self.envs))])
+        for member in np.flatnonzero(lost):
+            self._restart(int(member), int(self.log.episode[member]) + 1)
+        return lost
+
+    def close(self) -> None:
+        """Give the environments back."""
+        for env in self.envs:
+            env.close()
+
+    def _replayed(self, member: int) -> bool:
+        env, log = self.envs[member], self.log
+        if not env.repeatable:
+            return False
+        try:
+            obs = begin(env, int(log.seed[member]))
+            for action in log.actions[member, : log.length[member]]:
+                step = proceed(env, obs, env_units(self.spec, action))
+                obs = step.obs
+                if step.terminated or step.truncated:
+                    return False
+        except Broken:
+            return False
+        return obs.tobytes() == self.obs[member].tobytes()
+
+    def _restart(self, member: int, episode: int) -> None:
+        seed = reset_seed(self.keys[member], episode)
+        try:
+            self.obs[member] = begin(self.envs[member], seed)
+        except Broken as broken:
+            raise BrokenAt(member, str(broken)) from broken
+        self.log.seed[member], self.log.episode[member], self.log.length[member] = seed, episode, 0
+
+
+def play(
+    envs: Sequence[HostEnvironment], act: Callable[[np.ndarray], np.ndarray], seeds: Sequence[int]
+) -> np.ndarray:
+    """Undiscounted returns f32[M, episodes]: every member plays whole episodes, one from each seed.
+
+    Args:
+        envs: one environment per member.
+        act: observations f32[M,E,O] to deterministic actions [M,E,A] in [-1, 1].
+        seeds: of the resets, common to all members.
+
+    Raises BrokenAt.
+    """
+    spec, members = envs[0].spec, len(envs)
+    obs = np.zeros((members, spec.obs_dim), np.float32)
+    returns = np.zeros((members, len(seeds)))
+    episode = np.zeros(members, int)  # where each member is; they do not wait for each other
+    member = 0
+    try:
+        for member, env in enumerate(envs):
+            obs[member] = begin(env, seeds[0])
+        while np.any(episode < len(seeds)):
+            units = env_units(spec, act(obs[:, None])[:, 0])
+            for member in np.flatnonzero(episode < len(seeds)).tolist():
+                step = proceed(envs[member], obs[member], units[member])
+                returns[member, episode[member]] += step.reward
+                obs[member] = step.obs
+                if step.terminated or step.truncated:
+                    episode[member] += 1
+                    if episode[member] < len(seeds):
+                        obs[member] = begin(envs[member], seeds[episode[member]])
+    except Broken as broken:
+        raise BrokenAt(member, str(broken)) from broken
+    return returns.astype(np.float32)

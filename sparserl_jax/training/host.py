@@ -1,0 +1,219 @@
+"""Executing a Program whose environments run on the host: one of them per member, two jitted calls per vector step.
+
+    act for all members  ->  one step of every environment  ->  insert and update, with donated state
+
+The unit is the vector step: Ctrl-C, the time budget, a checkpoint by time and an environment that breaks all leave the
+state between two of them, wherever the dispatch stands; a dispatch is what the curve's losses are means over. A
+checkpoint holds, beside the population, the seed of every running episode and the actions since (`episodes.py`), so
+what a Run ends in does not depend on where it was stopped, as long as its environment is repeatable. Where it is not,
+the interrupted episodes end as truncated, new ones begin, and the record says how many.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+from sparserl_jax.envs import HostEnvironment, check
+from sparserl_jax.errors import UserError
+from sparserl_jax.training.episodes import BrokenAt, Episodes, Log, play, reset_seed
+from sparserl_jax.training.program import Program, clock_at
+from sparserl_jax.training.progress import Progress
+from sparserl_jax.training.runner import Execution, Outcome, Stopped, whole
+
+NEWS_SECONDS = 1.0
+"""Most time between two reports of progress: vector steps are slow, and Ctrl-C is looked for there."""
+
+
+class HostExecution(Execution):
+    """The moving parts of `execute` for environments on the host."""
+
+    def __init__(
+        self, program: Program, folder: Path | None, progress: Progress, checkpoint_seconds: float
+    ) -> None:
+        super().__init__(program, folder, progress, checkpoint_seconds)
+        self.seconds["environment"] = 0.0  # part of the seconds of warm_up and train
+        self.sums: dict[str, Any] = {}
+        self.cut = np.zeros(len(program.runs), np.int32)
+        self.playground: list[HostEnvironment] = []
+
+    def prepare(self) -> None:
+        """Look at the environment once more, make everybody's, and compile."""
+        program = self.program
+        env = check(program.env)
+        assert isinstance(env, HostEnvironment)
+        self.env = env
+        if not env.repeatable:
+            self.progress.warn(
+                program.name,
+                f"{env.spec.name} is not repeatable (equal seeds and actions gave different results): a run that is "
+                "stopped goes on, but not to the same end.",
+            )
+        self.keys = np.asarray(program.settings.keys["start"])
+        longest = min(env.spec.max_episode_steps, self.training.steps)
+        self.episodes = Episodes(env, self.keys, longest)
+        super().prepare()
+        like = program.host_stages.sums(program.shapes(), program.settings, clock_at(self.training, 0))
+        self.zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
+        self.sums = dict(self.zeros)
+
+    def begin(self) -> None:
+        """A fresh population at the beginning of everybody's first episode."""
+        try:
+            first = self.episodes.start()
+        except BrokenAt as broken:
+            self._refuse(broken)
+        self.population = self.compiled["init"](self.settings, first)
+
+    def loop(self, deadline: float | None) -> None:
+        """Vector step after vector step, up to the last evaluation of the curve."""
+        training, name = self.training, self.program.name
+        told = time.monotonic()
+        while self.step < training.steps or self.point_due():
+            if deadline is not None and time.monotonic() >= deadline:
+                self.save()
+                raise Stopped("time budget", self.step)
+            try:
+                # An evaluation changes nothing; one that was interrupted is still due.
+                if self.point_due():
+                    self.evaluate()
+                else:
+                    self.vector_step()
+            except BrokenAt as broken:
+                self._refuse(broken)
+            if self.point_due():
+                continue
+            if self.checkpoint_due():
+                with whole():
+                    self.save()
+            if self.step % training.dispatch_steps == 0 or time.monotonic() - told >= NEWS_SECONDS:
+                told = time.monotonic()
+                self.progress.advance(name, self.step, training.steps)
+
+    def point_due(self) -> bool:
+        """Whether the curve lacks the point of this step."""
+        at = self.points[-1]["env_step"][0] if self.points else 0
+        return self.step % self.training.evaluation.interval == 0 and self.step > at
+
+    def vector_step(self) -> None:
+        """One step of every member, with its update."""
+        began = time.perf_counter()
+        warming = self.step < self.training.warm_up
+        kind = "warm_up" if warming else "train"
+        clock, state = clock_at(self.training, self.step), self.population
+        uniform = warming and self.program.host_stages.first_actions == "uniform"
+        action, mean = self.compiled["uniform" if uniform else "act"](state, self.settings, clock)
+        chosen = np.asarray(action)
+        ready = time.perf_counter()
+        taken = self.episodes.step(chosen)
+        self.seconds["environment"] += time.perf_counter() - ready
+        with whole():
+            given = (state, self.settings, clock, action, mean, taken)
+            if warming:
+                self.population = self.compiled[kind](*given)
+            else:
+                self.population, self.sums = self.compiled[kind](*given, self.sums)
+            self.episodes.commit()
+            self.step += 1
+            if self.step % self.training.dispatch_steps == 0:
+                self._close_dispatch(warming)
+        self.seconds[kind] += time.perf_counter() - began
+
+    def _close_dispatch(self, warming: bool) -> None:
+        jax.block_until_ready(self.population)
+        if not warming:
+            sums = {name: np.asarray(value) for name, value in self.sums.items()}
+            self.metrics = {name: value[:, 0] / value[:, 1] for name, value in sums.items()}
+        self.sums = dict(self.zeros)
+
+    def _evaluate(self, repeat: int) -> dict[str, np.ndarray]:
+        began = time.perf_counter()
+        plan, clock = self.training.evaluation, clock_at(self.training, self.step)
+        if not self.playground:
+            self.playground = [self.env.fresh() for _ in self.program.runs]
+        params = self.compiled["harvest"](self.population)["params"]["actor"]
+        key = np.asarray(self.program.settings.evaluation_key)[0]  # common to all arms
+        seeds = [reset_seed(key, self.step, repeat, episode) for episode in range(plan.episodes)]
+
+        def act(obs: np.ndarray) -> np.ndarray:
+            return np.asarray(self.compiled["policy"](params, obs))
+
+        assert self.population is not None
+        returns = play(self.playground, act, seeds)
+        seen, history = self.compiled["evaluate"](self.population, self.settings, clock)
+        if repeat == 0:  # the final episodes are no curve point
+            self.population = self.population._replace(history=history)
+        seen = {"returns": returns, **{name: np.asarray(value) for name, value in seen.items()}}
+        self.seconds["evaluate"] += time.perf_counter() - began
+        return seen
+
+    def final_returns(self) -> np.ndarray:
+        """See Execution.final_returns."""
+        try:
+            return super().final_returns()
+        except BrokenAt as broken:
+            self._refuse(broken)
+
+    def _refuse(self, broken: BrokenAt) -> NoReturn:
+        """Keep everybody's work, then say what broke where."""
+        self.save()  # which does nothing while there is no population, as before a resume is complete
+        kept = self.folder is not None and self.population is not None
+        run = self.program.runs[broken.member]
+        raise UserError(
+            f"environment '{self.env.spec.name}' broke at environment step {self.step} of member {broken.member} "
+            f"({run.id}): {broken}; mend it and run again"
+            + (", all members go on from the checkpoint of this step." if kept else ".")
+        ) from broken
+
+    # ---- checkpoints -----------------------------------------------------------------------------------------------
+
+    def shapes(self) -> Any:
+        """See Execution.shapes."""
+        return self.program.shapes(), self.zeros, self.episodes.log
+
+    def state(self) -> Any:
+        """See Execution.state."""
+        return self.population, self.sums, self.episodes.log
+
+    def notes(self) -> dict[str, Any]:
+        """See Execution.notes."""
+        return {"cut": self.cut.tolist()}
+
+    def adopt(self, state: Any, notes: dict[str, Any]) -> None:
+        """Go on from what a checkpoint held; episodes that cannot be brought back are cut."""
+        population, sums, log = state
+        self.sums, self.cut = jax.device_put(sums), np.asarray(notes["cut"], np.int32)
+        try:
+            lost = self.episodes.resume(Log(*log), np.asarray(population.envs.obs)[:, 0])
+        except BrokenAt as broken:
+            self._refuse(broken)
+        if lost.any():
+            clock, obs = clock_at(self.training, self.step), self.episodes.obs[:, None]
+            population = self.program.stages["restart"](population, clock, obs, lost[:, None])
+            self.cut += lost
+            self.progress.warn(
+                self.program.name,
+                f"the running episodes of {int(lost.sum())} of {len(lost)} members could not be brought back: they end "
+                "as truncated, and new ones begin.",
+            )
+        self.population = self.layout.place(population)
+
+    # ---- results ---------------------------------------------------------------------------------------------------
+
+    def outcomes(self, final: np.ndarray) -> list[Outcome]:
+        """See Execution.outcomes; the record also says whether a stop can have changed it."""
+        found = super().outcomes(final)
+        for env in (*self.episodes.envs, *self.playground):
+            env.close()
+        facts = {"environment_repeatable": self.env.repeatable}
+        return [
+            dataclasses.replace(
+                outcome, measured={**outcome.measured, **facts, "episodes_cut_by_resuming": float(cut)}
+            )
+            for outcome, cut in zip(found, self.cut, strict=True)
+        ]

@@ -1,0 +1,208 @@
+"""The compiled stages of a Program whose environments run on the host: two jitted calls per vector step.
+
+    act (or uniform)  ->  the environments step on the host  ->  train (or warm_up): insert, update, buffer check
+
+Everything that happens to a member is done by the functions of `stages.py`, at the same moments of the clock and with
+the same random keys as where the environment is compiled too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sparserl_jax.agents.agent import Clock
+from sparserl_jax.envs import EnvState, Step, follow
+from sparserl_jax.replay import cut
+from sparserl_jax.training.population import Member, MemberSettings
+from sparserl_jax.training.stages import Stages
+
+HOST_STAGES = ("init", "uniform", "act", "warm_up", "train", "policy", "evaluate", "harvest")
+"""The jitted functions of a Program on the host; each is compiled once."""
+
+
+class Taken(NamedTuple):
+    """What one step on the host gave a member, with its axis E of one environment.
+
+    step: f32 and bool [E, ...], `obs` before any reset. invalid: bool[E]. next_obs: f32[E,O].
+    """
+
+    step: Step
+    invalid: Any
+    next_obs: Any
+
+
+class HostStages(Stages):
+    """The stages as per-member functions; `env` is a HostEnvironment, of which only the spec is used."""
+
+    _sums: dict[str, Any] | None = None
+
+    def init(self, settings: MemberSettings, obs: jax.Array) -> Member:  # type: ignore[override]
+        """A fresh member whose environments begin with `obs` f32[E,O]."""
+        return self._fresh(settings, _begun(obs))
+
+    def uniform(self, member: Member, settings: MemberSettings, clock: Clock) -> tuple[jax.Array, jax.Array]:
+        """Random actions [E, action], twice."""
+        return self._explore(member, clock, settings, "uniform")
+
+    def act(self, member: Member, settings: MemberSettings, clock: Clock) -> tuple[jax.Array, jax.Array]:
+        """Actions to take [E, action] in [-1, 1], and the same without noise."""
+        return self._explore(member, clock, settings, "noise")
+
+    def warm_up(  # type: ignore[override]
+        self,
+        member: Member,
+        settings: MemberSettings,
+        clock: Clock,
+        action: jax.Array,
+        mean: jax.Array,
+        taken: Taken,
+    ) -> Member:
+        """Store one step."""
+        member, clock = self._insert(member, clock, settings, action, mean, taken)
+        return self._check_buffer(member, settings, clock)
+
+    def train(  # type: ignore[override]
+        self,
+        member: Member,
+        settings: MemberSettings,
+        clock: Clock,
+        action: jax.Array,
+        mean: jax.Array,
+        taken: Taken,
+        sums: dict[str, jax.Array],
+    ) -> tuple[Member, dict[str, jax.Array]]:
+        """Store one step and make one update, with the delayed part where it is due.
+
+        `sums`: by metric f32[2], the sum of its values so far and their number; this step's are added.
+        """
+        member, clock = self._insert(member, clock, settings, action, mean, taken)
+        (member, clock), (batch, metrics) = self._update(member, clock, settings)
+
+        def late() -> tuple[Any, dict[str, jax.Array]]:
+            # Without the replay's rings: what a branch returns is copied.
+            after, found = self._delayed(member, clock, settings, batch)
+            return (after.agent, after.tally, after.replay.left), found
+
+        def not_yet() -> tuple[Any, dict[str, jax.Array]]:
+            found = {
+                name: jnp.zeros(like.shape, like.dtype) for name, like in jax.eval_shape(late)[1].items()
+            }
+            return (member.agent, member.tally, member.replay.left), found
+
+        due = clock.update % self.agent.delay == 0
+        (agent, tally, left), found = jax.lax.cond(due, late, not_yet)
+        broken = ~jnp.isfinite(metrics["critic_loss"]) | ~jnp.isfinite(found["actor_loss"])
+        member = member._replace(
+            agent=agent,
+            replay=member.replay._replace(left=left),
+            tally=tally._replace(broken=tally.broken | broken),
+        )
+        told = {name: jnp.stack([value, jnp.float32(1.0)]) for name, value in metrics.items()}
+        told |= {name: jnp.stack([value, due.astype(jnp.float32)]) for name, value in found.items()}
+        sums = {name: sums[name] + told[name] for name in told}
+        return self._check_buffer(member, settings, clock), sums
+
+    def _metrics(self, member: Member, settings: MemberSettings, clock: Clock) -> dict[str, jax.Array]:
+        """All that an update and the delayed part tell; asked for its shapes only."""
+        (member, clock), (batch, metrics) = self._update(member, clock, settings)
+        return {**metrics, **self._delayed(member, clock, settings, batch)[1]}
+
+    def evaluate(  # type: ignore[override]
+        self, member: Member, settings: MemberSettings, clock: Clock
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """The member's diagnostics but `q_bias`, and its history; the returns are the host's to find."""
+        return self._seen(member, settings, clock)
+
+    def restart(self, member: Member, clock: Clock, obs: jax.Array, lost: jax.Array) -> Member:
+        """Another episode that begins with `obs` f32[E,O] where `lost` bool[E]; the running one is truncated."""
+        had_rows, envs = lost & (member.envs.steps > 0), member.envs
+        replay = cut(member.replay, self._head(clock), had_rows, obs)
+        begun = _begun(obs)
+        envs = envs._replace(
+            obs=obs,
+            steps=jnp.where(lost, begun.steps, envs.steps),
+            episode_return=jnp.where(lost, begun.episode_return, envs.episode_return),
+        )
+        return member._replace(envs=envs, replay=replay)
+
+    def _insert(
+        self,
+        member: Member,
+        clock: Clock,
+        settings: MemberSettings,
+        action: jax.Array,
+        mean: jax.Array,
+        taken: Taken,
+    ) -> tuple[Member, Clock]:
+        action = jnp.clip(action, -1.0, 1.0)
+        done = follow(member.envs, action, taken.step, taken.invalid, (), taken.next_obs)
+        return self._store(member, clock, settings, mean, *done)
+
+    # ---- as a Program uses them -------------------------------------------------------------------------------------
+
+    def jitted(self) -> dict[str, Any]:
+        """The stages over the member axis, jitted; the clock is unbatched and the state is donated."""
+
+        def over_members(fn: Callable[..., Any], *axes: int | None, donate: tuple[int, ...] = ()) -> Any:
+            return jax.jit(jax.vmap(fn, in_axes=axes), donate_argnums=donate)
+
+        return {
+            "init": over_members(self.init, 0, 0),
+            "uniform": over_members(self.uniform, 0, 0, None),
+            "act": over_members(self.act, 0, 0, None),
+            "warm_up": over_members(self.warm_up, 0, 0, None, 0, 0, 0, donate=(0,)),
+            "train": over_members(self.train, 0, 0, None, 0, 0, 0, 0, donate=(0, 6)),
+            "policy": over_members(self.agent.policy, 0, 0),
+            "evaluate": over_members(self.evaluate, 0, 0, None),
+            "harvest": over_members(self.harvest, 0),
+            "restart": over_members(self.restart, 0, None, 0, 0, donate=(0,)),
+        }
+
+    def sums(self, population: Any, settings: MemberSettings, clock: Clock) -> dict[str, Any]:
+        """Shapes of the sums that `train` adds to."""
+        if self._sums is None:
+            told = jax.eval_shape(jax.vmap(self._metrics, in_axes=(0, 0, None)), population, settings, clock)
+            like = jax.ShapeDtypeStruct((population.envs.obs.shape[0], 2), np.float32)
+            self._sums = dict.fromkeys(told, like)
+        return self._sums
+
+    def arguments(
+        self, population: Any, settings: MemberSettings, clock: Clock
+    ) -> dict[str, tuple[Any, ...]]:
+        """What each stage is lowered with, by name, from the population's shapes."""
+        obs = population.envs.obs
+        members, num_envs, _ = obs.shape
+        action = jax.ShapeDtypeStruct((members, num_envs, self.env.spec.action_dim), np.float32)
+        number, flag = (jax.ShapeDtypeStruct((members, num_envs), kind) for kind in (np.float32, np.bool_))
+        shapes: Any = (obs, number, flag, flag)
+        taken = Taken(Step(*shapes), flag, obs)
+        params = jax.eval_shape(jax.vmap(self.harvest), population)["params"]["actor"]
+        return {
+            "init": (settings, obs),
+            "uniform": (population, settings, clock),
+            "act": (population, settings, clock),
+            "warm_up": (population, settings, clock, action, action, taken),
+            "train": (
+                population,
+                settings,
+                clock,
+                action,
+                action,
+                taken,
+                self.sums(population, settings, clock),
+            ),
+            "policy": (params, obs),
+            "evaluate": (population, settings, clock),
+            "harvest": (population,),
+        }
+
+
+def _begun(obs: jax.Array) -> EnvState:
+    """Episodes that have just begun."""
+    count = obs.shape[0]
+    return EnvState((), obs, jnp.zeros(count, jnp.int32), jnp.zeros(count, jnp.float32))

@@ -1,0 +1,124 @@
+"""One safe step on the host, units, and the entry check's sentences."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium")
+
+import jax.numpy as jnp
+
+from sparserl_jax import envs
+from sparserl_jax.envs.host import Broken, HostStep, begin, check, env_units, proceed
+from sparserl_jax.envs.rollout import to_env_units
+from sparserl_jax.errors import UserError
+from tests.reference import host_toys
+
+
+class Odd(host_toys.HostPull):
+    """HostPull that answers what it is told to."""
+
+    def __init__(self, first=None, answer=None):
+        super().__init__()
+        self.first, self.answer = first, answer
+
+    def fresh(self):
+        return Odd(self.first, self.answer)
+
+    def reset(self, seed):
+        return super().reset(seed) if self.first is None else self.first
+
+    def step(self, action):
+        result = super().step(action)
+        return result if self.answer is None else self.answer(result)
+
+
+def test_actions_are_scaled_as_in_compiled_environments():
+    spec = envs.EnvSpec("box", 1, 2, (-3.0, 0.0), (1.0, 0.7), 1)
+    action = np.array([[-2.0, -1.0], [0.25, 0.5], [1.0, 7.0]], np.float32)
+    np.testing.assert_allclose(env_units(spec, action), to_env_units(spec, jnp.asarray(action)), rtol=1e-6)
+    np.testing.assert_array_equal(env_units(spec, action)[0], np.array([-3.0, 0.0], np.float32))
+    assert env_units(spec, action).dtype == np.float32
+
+
+OBS = np.array([0.25, 0.0], np.float32)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+@pytest.mark.parametrize("where", ["obs", "reward"])
+def test_a_step_that_is_no_number_terminates_where_the_last_number_was(bad, where):
+    def spoil(result):
+        obs, reward, _, _ = result
+        return (np.array([0.5, bad]), reward, False, True) if where == "obs" else (obs, bad, False, True)
+
+    step = proceed(Odd(answer=spoil), OBS, np.zeros(1))
+    if where == "reward" and bad == 1e300:  # finite, if absurd
+        assert not step.invalid and step.truncated
+    else:
+        assert step == HostStep(OBS, 0.0, True, False, True)
+
+
+def test_an_end_for_two_reasons_is_a_termination():
+    step = proceed(Odd(answer=lambda result: (*result[:2], True, True)), OBS, np.zeros(1))
+    assert step.terminated and not step.truncated and not step.invalid
+
+
+def fail(result):
+    raise RuntimeError("first line.\nsecond line")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (fail, "step raised RuntimeError: first line$"),
+        (lambda result: result[:3], "step raised ValueError: not enough values"),
+        (
+            lambda result: (np.zeros((2, 1)), *result[1:]),
+            r"step returned an observation of shape \(2, 1\) instead of",
+        ),
+        (lambda result: (result[0], np.zeros(2), *result[2:]), "step raised TypeError"),
+        (lambda result: (*result[:2], np.zeros(2), False), "step raised ValueError"),
+    ],
+)
+def test_a_step_of_another_form_says_so(answer, words):
+    with pytest.raises(Broken, match=words):
+        proceed(Odd(answer=answer), OBS, np.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        (np.zeros(3), r"reset returned an observation of shape \(3,\) instead of \(2,\)"),
+        (np.array([np.nan, 0.0]), r"reset\(seed=5\) returned an observation that is not finite"),
+        ("nothing", r"reset\(seed=5\) raised ValueError"),
+    ],
+)
+def test_a_reset_of_another_form_says_so(first, words):
+    with pytest.raises(Broken, match=words):
+        begin(Odd(first), 5)
+
+
+def test_entry_check_tells_the_first_fault_in_one_sentence():
+    with pytest.raises(
+        UserError, match="environment 'toys:pull': step raised RuntimeError: first line; mend it"
+    ) as told:
+        envs.check(Odd(answer=fail))
+    assert "\n" not in str(told.value)
+
+
+def test_entry_check_finds_what_a_used_instance_remembers():
+    """Two fresh instances agree, but a second episode depends on the first: such a run cannot be brought back."""
+
+    class Tired(host_toys.HostPull):
+        age = 0
+
+        def step(self, action):
+            self.age += 1
+            obs, reward, *ends = super().step(action)
+            return obs, reward - self.age, *ends
+
+    assert check(host_toys.Seeded()).repeatable
+    assert not check(Tired()).repeatable
+
+
+def test_entry_check_without_steps_only_resets():
+    assert check(Odd(answer=fail), steps=0).repeatable
