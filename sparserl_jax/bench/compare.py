@@ -233,9 +233,8 @@ def _name_apart(sources: list[Source]) -> None:
             owners[record["result"]["arm"]].add(source.name)
     holder = None
     for source in sources:
-        if any(record["result"]["role"] == "dense" for record in source.records):
+        if holder is None and any(record["result"]["role"] == "dense" for record in source.records):
             holder = source
-            break
     for source in sources:
         for index, record in enumerate(source.records):
             result = dict(record["result"])
@@ -267,7 +266,7 @@ def _summary(sources: list[Source], shared: list[str], said: list[str]) -> Summa
     blocks = [_block(sources, env, settings) for env in shared]
     found = [record for source in sources for record in source.records]
     lines = captions.caption(settings, found, blocks)[:-1]
-    lines += [*said, *_differences(sources)]
+    lines += [_arms(sources), *said, *_differences(sources)]
     origins = []
     for source in sources:
         kind = "" if source.suite["result"] else " (not a result)"
@@ -286,6 +285,18 @@ def _summary(sources: list[Source], shared: list[str], said: list[str]) -> Summa
         records=tuple(found),
         origins=tuple(origins),
     )
+
+
+def _arms(sources: list[Source]) -> str:
+    """Which arms come from which folder, and which of them is the reference."""
+    parts, reference = [], "There is no dense arm."
+    for source in sources:
+        names = dict.fromkeys(record["result"]["arm"] for record in source.records)
+        parts.append(f"{', '.join(names)} from {source.name}")
+        dense = [r["result"]["arm"] for r in source.records if r["result"]["role"] == "dense"]
+        if dense:
+            reference = f"Reference of all deltas and verdicts: {dense[0]} of {source.name}."
+    return f"Arms: {'; '.join(parts)}. {reference}"
 
 
 def _planned(source: Source, shared: list[str]) -> list[str]:

@@ -101,8 +101,9 @@ def page(summary: Summary) -> str:
         "A result is a function of its run's configuration and seed, of the Program it was computed in (the runs that "
         "are trained together in one vmapped computation), of the code and of the kind of device. So each command runs "
         "whole Programs: those that hold the runs of the row, with all their other runs. With the commit, the versions "
-        "and the kind of device named here the results are the same bit for bit; elsewhere they agree only in "
-        "distribution. A delta also needs the runs of the row it is taken to: name both after `--only`.",
+        "and the processor named here the results are the same bit for bit (checked on CPUs; a GPU's compiler may "
+        "choose other kernels each time); elsewhere they agree only in distribution. A delta also needs the runs of "
+        "the row it is taken to: name both after `--only`.",
         "",
     ]
     if suites:

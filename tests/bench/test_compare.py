@@ -81,6 +81,8 @@ def test_an_arm_is_judged_against_the_dense_arm_of_another_folder(made: Path):
     assert found.pooled is not None and "my_method" in {row.arm for row in found.pooled.rows}
     text = tables.markdown(found)
     assert "# mine and quick compared" in text and "INCOMPLETE" not in text
+    assert "Arms: my_method from mine; dense, dense_aa, placebo" in text
+    assert "Reference of all deltas and verdicts: dense of quick." in text
 
 
 def test_every_source_is_named_and_every_row_traced(made: Path):

@@ -43,7 +43,7 @@ def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path
     for root in (folder, other):
         tables.write(root)
         plots.write(root)
-    names = ["table.md", "table.csv", "table.tex"]
+    names = ["table.md", "table.csv", "table.tex", "reproduce.md"]
     names += [
         f"plots/{n}.{s}" for n in ("learning_curves", "return_versus_sparsity") for s in ("csv", "svg", "png")
     ]
