@@ -15,6 +15,7 @@ from sparserl_jax import cli
 from sparserl_jax.bench import continuing, evaluate, policy, records, saved, single
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
+from sparserl_jax.training.diagnostics import begin_history
 from sparserl_jax.training.population import key_data
 from sparserl_jax.training.program import ONCE
 from tests.bench import fake, trained
@@ -63,7 +64,7 @@ def test_every_member_begins_from_the_given_networks_and_nothing_else(source: Pa
     for name, network in made.agent.networks(state).items():
         assert same(network.params, params[name]) and same(made.agent.masks(state)[name], masks[name])
         assert same(getattr(state, f"target_{name}")[0], params[name])
-        assert same(member.start_masks[name], masks[name])
+        assert np.array_equal(member.history[name], begin_history(masks, made.agent.layers)[name])
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(network.opt_state))
     assert made.training.agent.hidden == (8, 8)
 
