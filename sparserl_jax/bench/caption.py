@@ -82,6 +82,12 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     missing = len(settings["runs"]) - len(found)
     if missing:
         lines.append(f"INCOMPLETE: {missing} of {len(settings['runs'])} runs have no record yet.")
+    start = suite.get("start")
+    if start is not None:
+        lines.append(
+            f"NOT FROM SCRATCH: every run starts from the {' and '.join(start['networks'])} of {start['source']}, whose "
+            "training is in no number here."
+        )
     lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
     lines.append(
         f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({_episodes(suite)} "

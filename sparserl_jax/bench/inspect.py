@@ -176,10 +176,15 @@ def origin(saved: Saved) -> list[str]:
         scored += f", final score {result['final_score']:.6g} ({budget['final_episodes']} episodes)"
     else:
         scored = "diverged: no score"
+    start = came["config"]["training"].get("start")
+    begun = (
+        [] if start is None else [f"started from the {' and '.join(start['networks'])} of {start['source']}"]
+    )
     return [
         f"{record['run_id']}: {network}",
         f"recipe {result['recipe']} (method {result['method']}), {knob}, seed {result['seed']}, "
         f"{budget['env_steps']:,} steps, suite {result['suite']}",
+        *begun,
         scored,
         f"commit {commit}, jax {came['packages']['jax']}, {came['system']['device_kind']}, {came['created_utc']}",
     ]

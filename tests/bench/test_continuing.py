@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax import cli
-from sparserl_jax.bench import continuing, evaluate, policy, records, saved, single
+from sparserl_jax.bench import continuing, evaluate, inspect, policy, records, saved, single
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.diagnostics import begin_history
@@ -184,7 +184,9 @@ def test_a_continued_training_acts_with_the_given_policy_until_it_learns(
     line = "--recipe rlx2 --sparsity 0.7 --seeds 2 --steps 400 --warm-up 40 --batch-size 16 --episodes 2"
     line += f" --final-episodes 4 --from {source} --out {tmp_path / 'x'}"
     assert cli.run(["train", "--env", ENV, *line.split()]) == 0
-    assert f"starts from actor and critic of {RUN}, targets copied from them" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"starts from actor and critic of {RUN}, targets copied from them" in said
+    assert f"NOT FROM SCRATCH: every run starts from the actor and critic of {RUN}" in said
     found = [saved.find(tmp_path / "x/records" / RUN.replace("seed000", f"seed00{seed}")) for seed in (0, 1)]
     env, key = evaluate.environment(found[0]), key_data("evaluation", ENV)
     play = evaluate._evaluation(policy.load(source), env, key, 2, 2)
@@ -195,6 +197,7 @@ def test_a_continued_training_acts_with_the_given_policy_until_it_learns(
         assert curve["update"][-1] == 360 and curve["return"][-1] != after[member]
         assert one.record["provenance"]["config"]["training"]["start"]["source"] == RUN
         assert policy.load_networks(one.folder / policy.NETWORKS).keys() == {"actor", "critic"}
+    assert f"started from the actor and critic of {RUN}" in inspect.origin(found[0])
     assert evaluate.reproduce(found[1]).agrees
     # The replay of the warm-up was filled by that policy, each seed with noise of its own.
     first, second = (policy.load(one.path).params["mlp"]["output"]["kernel"] for one in found)
