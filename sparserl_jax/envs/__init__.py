@@ -17,6 +17,7 @@ from .rollout import (
     follow,
     make_pool,
     start,
+    start_steps,
 )
 
 __all__ = [
@@ -39,4 +40,5 @@ __all__ = [
     "make_pool",
     "names",
     "start",
+    "start_steps",
 ]

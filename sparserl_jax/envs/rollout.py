@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .host import HostEnvironment
 from .protocol import Environment, EnvSpec, Step
 
 
@@ -185,7 +186,7 @@ def evaluate_ahead(
     return _play(env, key, lambda key, obs: policy(obs), episodes, None, gamma)
 
 
-def start_steps(env: Environment) -> tuple[int, ...]:
+def start_steps(env: Environment | HostEnvironment) -> tuple[int, ...]:
     """Steps of an episode whose states `evaluate_ahead` looks at: evenly spread over the first half of the time limit,
     so that at least half a time limit lies between each of them and a cut."""
     limit = _limit(env)
@@ -291,7 +292,7 @@ def settled_step(
     return jax.tree.map(_as, after, state), step, invalid
 
 
-def _limit(env: Environment) -> int:
+def _limit(env: Environment | HostEnvironment) -> int:
     return min(env.spec.max_episode_steps, np.iinfo(np.int32).max)  # steps are counted in i32
 
 

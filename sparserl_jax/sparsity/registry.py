@@ -53,7 +53,10 @@ def validated(found: Any, where: str) -> Method:
     family = found.family
     if not isinstance(family, Sparsifier) or not isinstance(family.declares, Declares):
         raise UserError(f"{where}: its family is not a Sparsifier with Declares; see sparsity/contract.py.")
-    for owner, fields in ((family, Sparsifier._fields[1:-1]), (found, ("settings", "promise"))):
+    functions = [field for field in Sparsifier._fields if field not in ("name", "declares", "adopt")]
+    if family.adopt is not None:
+        functions.append("adopt")
+    for owner, fields in ((family, functions), (found, ["settings", "promise"])):
         for field in fields:
             if not callable(getattr(owner, field)):
                 raise UserError(f"{where}: '{field}' is {getattr(owner, field)!r}; give a function.")

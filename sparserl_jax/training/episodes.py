@@ -8,11 +8,11 @@ environment is repeatable. A step counts only when it is committed, so a log nev
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserl_jax.envs import HostEnvironment, Step
+from sparserl_jax.envs import HostEnvironment, Lookahead, Step, start_steps
 from sparserl_jax.envs.host import Broken, begin, env_units, proceed
 from sparserl_jax.training.host_stages import Taken
 
@@ -164,10 +164,29 @@ def play(
 
     Raises BrokenAt.
     """
-    spec, members = envs[0].spec, len(envs)
+    return play_ahead(envs, act, seeds, 0.0)[0]
+
+
+def play_ahead(
+    envs: Sequence[HostEnvironment],
+    act: Callable[[np.ndarray], np.ndarray],
+    seeds: Sequence[int],
+    gamma: float,
+) -> tuple[np.ndarray, Lookahead]:
+    """`play`, and what the states at `start_steps` of the episodes turned out to be worth at `gamma`, `[M, ...]`."""
+    spec, members, starts = envs[0].spec, len(envs), np.array(start_steps(envs[0]))
+    looked = (members, len(starts), len(seeds))
+    zeros: Any = np.zeros  # a Lookahead on the host
+    seen = Lookahead(
+        obs=zeros((*looked, spec.obs_dim), np.float32),
+        visited=zeros(looked, bool),
+        returns=zeros(looked),
+        discount=zeros(looked),
+        last_obs=zeros((members, len(seeds), spec.obs_dim), np.float32),
+    )
     obs = np.zeros((members, spec.obs_dim), np.float32)
     returns = np.zeros((members, len(seeds)))
-    episode = np.zeros(members, int)  # where each member is; they do not wait for each other
+    episode, time = np.zeros(members, int), np.zeros(members, int)  # members do not wait for each other
     member = 0
     try:
         for member, env in enumerate(envs):
@@ -175,13 +194,32 @@ def play(
         while np.any(episode < len(seeds)):
             units = env_units(spec, act(obs[:, None])[:, 0])
             for member in np.flatnonzero(episode < len(seeds)).tolist():
-                step = proceed(envs[member], obs[member], units[member])
+                step, place = (
+                    proceed(envs[member], obs[member], units[member]),
+                    (member, ..., episode[member]),
+                )
+                _look(seen, place, starts == time[member], obs[member], step, gamma)
                 returns[member, episode[member]] += step.reward
-                obs[member] = step.obs
+                obs[member], time[member] = step.obs, time[member] + 1
                 if step.terminated or step.truncated:
-                    episode[member] += 1
+                    seen.last_obs[member, episode[member]] = step.obs
+                    episode[member], time[member] = episode[member] + 1, 0
                     if episode[member] < len(seeds):
                         obs[member] = begin(envs[member], seeds[episode[member]])
     except Broken as broken:
         raise BrokenAt(member, str(broken)) from broken
-    return returns.astype(np.float32)
+    exact = {"returns": seen.returns.astype(np.float32), "discount": seen.discount.astype(np.float32)}
+    return returns.astype(np.float32), seen._replace(**exact)
+
+
+def _look(
+    seen: Any, place: tuple[Any, ...], begins: np.ndarray, obs: np.ndarray, step: Any, gamma: float
+) -> None:
+    """One step of one member's episode, at `place` of `seen`; begins bool[J]: it is a start step."""
+    member, _, episode = place
+    seen.obs[member, begins, episode] = obs
+    seen.visited[place] |= begins
+    counts = seen.visited[place]
+    weight = np.where(begins, 1.0, seen.discount[place])
+    seen.returns[place] += np.where(counts, weight * step.reward, 0.0)
+    seen.discount[place] = np.where(counts & (not step.terminated), gamma * weight, 0.0)

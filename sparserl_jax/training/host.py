@@ -21,7 +21,7 @@ import numpy as np
 
 from sparserl_jax.envs import HostEnvironment, check
 from sparserl_jax.errors import UserError
-from sparserl_jax.training.episodes import BrokenAt, Episodes, Log, play, reset_seed
+from sparserl_jax.training.episodes import BrokenAt, Episodes, Log, play_ahead, reset_seed
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress
 from sparserl_jax.training.runner import Execution, Outcome, Stopped, whole
@@ -144,8 +144,8 @@ class HostExecution(Execution):
             return np.asarray(self.compiled["policy"](params, obs))
 
         assert self.population is not None
-        returns = play(self.playground, act, seeds)
-        seen, history = self.compiled["evaluate"](self.population, self.settings, clock)
+        returns, ahead = play_ahead(self.playground, act, seeds, self.training.agent.gamma)
+        seen, history = self.compiled["evaluate"](self.population, self.settings, clock, ahead)
         if repeat == 0:  # the final episodes are no curve point
             self.population = self.population._replace(history=history)
         seen = {"returns": returns, **{name: np.asarray(value) for name, value in seen.items()}}
@@ -196,6 +196,7 @@ class HostExecution(Execution):
             clock, obs = clock_at(self.training, self.step), self.episodes.obs[:, None]
             population = self.program.stages["restart"](population, clock, obs, lost[:, None])
             self.cut += lost
+            self.saved_step = None  # what lies there has the episodes that are gone
             self.progress.warn(
                 self.program.name,
                 f"the running episodes of {int(lost.sum())} of {len(lost)} members could not be brought back: they end "

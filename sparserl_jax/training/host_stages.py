@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.agents.agent import Clock
-from sparserl_jax.envs import EnvState, Step, follow
+from sparserl_jax.envs import EnvState, Lookahead, Step, follow, start_steps
 from sparserl_jax.replay import cut
 from sparserl_jax.training.population import Member, MemberSettings
 from sparserl_jax.training.stages import Stages
@@ -113,10 +113,10 @@ class HostStages(Stages):
         return {**metrics, **self._delayed(member, clock, settings, batch)[1]}
 
     def evaluate(  # type: ignore[override]
-        self, member: Member, settings: MemberSettings, clock: Clock
+        self, member: Member, settings: MemberSettings, clock: Clock, ahead: Lookahead
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-        """The member's diagnostics but `q_bias`, and its history; the returns are the host's to find."""
-        return self._seen(member, settings, clock)
+        """The member's diagnostics, and its history; the returns and `ahead` are what the host found."""
+        return self._seen(member, settings, clock, ahead)
 
     def restart(self, member: Member, clock: Clock, obs: jax.Array, lost: jax.Array) -> Member:
         """Another episode that begins with `obs` f32[E,O] where `lost` bool[E]; the running one is truncated."""
@@ -143,6 +143,20 @@ class HostStages(Stages):
         done = follow(member.envs, action, taken.step, taken.invalid, (), taken.next_obs)
         return self._store(member, clock, settings, mean, *done)
 
+    def _ahead(self, members: int) -> Lookahead:
+        """Shapes of what the host finds in evaluation episodes."""
+        episodes, obs = self.training.evaluation.episodes, self.env.spec.obs_dim
+        looked = (members, len(start_steps(self.env)), episodes)
+        number = jax.ShapeDtypeStruct(looked, np.float32)
+        shapes: Any = (
+            jax.ShapeDtypeStruct((*looked, obs), np.float32),
+            jax.ShapeDtypeStruct(looked, np.bool_),
+            number,
+            number,
+            jax.ShapeDtypeStruct((members, episodes, obs), np.float32),
+        )
+        return Lookahead(*shapes)
+
     # ---- as a Program uses them -------------------------------------------------------------------------------------
 
     def jitted(self) -> dict[str, Any]:
@@ -158,7 +172,7 @@ class HostStages(Stages):
             "warm_up": over_members(self.warm_up, 0, 0, None, 0, 0, 0, donate=(0,)),
             "train": over_members(self.train, 0, 0, None, 0, 0, 0, 0, donate=(0, 6)),
             "policy": over_members(self.agent.policy, 0, 0),
-            "evaluate": over_members(self.evaluate, 0, 0, None),
+            "evaluate": over_members(self.evaluate, 0, 0, None, 0),
             "harvest": over_members(self.harvest, 0),
             "restart": over_members(self.restart, 0, None, 0, 0, donate=(0,)),
         }
@@ -197,7 +211,7 @@ class HostStages(Stages):
                 self.sums(population, settings, clock),
             ),
             "policy": (params, obs),
-            "evaluate": (population, settings, clock),
+            "evaluate": (population, settings, clock, self._ahead(members)),
             "harvest": (population,),
         }
 

@@ -23,6 +23,7 @@ from sparserl_jax.envs import (
     Environment,
     EnvState,
     Finished,
+    Lookahead,
     Transition,
     advance,
     evaluate,
@@ -164,15 +165,15 @@ class Stages:
             self.training.evaluation.episodes,
             self.training.agent.gamma,
         )
-        seen, history = self._seen(member, settings, clock)
-        seen["q_bias"] = diagnostics.value_bias(lambda obs: self.agent.value(member.agent, obs), ahead)
+        seen, history = self._seen(member, settings, clock, ahead)
         return {"returns": returns, **seen}, history
 
     def _seen(
-        self, member: Member, settings: MemberSettings, clock: Clock
+        self, member: Member, settings: MemberSettings, clock: Clock, ahead: Lookahead
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         """The member's diagnostics and counts, and the history of its masks with this look in it."""
         seen, history = self._diagnose(member, settings, clock)
+        seen["q_bias"] = diagnostics.value_bias(lambda obs: self.agent.value(member.agent, obs), ahead)
         tally = member.tally._asdict()
         events = {f"events_{name}": count for name, count in tally.pop("events").items()}
         return {**seen, **events, **tally}, history

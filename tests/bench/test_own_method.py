@@ -103,11 +103,13 @@ def test_check_holds_records_to_the_kind_of_budget(name, promise, change, senten
     monkeypatch.setattr(toy_methods, "TOTAL", total, raising=False)
     folder = mini(tmp_path, name)
     assert check.check(folder) == []
-    path = next(folder.glob(f"records/*/{name.lower()}-s0500-seed000")) / "record.json"
-    record = json.loads(path.read_text())
-    assert record["result"].get("promise") == promise
-    record["result"]["tensors"]["actor"][0]["declared"] += change
-    path.write_text(json.dumps(record))
+    run_id = next(run_id for run_id in forge.run_ids(folder) if f"/{name.lower()}-" in run_id)
+
+    def edit(record):
+        assert record["result"].get("promise") == promise
+        record["result"]["tensors"]["actor"][0]["declared"] += change
+
+    forge.change(folder, run_id, edit)
     problems = check.check(folder)
     assert problems == [] if sentence is None else sentence in problems[0]
 
@@ -118,12 +120,14 @@ def test_a_total_may_be_shared_out_as_the_method_likes(tmp_path, monkeypatch):
     total = toy_methods.TICKET._replace(name="total", family=family)
     monkeypatch.setattr(toy_methods, "TOTAL", total, raising=False)
     folder = mini(tmp_path, "TOTAL")
-    path = next(folder.glob("records/*/total-s0500-seed000")) / "record.json"
-    record = json.loads(path.read_text())
-    first, second, *_ = record["result"]["tensors"]["actor"]
-    first["declared"] -= 3
-    second["declared"] += 3
-    path.write_text(json.dumps(record))
+    run_id = next(run_id for run_id in forge.run_ids(folder) if "/total-" in run_id)
+
+    def edit(record):
+        first, second, *_ = record["result"]["tensors"]["actor"]
+        first["declared"] -= 3
+        second["declared"] += 3
+
+    forge.change(folder, run_id, edit)
     assert check.check(folder) == []
 
 

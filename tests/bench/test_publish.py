@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from sparserl_jax.bench import provenance, publish, records
 from sparserl_jax.errors import UserError
-from tests.bench import fake
+from tests.bench import fake, forge
 
 SMALL = {
     "seeds": 6,
@@ -48,10 +47,7 @@ def folder(tmp_path: Path, repository: Path) -> Path:
 def made(folder: Path, repository: Path, change=None, **options) -> Path:
     fake.finished(folder, fake.make_plan(**options), change=change)
     commit = provenance.head(repository)
-    for path in (folder / "records").glob("*/*/record.json"):
-        record = json.loads(path.read_text())
-        record["provenance"].update(git_commit=commit, git_dirty=False)
-        path.write_text(json.dumps(record))
+    forge.change_all(folder, lambda record: record["provenance"].update(git_commit=commit, git_dirty=False))
     return folder
 
 
@@ -80,10 +76,8 @@ def test_a_folder_outside_git_is_refused(folder: Path, tmp_path: Path):
 
 
 def test_records_made_by_uncommitted_code_are_refused(folder: Path, repository: Path):
-    path = next((folder / "records").glob("*/*/record.json"))
-    record = json.loads(path.read_text())
-    record["provenance"]["git_dirty"] = True
-    path.write_text(json.dumps(record))
+    first = forge.run_ids(folder)[0]
+    forge.change(folder, first, lambda record: record["provenance"].update(git_dirty=True))
     with pytest.raises(UserError, match="made by code with uncommitted changes"):
         publish.publish(folder, results=repository / "results")
 

@@ -197,7 +197,7 @@ def test_evaluation_that_was_interrupted_is_made_after_the_resume(quickly, tmp_p
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        patch.setattr(host, "play", interrupted)
+        patch.setattr(host, "play_ahead", interrupted)
         with pytest.raises(Stopped) as stopped:
             execute(program, tmp_path)
     assert stopped.value.step == 80
