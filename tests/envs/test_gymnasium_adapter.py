@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("gymnasium")
 
 import gymnasium
+
 from sparserl_jax import envs
 from sparserl_jax.envs.gymnasium_adapter import GymnasiumEnvironment
 from sparserl_jax.errors import UserError
