@@ -195,11 +195,12 @@ class HostExecution(Execution):
         if lost.any():
             clock, obs = clock_at(self.training, self.step), self.episodes.obs[:, None]
             population = self.program.stages["restart"](population, clock, obs, lost[:, None])
-            self.cut += lost
+            cut = lost & (np.asarray(log.length) > 0)
+            self.cut += cut
             self.saved_step = None  # what lies there has the episodes that are gone
             self.progress.warn(
                 self.program.name,
-                f"the running episodes of {int(lost.sum())} of {len(lost)} members could not be brought back: they end "
+                f"the running episodes of {int(cut.sum())} of {len(cut)} members could not be brought back: they end "
                 "as truncated, and new ones begin.",
             )
         self.population = self.layout.place(population)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from sparserl_jax.bench import check, records, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.program import group
-from tests.bench import fake
+from tests.bench import fake, forge
 from tests.reference import toy_methods
 from tests.reference.toy_methods import GATES
 

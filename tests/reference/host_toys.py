@@ -130,7 +130,13 @@ def program(env: Any, **changes: Any) -> Program:
     return only
 
 
+_built: dict[tuple[str, bool], dict[str, Any]] = {}
+
+
 def compile_quickly(program: Program) -> tuple[dict[str, Any], dict[str, float]]:
-    """What `program.compile()` gives, less optimised."""
-    lowered = program.lower()
-    return {name: stage.compile(compiler_options=ONCE) for name, stage in lowered.items()}, {}
+    """What `program.compile()` gives, less optimised, and once only: all objects here have the same shapes."""
+    key = (program.name, program.host)
+    if key not in _built:
+        lowered = program.lower()
+        _built[key] = {name: stage.compile(compiler_options=ONCE) for name, stage in lowered.items()}
+    return _built[key], {}
