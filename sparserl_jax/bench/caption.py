@@ -85,8 +85,8 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     start = suite.get("start")
     if start is not None:
         lines.append(
-            f"NOT FROM SCRATCH: every run starts from the {' and '.join(start['networks'])} of {start['source']}, whose "
-            "training is in no number here."
+            f"NOT FROM SCRATCH: every run starts from the {' and '.join(start['networks'])} of {start['source']}, "
+            "whose training is in no number here."
         )
     lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
     lines.append(
