@@ -157,7 +157,7 @@ def fresh_lines(saved: Saved, env: str | None, returns: np.ndarray, seed: int) -
     mean, worst, best = found.value, returns.min(), returns.max()
     numbers = [f"mean {mean:.6g}", interval, f"worst {worst:.6g}", f"best {best:.6g}"]
     return [
-        f"{saved.name} on {name}: {returns.size} fresh episodes, seed {seed}",
+        f"{saved.name} on {name}: {returns.size} fresh episode{'s' * (returns.size > 1)}, seed {seed}",
         "   ".join(number for number in numbers if number),
     ]
 

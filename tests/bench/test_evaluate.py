@@ -135,7 +135,7 @@ def test_fresh_episodes_are_named_by_their_seed(run: Path, capsys, monkeypatch):
 def test_a_policy_without_its_record_is_evaluated_afresh(run: Path, tmp_path: Path, capsys):
     shutil.copyfile(run / "policy.npz", tmp_path / "mine.npz")
     assert cli.run(["evaluate", str(tmp_path / "mine.npz"), "--episodes", "1"]) == 0
-    assert "mine.npz on gymnax:Pendulum-v1: 1 fresh episodes, seed 0" in capsys.readouterr().out
+    assert "mine.npz on gymnax:Pendulum-v1: 1 fresh episode, seed 0" in capsys.readouterr().out
     with pytest.raises(UserError, match="no record.json beside"):
         evaluate.reproduce(saved.find(tmp_path / "mine.npz"))
 
