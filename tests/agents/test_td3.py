@@ -97,7 +97,8 @@ def test_dense_targets_stay_dense_until_the_first_target_update(lab):
     for name in NETWORKS:
         masks = lab.agent.masks(state)[name]
         target = getattr(state, f"target_{name}")[0]
-        assert equal(target, getattr(untouched, name).params)
+        # The draw is computed twice in the program, which an unoptimised compilation may round differently.
+        conformance.same(getattr(untouched, name).params, target, f"target {name}", tolerance=1e-6)
         assert not zero_outside(target, masks)
     for moment in conformance.train(lab, state, 1):
         for name in NETWORKS:
