@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import masks as mask_ops
 
 FORMAT = "sparserl_jax-policy-1"
+_DAMAGE = (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading an archive with a few wrong bytes may raise (of them NotImplementedError is a RuntimeError)."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
@@ -91,7 +94,7 @@ def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         description = json.loads(str(arrays.pop("description")))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UserError(
             f"'{path.name}' is not a policy file of this package ({type(error).__name__})."
         ) from None

@@ -50,7 +50,7 @@ def made(folder: Path, change=None, **options) -> Path:
     for path in (folder / "records").glob("*/*/record.json"):
         record = json.loads(path.read_text())
         record["provenance"].update(git_commit="0" * 40, git_dirty=False)
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(records.sealed(record)))
     return folder
 
 
@@ -82,7 +82,7 @@ def test_records_made_by_uncommitted_code_are_refused(folder: Path, repository: 
     path = next((folder / "records").glob("*/*/record.json"))
     record = json.loads(path.read_text())
     record["provenance"]["git_dirty"] = True
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(records.sealed(record)))
     with pytest.raises(UserError, match="made by code with uncommitted changes"):
         publish.publish(folder, results=repository / "results")
 
