@@ -58,6 +58,10 @@ def test_suite_killed_and_run_again_ends_as_if_nothing_had_happened(tmp_path):
         assert "note:" not in ended.said
         seen.append(len(compare.visible(killed.folder)))
     assert seen == [0, 0, 0, 1, 2, 4]
+    (killed.folder / "table.md").unlink(missing_ok=True)
+    full = killed.run({"fail": "table.md", "call": 1})
+    assert full.code == 2 and "error: No space left on device: make room" in full.said
+    assert "Traceback" not in full.said and not (killed.folder / "table.md").exists()
     assert killed.run().code == 0
     assert compare.unfinished(killed.folder, calm.folder) == []
     steps, problems = compare.redone(killed.log)
