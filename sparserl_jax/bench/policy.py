@@ -25,6 +25,8 @@ FILE = "policy.npz"
 NETWORKS = "networks.npz"
 DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "action_high")
 """Parts of a policy's description that calling it needs."""
+_DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading an archive with a few wrong bytes may raise (of them NotImplementedError is a RuntimeError)."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
@@ -116,8 +118,7 @@ def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         description = json.loads(str(arrays.pop("description")))
     except FileNotFoundError:
         raise UserError(f"there is no file '{path}'; check the path.") from None
-    # Whatever a cut-off or foreign file raises: NumPy, zipfile, zlib and JSON have no common error.
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UserError(
             f"'{path.name}' is not a policy file of this package ({type(error).__name__})."
         ) from None

@@ -86,13 +86,8 @@ def redone(log: Path) -> tuple[int, list[str]]:
     return most, problems
 
 
-def same_results(first: Path, second: Path) -> bool:
-    """Whether two finished folders hold the same results; what was measured may differ."""
-    return not unfinished(first, second)
-
-
 def facts(folder: Path) -> dict[str, int]:
-    """How much there is to lose: runs, and topology events and dropped transitions of the runs that have them."""
+    """How much there is to lose: runs, and the topology events of them all."""
     found = [
         json.loads((folder / "records" / run / "record.json").read_text())["result"]
         for run in visible(folder)

@@ -13,9 +13,8 @@ from sparserl_jax import cli
 from sparserl_jax.bench import check, records
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
-from sparserl_jax.training import Stopped, checkpoint, execute
+from sparserl_jax.training import checkpoint
 from tests.bench import fake
-from tests.reference import small
 
 SUITE = {"seeds": 1, "sparsities": [0.8], "arms": [{"recipe": "dense"}, {"recipe": "rlx2"}]}
 SUITE["environments"] = fake.SUITE["environments"][:1]
@@ -143,40 +142,6 @@ def test_checkpoint_says_so_when_the_disk_is_full_and_other_errors_are_not_hidde
     failure = TypeError("a mistake of ours")
     with pytest.raises(TypeError):
         checkpoint.save(tmp_path, 1, {}, {})
-
-
-def test_run_on_a_full_disk_stops_in_a_sentence_and_goes_on_undisturbed(tmp_path, monkeypatch):
-    program = small.program(small.training(steps=240))
-    outcomes = execute(program)
-    write, calls = checkpoint._write, []
-
-    def full(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(*arguments)
-
-    monkeypatch.setattr(checkpoint, "_write", full)
-    monkeypatch.setattr("sparserl_jax.training.runner.CHECKPOINT_SHARE", float("inf"))
-    with pytest.raises(UserError) as refused:
-        execute(program, tmp_path, checkpoint_seconds=0.0)
-    assert one_sentence(refused.value)
-    watch = small.Watch()
-    found = execute(program, tmp_path, progress=watch)
-    assert watch.steps[0] == 90  # the dispatch after the second checkpoint
-    for ours, theirs in zip(found, outcomes, strict=True):
-        small.assert_same(ours, theirs)
-
-
-def test_ctrl_c_just_after_a_resume_does_not_write_the_same_checkpoint_again(tmp_path, monkeypatch):
-    """Replacing it would leave a moment without it."""
-    program = small.program(small.training(steps=240))
-    with pytest.raises(Stopped):
-        execute(program, tmp_path, progress=small.interrupt_at(60))
-    monkeypatch.setattr(checkpoint, "save", lambda *arguments: pytest.fail("written again"))
-    with pytest.raises(Stopped) as stopped:
-        execute(program, tmp_path, deadline=0.0)
-    assert stopped.value.step == 60
 
 
 @pytest.mark.parametrize("name", FILES)

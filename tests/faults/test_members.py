@@ -54,7 +54,10 @@ def well(trained):
     return trained(None)
 
 
-@pytest.mark.parametrize(("reward", "status", "invalid"), [(np.nan, "ok", 1), (1e30, "diverged", 0)])
+@pytest.mark.parametrize(
+    ("reward", "status", "invalid"),
+    [(np.nan, "ok", 1), pytest.param(1e30, "diverged", 0, marks=pytest.mark.slow)],
+)
 def test_bad_reward_touches_nobody_else(trained, well, reward, status, invalid):
     """A reward that is no number ends the episode and is counted; one that no loss can hold is divergence."""
     assert [outcome.status for outcome in well] == ["ok"] * 3

@@ -1,5 +1,6 @@
 """A run that was stopped, interrupted or killed and then resumed ends in the arrays of an undisturbed one."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sparserl_jax.training import Stopped, execute, runner
+from sparserl_jax.errors import UserError
+from sparserl_jax.training import Stopped, checkpoint, execute, runner
 from sparserl_jax.training.program import Program
 from tests.reference import small
 
@@ -114,6 +116,44 @@ def test_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_and_
     assert_undisturbed(execute(program, tmp_path, progress=watch), outcomes)
     assert len(watch.warnings) == 1 and newest.name in watch.warnings[0]
     assert watch.steps[0] == 300
+
+
+@pytest.fixture
+def compiled_once(program, monkeypatch):
+    """However often the program is executed."""
+    compiled = program.compile()
+    monkeypatch.setattr(Program, "compile", lambda self: compiled)
+
+
+def test_run_on_a_full_disk_stops_in_a_sentence_and_goes_on_undisturbed(
+    program, outcomes, tmp_path, monkeypatch, often, compiled_once
+):
+    write, calls = checkpoint._write, []
+
+    def full(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.raises(UserError, match=r"step 90 .*No space left .*run the same command again"):
+        execute(program, tmp_path, checkpoint_seconds=0.0)
+    watch = small.Watch()
+    assert_undisturbed(execute(program, tmp_path, progress=watch), outcomes)
+    assert watch.steps[0] == 90  # the dispatch after the second checkpoint
+
+
+def test_stop_just_after_a_resume_does_not_write_the_same_checkpoint_again(
+    program, tmp_path, monkeypatch, compiled_once
+):
+    """Replacing it would leave a moment without it."""
+    with pytest.raises(Stopped):
+        execute(program, tmp_path, progress=small.interrupt_at(60))
+    monkeypatch.setattr(checkpoint, "save", lambda *arguments: pytest.fail("written again"))
+    with pytest.raises(Stopped) as stopped:
+        execute(program, tmp_path, deadline=0.0)
+    assert stopped.value.step == 60
 
 
 def test_without_a_folder_nothing_is_written_and_nothing_resumed(program, tmp_path, monkeypatch):
