@@ -18,6 +18,7 @@ from sparserl_jax.bench.strict import from_table
 from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.sparsity.contract import Promise
 from sparserl_jax.training.config import Evaluation, Schedule
 from sparserl_jax.training.recipe import Recipe
@@ -153,9 +154,16 @@ class Claims:
             tensors = result["tensors"][network]
             if [(t["path"], t["copy"], t["shape"], t["size"]) for t in tensors] != expected:
                 return [f"{network}: its tensors are not those of the suite's networks"]
+            said, promise = [tensor["declared"] for tensor in tensors], list(promised[network].counts)
+            if find_method(run.recipe.method).family.declares.budget == "global":
+                if sum(said) != sum(promise):
+                    problems.append(
+                        f"{network}: {sum(said)} weights declared in all, but its method declares {sum(promise)}"
+                    )
+                continue
             problems += [
                 f"{network} {tensor['name']}: {tensor['declared']} weights declared, but its method declares {count}"
-                for tensor, count in zip(tensors, promised[network].counts, strict=True)
+                for tensor, count in zip(tensors, promise, strict=True)
                 if tensor["declared"] != count
             ]
         counts = {network: [tensor["nnz"] for tensor in result["tensors"][network]] for network in layers}
