@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ class Agent(NamedTuple):
     """An algorithm; all functions are per member and are vmapped over members by the training loop.
 
     init(key, settings) -> state. `settings` holds the traced settings of the member, one entry per network plus the
-        agent's own (see the agent's file).
+        agent's own (see the agent's file): among them `traced`, the numbers of its configuration that may differ
+        between members of one Program (`Config.TRACED` names them, `Config.traced()` makes them); the state keeps them.
     act(state, obs [..., obs], key, explore: bool) -> (action [..., action] in [-1, 1], noise-free action).
     policy(params, obs [..., obs]) -> action [..., action]: the deterministic policy of deployed parameters.
     deployed(state) -> (params, masks, form): the acting network as it leaves the building.
@@ -40,6 +42,27 @@ class Agent(NamedTuple):
     ticks: Callable[[int], dict[str, int]]
     networks: Callable[[Any], dict[str, Any]]
     masks: Callable[[Any], dict[str, Any]]
+
+
+class Range(NamedTuple):
+    """Numbers from `low` to `high`; `above`: `low` itself is not one of them."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is in the range."""
+        return (
+            (value > self.low if self.above else value >= self.low)
+            and value <= self.high
+            and value < math.inf
+        )
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'above' if self.above else 'at least'} {self.low:g}"
+        return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
 
 
 class Clock(NamedTuple):

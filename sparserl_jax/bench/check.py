@@ -38,7 +38,7 @@ def check(folder: Path) -> list[str]:
             sound.append(record)
         mine = broken or _record_problems(folder, run_id, record, settings)
         problems.extend(f"{run_id}: {text}" for text in mine)
-    problems.extend(_group_problems(sound))
+    problems.extend(_group_problems(sound, compared=not settings["suite"].get("search")))
     return problems
 
 
@@ -166,8 +166,9 @@ def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
     return int(np.asarray(mask).reshape(-1, tensor["size"])[tensor["copy"]].sum())
 
 
-def _group_problems(found: list[dict[str, Any]]) -> list[str]:
-    """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm."""
+def _group_problems(found: list[dict[str, Any]], compared: bool = True) -> list[str]:
+    """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm (where arms are
+    `compared`, not only tuned)."""
     problems = []
     seeds: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     curves: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -191,6 +192,6 @@ def _group_problems(found: list[dict[str, Any]]) -> list[str]:
         if len(groups) > 1:
             odd = min(groups.values(), key=len)
             problems.append(f"{env}: not all runs had the same budget (differs: {odd[0]})")
-        if "dense" not in roles[env]:
+        if compared and "dense" not in roles[env]:
             problems.append(f"{env}: there is no dense arm to compare with")
     return problems
