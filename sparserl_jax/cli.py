@@ -196,7 +196,7 @@ def plan(command: PlanSuite, console: Console) -> int:
 
 def tune(command: Tune, console: Console) -> int:
     """`sparserl tune`."""
-    from sparserl_jax.bench import paths, suites
+    from sparserl_jax.bench import paths, suites, trials
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
     from sparserl_jax.bench import tune as tunes
@@ -208,7 +208,7 @@ def tune(command: Tune, console: Console) -> int:
     for line in tunes.lines(plan):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     runs.run(plan, folder, console, time_budget=command.time_budget, suite_file=path)
-    tunes.show(folder, console)
+    trials.show(folder, console)
     return runs.EXIT_OK
 
 
@@ -245,10 +245,10 @@ def publish(command: Publish, console: Console) -> int:
 
 def table(command: Table, console: Console) -> int:
     """`sparserl table`."""
-    from sparserl_jax.bench import summary, tables, tune
+    from sparserl_jax.bench import summary, tables, trials
 
-    if tune.is_tuning(command.folder):
-        tune.show(command.folder, console)
+    if trials.is_tuning(command.folder):
+        trials.show(command.folder, console)
         return 0
     found = summary.summarise(command.folder)
     tables.write(command.folder, found)

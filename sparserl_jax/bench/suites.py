@@ -23,17 +23,10 @@ from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Training
 from sparserl_jax.training.recipe import Recipe, recipe
 
-_OBJECTS = (
-    "object",
-    "env_object",
-    "tune",
-)  # they never enter a file or a hash; [tune] decides no number of a run
-_LATER = (
-    "overrides",
-    "tuning",
-    "unequal_tuning",
-    "search",
-)  # left out where not given: hashes stay what they were
+# Never in a file or a hash: Python objects, and [tune], which decides no number of a run.
+_OBJECTS = ("object", "env_object", "tune")
+# Left out where not given, so that hashes stay what they were.
+_LATER = ("overrides", "tuning", "unequal_tuning", "search")
 ROLES = ("method", "dense", "aa", "placebo")
 
 
@@ -74,6 +67,11 @@ class Arm:
     critic_sparsities: tuple[float | None, ...] = ()
     overrides: tunings.Overrides = ()
     tuning: tunings.Tuning | None = None
+
+    def run(self, training: Training, knob: float, seed: int) -> Run:
+        """One seed of the arm at one knob."""
+        critic = self.critic_sparsity(knob)
+        return Run(training, self.recipe, knob, seed, self.name, critic, self.overrides)
 
     def critic_sparsity(self, knob: float) -> float | None:
         """The critic's own sparsity beside the actor's `knob`; None where they are equal."""
@@ -131,11 +129,7 @@ class Suite:
     def runs(self) -> list[tuple[Task, Arm, Run]]:
         """Every run: environment by environment, arm by arm, knob by knob, seed by seed."""
         return [
-            (
-                task,
-                arm,
-                Run(training, arm.recipe, knob, seed, arm.name, arm.critic_sparsity(knob), arm.overrides),
-            )
+            (task, arm, arm.run(training, knob, seed))
             for task, training in ((task, self.training(task)) for task in self.tasks)
             for arm in self.arms
             for knob in arm.sparsities

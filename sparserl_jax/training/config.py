@@ -229,7 +229,7 @@ class Run:
         Raises:
             UserError: an override that is not a traced setting, or out of range.
         """
-        training, values = self.training, dict(self.overrides)
+        training, values = self.training, dict[str, Any](self.overrides)
         for name, value in values.items():
             check_override(training.agent, name, value, f"arm '{self.arm}'")
         if not values:
