@@ -59,7 +59,8 @@ def optimism(scores: np.ndarray, rng: np.random.Generator) -> float:
     """How much better the best of several trials looks than it is.
 
     Seeds are drawn again with replacement, the same for all trials (they share their random numbers), per environment;
-    the best trial of the draw is taken, and its score there compared with its score on all seeds.
+    the best trial of the draw is taken, and its score there compared with its score on all seeds. Where trials are
+    equal this finds a part of the bias only: the best on all seeds tends to be the best of the draw, too.
 
     Args:
         scores: `[trials, seeds, environments]`.
@@ -146,8 +147,8 @@ def notes(found: Outcome) -> list[str]:
     bias = "; ".join(f"{arm} {value:.3g}" for arm, value in found.optimism.items())
     text = [
         "TUNING, NOT A RESULT: the score of a chosen trial is the largest of several on the seeds that chose it, so it "
-        f"is biased upward (estimated by bootstrap, in units of {unit}: {bias}). Only runs on the suite's own seeds "
-        "say how good the chosen values are.",
+        f"is biased upward (by at least about, in units of {unit}, from a bootstrap: {bias}). Only runs on the suite's "
+        "own seeds say how good the chosen values are.",
         (
             f"{next(iter(counts.values()))} trials for every arm"
             if equal

@@ -80,10 +80,11 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class _TuneTable:
-    """`[tune]` as written, without its grid."""
+    """`[tune]` as written."""
 
     seeds: int
     seeds_from: int
+    grid: Any = dataclasses.field(default_factory=dict)
     arms: tuple[str, ...] | None = None
     sparsity: float | None = None
     unequal: bool = False
@@ -91,10 +92,11 @@ class _TuneTable:
 
 @dataclasses.dataclass(frozen=True)
 class _TunedTable:
-    """`[tuned.<arm>]` as written, without its overrides."""
+    """`[tuned.<arm>]` as written."""
 
     trials: int
     seeds: tuple[int, ...]
+    overrides: Any = dataclasses.field(default_factory=dict)
     space_sha256: str | None = None
 
 
@@ -110,15 +112,13 @@ def overrides_of(table: Any, agent: Any, where: str) -> Overrides:
 def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
     """The `[tune]` table of a suite with these arms; raises `UserError`."""
     where = f"{where} [tune]"
-    table = dict(table) if isinstance(table, Mapping) else table
-    grid = table.pop("grid", {}) if isinstance(table, dict) else {}
     written = from_table(_TuneTable, table, where)
     if written.seeds < 1 or written.seeds_from < 0:
         raise UserError(f"{where}: give at least one seed, counted from 0 or more.")
     tune = Tune(
         seeds=tuple(range(written.seeds_from, written.seeds_from + written.seeds)),
         arms=_competing(written.arms, arms, where),
-        grid=_grid(grid, agent, where),
+        grid=_grid(written.grid, agent, where),
         sparsity=written.sparsity,
         unequal=written.unequal,
     )
@@ -185,9 +185,8 @@ def apply(arms: Sequence[Arm], table: Any, agent: Any, where: str) -> list[Arm]:
             found.append(arm)
             continue
         own = f"{where} [tuned.{arm.name}]"
-        entry = dict(table[arm.name]) if isinstance(table[arm.name], Mapping) else table[arm.name]
-        values = overrides_of(entry.pop("overrides", {}) if isinstance(entry, dict) else {}, agent, own)
-        written = from_table(_TunedTable, entry, own)
+        written = from_table(_TunedTable, table[arm.name], own)
+        values = overrides_of(written.overrides, agent, own)
         if written.trials < 1 or not written.seeds:
             raise UserError(f"{own}: give at least one trial and the seeds it was tried on.")
         if arm.overrides:
