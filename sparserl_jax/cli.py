@@ -56,6 +56,18 @@ class PlanSuite:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tune:
+    """Search a suite's grid of settings (or go on with it), on seeds of its own; writes tuned.toml."""
+
+    suite: tyro.conf.Positional[str]
+    """A shipped suite by name, or your own by path, with a [tune] table."""
+    out: Path | None = None
+    """Folder for records and tables; default runs/<suite>-tune-<hash>."""
+    time_budget: float | None = None
+    """Seconds after which to stop with exit code 3; run again to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Check:
     """Check every record of a folder; exit code 1 if anything is wrong."""
 
@@ -176,6 +188,7 @@ class List:
 Command = (
     Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[PlanSuite, tyro.conf.subcommand("plan")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -239,6 +252,24 @@ def plan(command: PlanSuite, console: Console) -> int:
     return 0
 
 
+def tune(command: Tune, console: Console) -> int:
+    """`sparserl tune`."""
+    from sparserl_jax.bench import paths, suites, trials
+    from sparserl_jax.bench import plan as plans
+    from sparserl_jax.bench import run as runs
+    from sparserl_jax.bench import tune as tunes
+
+    path = paths.suite_path(command.suite)
+    plan = tunes.make(suites.read(path))
+    folder = runs.folder_of(plan, command.out)
+    plans.show(plan, console)
+    for line in tunes.lines(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    runs.run(plan, folder, console, time_budget=command.time_budget, suite_file=path)
+    trials.show(folder, console)
+    return runs.EXIT_OK
+
+
 def check(command: Check, console: Console) -> int:
     """`sparserl check`."""
     from sparserl_jax.bench import check as checks
@@ -284,8 +315,11 @@ def compare(command: Compare, console: Console) -> int:
 
 def table(command: Table, console: Console) -> int:
     """`sparserl table`."""
-    from sparserl_jax.bench import summary, tables
+    from sparserl_jax.bench import summary, tables, trials
 
+    if trials.is_tuning(command.folder):
+        trials.show(command.folder, console)
+        return 0
     found = summary.summarise(command.folder)
     tables.write(command.folder, found)
     tables.screen(found, console)
@@ -371,6 +405,7 @@ def listing(command: List, console: Console) -> int:
 _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Bench: bench,
     PlanSuite: plan,
+    Tune: tune,
     Check: check,
     Publish: publish,
     Compare: compare,

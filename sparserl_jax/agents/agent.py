@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ class Agent(NamedTuple):
     """An algorithm; all functions are per member and are vmapped over members by the training loop.
 
     init(key, settings) -> state. `settings` holds the traced settings of the member, one entry per network plus the
-        agent's own (see the agent's file).
+        agent's own (see the agent's file): among them `traced`, the numbers of its configuration that may differ
+        between members of one Program (`Config.TRACED` names them, `Config.traced()` makes them); the state keeps them.
     act(state, obs [..., obs], key, explore: bool) -> (action [..., action] in [-1, 1], noise-free action).
     policy(params, obs [..., obs]) -> action [..., action]: the deterministic policy of deployed parameters.
     deployed(state) -> (params, masks, form): the acting network as it leaves the building.
@@ -26,6 +28,7 @@ class Agent(NamedTuple):
     networks(state) -> {network: agents.optimise.Network}. masks(state) -> {network: masks}, trees of bool arrays.
     begin(state, {network: (params, masks)}) -> state with these trained networks in place of its own: fresh optimiser
         slots, targets copied from them. None where the algorithm cannot.
+    gamma(state) -> discount per step, f32 scalar.
     value(state, obs [..., obs]) -> [...]: the critic's estimate of the discounted return of the deployed policy.
     diagnose(state, batch, key, clock) -> {name: f32 scalar}: what one batch shows without training on it, with at least
         `dormant_<network>_<layer>` and `<network>_masked_grad_norm`; names are documented in training/diagnostics.py.
@@ -45,9 +48,31 @@ class Agent(NamedTuple):
     ticks: Callable[[int], dict[str, int]]
     networks: Callable[[Any], dict[str, Any]]
     masks: Callable[[Any], dict[str, Any]]
+    gamma: Callable[[Any], jax.Array]
     value: Callable[[Any, jax.Array], jax.Array]
     diagnose: Callable[..., dict[str, jax.Array]]
     begin: Callable[[Any, dict[str, tuple[Any, Any]]], Any] | None = None
+
+
+class Range(NamedTuple):
+    """Numbers from `low` to `high`; `above`: `low` itself is not one of them."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is in the range."""
+        return (
+            (value > self.low if self.above else value >= self.low)
+            and value <= self.high
+            and value < math.inf
+        )
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'above' if self.above else 'at least'} {self.low:g}"
+        return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
 
 
 class Clock(NamedTuple):

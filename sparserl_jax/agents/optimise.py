@@ -32,7 +32,8 @@ class Network(NamedTuple):
 class Trainer(NamedTuple):
     """How a network is trained; static.
 
-    optimizer acts on the pair (params, extra). events say when its topology may change, in its own ticks.
+    optimizer acts on the pair (params, extra); one that ends in `by_learning_rate` follows the member's own learning
+    rate. events say when its topology may change, in its own ticks.
     """
 
     sparsifier: Sparsifier
@@ -48,6 +49,22 @@ class StepInfo(NamedTuple):
     aux: Any
     grad_norm: jax.Array
     effects: Effects
+
+
+def by_learning_rate() -> optax.GradientTransformationExtraArgs:
+    """Descend by a learning rate that comes with each update (`learning_rate=`), traced, so that it may differ between
+    members. In place of `optax.scale_by_learning_rate`, with the same (empty) slots.
+    """
+
+    def update(updates: Any, slots: Any, params: Any = None, *, learning_rate: Any, **_: Any) -> Any:
+        return jax.tree.map(lambda x: -learning_rate * x, updates), slots
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def adam() -> optax.GradientTransformation:
+    """Adam with the member's own learning rate."""
+    return optax.chain(optax.scale_by_adam(), by_learning_rate())
 
 
 Loss = Callable[[Params], tuple[jax.Array, Any]]
@@ -87,6 +104,7 @@ def step_network(
     clock: Any,
     key: jax.Array,
     evidence: Evidence,
+    learning_rate: jax.Array | float | None = None,
 ) -> tuple[Network, StepInfo]:
     """One tick of one network.
 
@@ -98,15 +116,19 @@ def step_network(
         clock: passed on to `penalty`.
         key: for gates in mode `learn` and for the event.
         evidence: as given by the training loop and the agent; gradient functions are filled in here.
+        learning_rate: f32 scalar for an optimizer that asks for it.
     """
     sparsifier, (params, extra, opt_state, sparsity) = trainer.sparsifier, network
+    optimizer = optax.with_extra_args_support(trainer.optimizer)
     learn_key, event_key = jax.random.split(key)
     total = _objective(trainer, sparsity, loss, clock, learn_key)
     (dense_grads, extra_grads), (value, aux) = jax.grad(total, has_aux=True)((params, extra))
     live_grads = sparsifier.gradients(dense_grads, params, extra, sparsity)
 
     def optimise() -> Network:
-        updates, slots = trainer.optimizer.update((live_grads, extra_grads), opt_state, (params, extra))
+        updates, slots = optimizer.update(
+            (live_grads, extra_grads), opt_state, (params, extra), learning_rate=learning_rate
+        )
         new_params, new_extra = optax.apply_updates((params, extra), updates)
         return Network(*sparsifier.project(new_params, new_extra, slots, sparsity), sparsity)
 
@@ -163,7 +185,9 @@ def masked_grad_norm(
     return jnp.asarray(optax.tree.norm(outside))
 
 
-def polyak(trainer: Trainer, network: Network, target: tuple[Params, Any], tau: float) -> tuple[Params, Any]:
+def polyak(
+    trainer: Trainer, network: Network, target: tuple[Params, Any], tau: jax.Array | float
+) -> tuple[Params, Any]:
     """Move a target (params, extra) towards the network by `tau` and project it with the network's own state.
 
     RLx2, "target networks": tau w + (1 - tau) target, then the current online mask.

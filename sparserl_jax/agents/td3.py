@@ -7,18 +7,21 @@ tensors per layer everywhere. Actor and targets move after every `policy_delay` 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from sparserl_jax.agents.agent import Agent, Clock
+from sparserl_jax.agents.agent import Agent, Clock, Range
 from sparserl_jax.agents.diagnose import dormant_shares
+from sparserl_jax.agents.noise import scaled_normal
 from sparserl_jax.agents.optimise import (
     Loss,
     Network,
     Trainer,
+    adam,
     adopt_network,
     effective,
     init_network,
@@ -26,19 +29,43 @@ from sparserl_jax.agents.optimise import (
     polyak,
     step_network,
 )
-from sparserl_jax.agents.targets import n_step_return
+from sparserl_jax.agents.targets import discounts, n_step_return
 from sparserl_jax.networks import MLP, Actor, TwinCritic, actor_layers, twin_critic_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
 
 CRITIC_DRAWS, ACTOR_DRAWS = range(2)
 
 
+class Traced(NamedTuple):
+    """Numbers of TD3 that no shape depends on, f32: members of one Program may differ in them.
+
+    Scalars, but for discounts: gamma^k for k = 0 to 100, `[101]`.
+    """
+
+    learning_rate: Any
+    tau: Any
+    discounts: Any
+    exploration_noise: Any
+    target_noise: Any
+    target_noise_clip: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class TD3Config:
     """Hyper-parameters of TD3; defaults are those of RLx2's experiments.
 
-    Noise scales and the clip are relative to the action range [-1, 1].
+    Noise scales and the clip are relative to the action range [-1, 1]. TRACED: what may differ between members of one
+    Program, with the values that make sense.
     """
+
+    TRACED: ClassVar[Mapping[str, Range]] = {
+        "learning_rate": Range(0.0, above=True),
+        "gamma": Range(0.0, 1.0, above=True),
+        "tau": Range(0.0, 1.0, above=True),
+        "exploration_noise": Range(0.0),
+        "target_noise": Range(0.0),
+        "target_noise_clip": Range(0.0),
+    }
 
     name: str = "td3"
     hidden: tuple[int, ...] = (256, 256)
@@ -51,15 +78,21 @@ class TD3Config:
     target_noise: float = 0.2
     target_noise_clip: float = 0.5
 
+    def traced(self) -> Traced:
+        """The traced numbers, as NumPy arrays."""
+        scalars = {name: np.float32(getattr(self, name)) for name in Traced._fields if name != "discounts"}
+        return Traced(discounts=discounts(self.gamma), **scalars)
+
 
 class TD3State(NamedTuple):
-    """One member: two networks, their targets as (params, extra), and the key data of the initial draw."""
+    """One member: two networks, their targets as (params, extra), the key data of the initial draw, its numbers."""
 
     actor: Network
     critic: Network
     target_actor: tuple[Params, Any]
     target_critic: tuple[Params, Any]
     init_key: jax.Array
+    traced: Traced
 
 
 def make(
@@ -72,18 +105,16 @@ def make(
     """TD3 for observations of length `obs_dim` and actions of length `action_dim`.
 
     `sparsifiers` and `events` have one entry per network, `actor` and `critic`. The settings given to `init` are
-    `{"actor": ..., "critic": ..., "dense_targets": bool}`: each network's method settings, and whether targets are
-    copied before sparsification (they then stay dense until the first target update).
+    `{"actor": ..., "critic": ..., "dense_targets": bool, "traced": Traced}`: each network's method settings, whether
+    targets are copied before sparsification (they then stay dense until the first target update), and the member's own
+    numbers, where they are not those of `config`.
     """
     actor, critic = Actor(config.hidden, action_dim), TwinCritic(config.hidden)
     layers = {
         "actor": actor_layers(actor, obs_dim),
         "critic": twin_critic_layers(critic, obs_dim, action_dim),
     }
-    trainers = {
-        name: Trainer(sparsifiers[name], optax.adam(config.learning_rate), layers[name], events[name])
-        for name in layers
-    }
+    trainers = {name: Trainer(sparsifiers[name], adam(), layers[name], events[name]) for name in layers}
 
     def policy(params: Params, obs: jax.Array) -> jax.Array:
         return jnp.asarray(actor.apply({"params": params}, obs))
@@ -122,6 +153,7 @@ def make(
             target("actor"),
             target("critic"),
             jax.random.key_data(draw_key),
+            jax.tree.map(jnp.asarray, settings.get("traced", config.traced())),
         )
 
     def begin(state: TD3State, given: dict[str, tuple[Params, Params]]) -> TD3State:
@@ -146,7 +178,7 @@ def make(
         mean = policy(effective(trainers["actor"], state.actor, "act", gate_key), obs)
         if not explore:
             return mean, mean
-        noise = config.exploration_noise * jax.random.normal(noise_key, mean.shape)
+        noise = scaled_normal(noise_key, mean.shape, state.traced.exploration_noise)
         return jnp.clip(mean + noise, -1.0, 1.0), mean
 
     def target_values(state: TD3State, batch: Any, key: jax.Array) -> jax.Array:
@@ -155,13 +187,13 @@ def make(
         actor_target = Network(*state.target_actor, None, state.actor.sparsity)
         critic_target = Network(*state.target_critic, None, state.critic.sparsity)
         mean = policy(effective(trainers["actor"], actor_target, "target", actor_key), batch.closing_obs)
-        noise = config.target_noise * jax.random.normal(noise_key, mean.shape)
-        noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
+        noise = scaled_normal(noise_key, mean.shape, state.traced.target_noise)
+        noise = jnp.clip(noise, -state.traced.target_noise_clip, state.traced.target_noise_clip)
         action = jnp.clip(mean + noise, -1.0, 1.0)
         twin = values(
             effective(trainers["critic"], critic_target, "target", critic_key), batch.closing_obs, action
         )
-        reward, discount = n_step_return(batch, config.gamma)
+        reward, discount = n_step_return(batch, state.traced.discounts)
         return reward + discount * jnp.min(twin, axis=0)
 
     def critic_loss(state: TD3State, batch: Any, key: jax.Array) -> Loss:
@@ -219,6 +251,7 @@ def make(
             clock=clock,
             key=step_key,
             evidence=seen_by("critic", state, evidence, batch, look_key),
+            learning_rate=state.traced.learning_rate,
         )
         state = reset_targets(state._replace(critic=trained), info.effects.reset_targets)
         metrics = {"critic_loss": info.loss, "q": info.aux, "critic_grad_norm": info.grad_norm}
@@ -237,11 +270,12 @@ def make(
             clock=clock,
             key=step_key,
             evidence=seen_by("actor", state, evidence, batch, look_key),
+            learning_rate=state.traced.learning_rate,
         )
-        state = state._replace(actor=trained)
+        state, tau = state._replace(actor=trained), state.traced.tau
         state = state._replace(
-            target_actor=polyak(trainers["actor"], state.actor, state.target_actor, config.tau),
-            target_critic=polyak(trainers["critic"], state.critic, state.target_critic, config.tau),
+            target_actor=polyak(trainers["actor"], state.actor, state.target_actor, tau),
+            target_critic=polyak(trainers["critic"], state.critic, state.target_critic, tau),
         )
         state = reset_targets(state, info.effects.reset_targets)
         metrics = {"actor_loss": info.loss, "actor_grad_norm": info.grad_norm}
@@ -275,6 +309,9 @@ def make(
             name: sparsifiers[name].deployed(network.params, network.extra, network.sparsity)[1]
             for name, network in networks(state).items()
         }
+
+    def gamma(state: TD3State) -> jax.Array:
+        return state.traced.discounts[..., 1]
 
     def value(state: TD3State, obs: jax.Array) -> jax.Array:
         params, _, _ = deployed(state)
@@ -316,6 +353,7 @@ def make(
         ticks,
         networks,
         masks,
+        gamma,
         value,
         diagnose,
         begin,

@@ -33,8 +33,9 @@ def check(folder: Path, repository: Path | None = None) -> list[str]:
     problems, sound = _unsound(folder, settings, found)
     repository = _publisher(folder) if repository is None else repository
     old = [] if repository is None else claims.commits(sound, repository)
-    # A single training (`sparserl train`) compares nothing.
-    alone = [] if settings["suite"]["name"] == single.SINGLE else _alone(sound)
+    # A single training (`sparserl train`) and a search (`sparserl tune`) compare nothing.
+    compares = settings["suite"]["name"] != single.SINGLE and not settings["suite"].get("search")
+    alone = _alone(sound) if compares else []
     return [*missing, *problems, *old, *alone]
 
 
@@ -217,8 +218,9 @@ def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
     return int(np.asarray(mask).reshape(-1, tensor["size"])[tensor["copy"]].sum())
 
 
-def _group_problems(found: list[dict[str, Any]]) -> list[str]:
-    """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm."""
+def _group_problems(found: list[dict[str, Any]], compared: bool = True) -> list[str]:
+    """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm (where arms are
+    `compared`, not only tuned)."""
     problems = []
     seeds: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     curves: dict[tuple[str, str], list[str]] = defaultdict(list)

@@ -16,6 +16,7 @@ from sparserl_jax.bench import costs, policy, provenance, records
 from sparserl_jax.bench.plan import Planned
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.bench.suites import Arm, Suite, Task
+from sparserl_jax.bench.tuning import Tuning
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import method as find_method
@@ -42,10 +43,16 @@ def suite_of(content: dict[str, Any]) -> Suite:
                 tuple(arm["sparsities"]),
                 tuple(arm["seeds"]),
                 tuple(arm["critic_sparsities"]),
+                tuple(sorted(arm.get("overrides", {}).items())),
+                _tuning(arm.get("tuning")),
             )
             for arm in content["arms"]
         ),
     )
+
+
+def _tuning(content: dict[str, Any] | None) -> Tuning | None:
+    return None if content is None else Tuning(**{**content, "seeds": tuple(content["seeds"])})
 
 
 class Claims:

@@ -158,7 +158,7 @@ def _refuse_doubles(suite: Suite, runs: tuple[Planned, ...], written: list[str])
         run = planned.run
         critic = "" if run.critic_sparsity is None else f" (critic {run.critic_sparsity!r})"
         label = f"'{planned.arm.name}' at {run.sparsity!r}{critic}, seed {run.seed}, on {written[index // members]}"
-        other = keys.setdefault(run.key_name, label)
+        other = keys.setdefault(f"{run.key_name}|{run.overrides}", label)
         if other != label:
             raise UserError(
                 f"suite '{suite.name}': {other} and {label} are the same run (equal recipe, sparsities, seed and "

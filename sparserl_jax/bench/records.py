@@ -13,6 +13,7 @@ when it is complete: it is written next to it and renamed.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -126,8 +127,9 @@ def _tensors(layers: LayerTable, nnz: Sequence[int], declared: Sequence[int]) ->
 
 
 def config_of(planned: Planned) -> dict[str, Any]:
-    """Everything that decides the run's numbers except its seed and its place."""
-    config = plain(planned.run)
+    """Everything that decides the run's numbers except its seed and its place, the arm's own values among it."""
+    run = planned.run
+    config = plain(dataclasses.replace(run, training=run.effective, overrides=()))
     for key in ("seed", "arm"):
         config.pop(key)
     return config
@@ -264,6 +266,7 @@ def write(
             "config": config,
             "program": program.name,
             "program_members": members,
+            **_tuning(planned),
         },
         "files": {
             key: {"path": name, "sha256": digest((staging / name).read_bytes())}
@@ -286,6 +289,15 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def intact(record: Mapping[str, Any]) -> bool:
     """Whether a record is as it was written; older ones carry no digest and cannot tell."""
     return "sha256" not in record or sealed(record)["sha256"] == record["sha256"]
+
+
+def _tuning(planned: Planned) -> dict[str, Any]:
+    """What finding the arm's values cost, where it says so."""
+    tuned = planned.arm.tuning
+    if tuned is None:
+        return {}
+    cost = {"n_trials": tuned.trials, "seeds": list(tuned.seeds), "space_sha256": tuned.space_sha256}
+    return {"tuning": cost}
 
 
 def configuration(plan: Plan) -> dict[str, Any]:

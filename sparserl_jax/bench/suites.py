@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.bench import tuning as tunings
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
 from sparserl_jax.training.recipe import Recipe, recipe
 
-_OBJECTS = ("object", "env_object", "arrays")  # Python objects: they never enter a file or a hash
+# Never in a file or a hash: Python objects, weights to start from (their hash stays), and [tune], which decides no
+# number of a run.
+_OBJECTS = ("object", "env_object", "arrays", "tune")
+# Left out where not given, so that hashes stay what they were.
+_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start")
 ROLES = ("method", "dense", "aa", "placebo")
 
 
@@ -51,7 +56,8 @@ class Arm:
     """One row family of the table: a recipe at one or more knobs, with its seeds.
 
     `role` tells the table what the arm is for: `dense` (the arm others are compared with), `aa` (the same with other
-    seeds: shows what chance alone does), `placebo` (must lose, or the task tells nothing), `method`.
+    seeds: shows what chance alone does), `placebo` (must lose, or the task tells nothing), `method`. `overrides`: its
+    own values of traced settings; `tuning`: what they cost to find.
     """
 
     recipe: Recipe
@@ -60,6 +66,13 @@ class Arm:
     sparsities: tuple[float, ...]
     seeds: tuple[int, ...]
     critic_sparsities: tuple[float | None, ...] = ()
+    overrides: tunings.Overrides = ()
+    tuning: tunings.Tuning | None = None
+
+    def run(self, training: Training, knob: float, seed: int) -> Run:
+        """One seed of the arm at one knob."""
+        critic = self.critic_sparsity(knob)
+        return Run(training, self.recipe, knob, seed, self.name, critic, self.overrides)
 
     def critic_sparsity(self, knob: float) -> float | None:
         """The critic's own sparsity beside the actor's `knob`; None where they are equal."""
@@ -68,7 +81,11 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """A resolved comparison. `result = False` marks suites whose numbers may never be published."""
+    """A resolved comparison. `result = False` marks suites whose numbers may never be published.
+
+    `tune`: the grid that `sparserl tune` searches. `unequal_tuning`: the suite admits that its arms were not tuned
+    equally. `search`: set in the suites that `sparserl tune` makes of others.
+    """
 
     name: str
     title: str
@@ -83,6 +100,9 @@ class Suite:
     tasks: tuple[Task, ...]
     arms: tuple[Arm, ...]
     start: Start | None = None
+    tune: tunings.Tune | None = None
+    unequal_tuning: bool = False
+    search: tunings.Search | None = None
 
     def training(self, task: Task) -> Training:
         """The training configuration of one environment, shared by all arms."""
@@ -112,7 +132,7 @@ class Suite:
     def runs(self) -> list[tuple[Task, Arm, Run]]:
         """Every run: environment by environment, arm by arm, knob by knob, seed by seed."""
         return [
-            (task, arm, Run(training, arm.recipe, knob, seed, arm.name, arm.critic_sparsity(knob)))
+            (task, arm, arm.run(training, knob, seed))
             for task, training in ((task, self.training(task)) for task in self.tasks)
             for arm in self.arms
             for knob in arm.sparsities
@@ -144,11 +164,10 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hidden = (*_OBJECTS, "summary") if isinstance(value, Recipe) else _OBJECTS
         names = [field.name for field in dataclasses.fields(value) if field.name not in hidden]
-        return {
-            name: plain(getattr(value, name))
-            for name in names
-            if name != "start" or getattr(value, name) is not None
-        }
+        found = {name: getattr(value, name) for name in names}
+        if found.get("overrides"):
+            found["overrides"] = dict(found["overrides"])
+        return {name: plain(entry) for name, entry in found.items() if entry or name not in _LATER}
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -183,6 +202,7 @@ class _SuiteTable:
     num_envs: int = 1
     title: str = ""
     result: bool = True
+    unequal_tuning: bool = False
 
 
 def _require(good: bool, where: str, sentence: str) -> None:
@@ -245,9 +265,9 @@ def check_ranges(suite: Suite, where: str) -> None:
     )
 
 
-def _arm(table: Mapping[str, Any], top: _SuiteTable, where: str) -> Arm:
+def _arm(table: Mapping[str, Any], top: _SuiteTable, agent: AgentConfig, where: str) -> Arm:
     table = dict(table)
-    changes = table.pop("set", {})
+    changes, own = table.pop("set", {}), table.pop("overrides", {})
     written = from_table(_ArmTable, table, where)
     with located(where):
         chosen = recipe(written.recipe)
@@ -289,7 +309,8 @@ def _arm(table: Mapping[str, Any], top: _SuiteTable, where: str) -> Arm:
     role = written.role or default_role
     if role not in ROLES:
         raise suggest(role, list(ROLES), f"role in {where}")
-    return Arm(chosen, name, role, knobs, tuple(range(first, first + count)), critic)
+    values = tunings.overrides_of(own, agent, f"{where}.overrides")
+    return Arm(chosen, name, role, knobs, tuple(range(first, first + count)), critic, values)
 
 
 def _unique(names: list[str], what: str, where: str) -> None:
@@ -310,12 +331,12 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
     timing = table.pop("schedule", None)
     evaluation = from_table(Evaluation, table.pop("evaluation", {}), f"{where} [evaluation]")
     environments, arms = table.pop("environments", []), table.pop("arms", [])
+    tune, tuned = table.pop("tune", None), table.pop("tuned", {})
     known = [f.name for f in dataclasses.fields(_SuiteTable)]
     for key in table:
         if key not in known:
-            raise suggest(
-                key, [*known, "agent", "schedule", "evaluation", "environments", "arms"], f"key in {where}"
-            )
+            tables = ["agent", "schedule", "evaluation", "environments", "arms", "tune", "tuned"]
+            raise suggest(key, [*known, *tables], f"key in {where}")
     top = from_table(_SuiteTable, table, where)
     if timing is None:
         grid = top.dispatch or math.lcm(max(top.num_envs, 1), max(agent.policy_delay, 1))
@@ -337,12 +358,14 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
         )
         if task.random is not None and task.reference is not None:
             _require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
-    resolved = [_arm(entry, top, f"{where} [[arms]]") for entry in arms]
+    resolved = [_arm(entry, top, agent, f"{where} [[arms]]") for entry in arms]
     _unique([task.name for task in tasks], "environment", where)
     _unique([arm.name for arm in resolved], "arm", where)
     dense = [arm for arm in resolved if arm.role == "dense"]
     _require(len(dense) <= 1, where, "only one arm may have the role 'dense'.")
+    resolved = tunings.apply(resolved, tuned, agent, where)
     _check_seeds(resolved, where)
+    tunings.check_equal(resolved, top.unequal_tuning, where)
     suite = Suite(
         name=top.name,
         title=top.title or top.name,
@@ -356,6 +379,8 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
         dispatch=top.dispatch,
         tasks=tuple(tasks),
         arms=tuple(resolved),
+        tune=None if tune is None else tunings.parse(tune, resolved, agent, where),
+        unequal_tuning=top.unequal_tuning,
     )
     check_ranges(suite, where)
     return suite
@@ -363,14 +388,14 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
 
 def _check_seeds(arms: list[Arm], where: str) -> None:
     """Two arms with the same recipe, knob and seed would be one run counted twice: the A/A row must use other seeds."""
-    seen: dict[tuple[Any, float, float, int], str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
     for arm in arms:
         # The key of a run folds in the recipe, not the arm's name.
         for knob in arm.sparsities:
             own = arm.critic_sparsity(knob)
             critic = knob if own is None else own
             for seed in arm.seeds:
-                other = seen.setdefault((arm.recipe, knob, critic, seed), arm.name)
+                other = seen.setdefault((arm.recipe, arm.overrides, knob, critic, seed), arm.name)
                 _require(
                     other == arm.name,
                     where,

@@ -180,7 +180,11 @@ def evaluate(
 
 
 def evaluate_ahead(
-    env: Environment, key: jax.Array, policy: Callable[[jax.Array], jax.Array], episodes: int, gamma: float
+    env: Environment,
+    key: jax.Array,
+    policy: Callable[[jax.Array], jax.Array],
+    episodes: int,
+    gamma: jax.Array | float,
 ) -> tuple[jax.Array, Lookahead]:
     """`evaluate`, and what the states at `start_steps` of its episodes turned out to be worth."""
     return _play(env, key, lambda key, obs: policy(obs), episodes, None, gamma)
@@ -209,7 +213,7 @@ def _play(
     policy: Callable[[jax.Array, jax.Array], jax.Array],
     episodes: int,
     pool: Pool | None,
-    gamma: float | None,
+    gamma: jax.Array | float | None,
 ) -> tuple[jax.Array, Any]:
     """Returns f32[episodes], and a Lookahead at `gamma` (None where that is None)."""
     reset_key, step_key = jax.random.split(key)
@@ -253,7 +257,7 @@ def _play(
 
 
 def _look(
-    seen: Lookahead, begins: jax.Array, alive: jax.Array, obs: jax.Array, step: Step, gamma: float
+    seen: Lookahead, begins: jax.Array, alive: jax.Array, obs: jax.Array, step: Step, gamma: jax.Array | float
 ) -> Lookahead:
     """One step of N episodes, alive bool[N], that starts from obs f32[N,O]; begins bool[J,N]: it is a start step."""
     visited = seen.visited | begins

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from sparserl_jax.agents.agent import Range
 from sparserl_jax.agents.td3 import TD3Config
-from sparserl_jax.errors import UserError
+from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.training.recipe import Recipe
 
 AgentConfig = TD3Config
@@ -24,7 +26,14 @@ class Schedule:
     buffer_threshold: policy distance above which the oldest data is dropped. buffer_oldest: transitions looked
     at, 8 batches where not given.
     drop_fraction: zeta at the start, cosine to 0 at the end of training.
+
+    TRACED: what may differ between members of one Program all the same.
     """
+
+    TRACED: ClassVar[Mapping[str, Range]] = {
+        "drop_fraction": Range(0.0, 1.0),
+        "buffer_threshold": Range(0.0),
+    }
 
     topology_interval: int = 10_000
     delay: int = 300_000
@@ -198,9 +207,31 @@ class Training:
         self.dispatch_steps  # noqa: B018 - raises where the declared dispatch does not fit
 
 
+def check_override(agent: Any, name: str, value: Any, where: str) -> None:
+    """Refuse a setting that members of one Program cannot differ in, and values that make no sense.
+
+    `agent`: configuration (or its class) of the algorithm. Raises `UserError`.
+    """
+    known = {**agent.TRACED, **Schedule.TRACED}
+    if name not in known:
+        fields = {field.name for cls in (agent, Schedule, Training) for field in dataclasses.fields(cls)}
+        if name in fields:
+            raise UserError(
+                f"{where}: '{name}' is the same for all members of a program; those may differ in {', '.join(known)}."
+            )
+        raise suggest(name, list(known), f"setting in {where}")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not known[name].holds(value):
+        raise UserError(f"{where}: '{name}' must be a number {known[name]}, not {value!r}.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One seed of one arm at one knob. `critic_sparsity` overrides the knob for the critic."""
+    """One seed of one arm at one knob. `critic_sparsity` overrides the knob for the critic.
+
+    `overrides`: (name, value) of traced settings (`AgentConfig.TRACED`, `Schedule.TRACED`) in which this Run differs
+    from its `training`; Runs with different ones share a Program.
+    """
 
     training: Training
     recipe: Recipe
@@ -208,6 +239,26 @@ class Run:
     seed: int
     arm: str
     critic_sparsity: float | None = None
+    overrides: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def effective(self) -> Training:
+        """The training settings with this Run's own values in them.
+
+        Raises:
+            UserError: an override that is not a traced setting, or out of range.
+        """
+        training, values = self.training, dict[str, Any](self.overrides)
+        for name, value in values.items():
+            check_override(training.agent, name, value, f"arm '{self.arm}'")
+        if not values:
+            return training
+        timing = {name: values.pop(name) for name in Schedule.TRACED if name in values}
+        return dataclasses.replace(
+            training,
+            agent=dataclasses.replace(training.agent, **values),
+            schedule=dataclasses.replace(training.schedule, **timing),
+        )
 
     @property
     def knobs(self) -> dict[str, float]:
@@ -226,7 +277,8 @@ class Run:
     def key_name(self) -> str:
         """What the run's random key is folded from: a result does not depend on its place in a suite.
 
-        The arm is left out on purpose: two arms of equal recipe differ by their seeds only.
+        The arm is left out on purpose: two arms of equal recipe differ by their seeds only. So are the overrides, like
+        all of the training settings: settings are compared on common random numbers.
         """
         knobs, start = self.knobs, self.training.start
         name = f"{self.training.env}|{self.recipe.name}|{knobs['actor']!r}|{knobs['critic']!r}|{self.seed}"

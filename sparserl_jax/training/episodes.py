@@ -164,16 +164,17 @@ def play(
 
     Raises BrokenAt.
     """
-    return play_ahead(envs, act, seeds, 0.0)[0]
+    return play_ahead(envs, act, seeds, np.zeros(len(envs)))[0]
 
 
 def play_ahead(
     envs: Sequence[HostEnvironment],
     act: Callable[[np.ndarray], np.ndarray],
     seeds: Sequence[int],
-    gamma: float,
+    gamma: np.ndarray,
 ) -> tuple[np.ndarray, Lookahead]:
-    """`play`, and what the states at `start_steps` of the episodes turned out to be worth at `gamma`, `[M, ...]`."""
+    """`play`, and what the states at `start_steps` of the episodes turned out to be worth at discounts `gamma` f32[M],
+    `[M, ...]`."""
     spec, members, starts = envs[0].spec, len(envs), np.array(start_steps(envs[0]))
     looked = (members, len(starts), len(seeds))
     zeros: Any = np.zeros  # a Lookahead on the host
@@ -198,7 +199,7 @@ def play_ahead(
                     proceed(envs[member], obs[member], units[member]),
                     (member, ..., episode[member]),
                 )
-                _look(seen, place, starts == time[member], obs[member], step, gamma)
+                _look(seen, place, starts == time[member], obs[member], step, gamma[member])
                 returns[member, episode[member]] += step.reward
                 obs[member], time[member] = step.obs, time[member] + 1
                 if step.terminated or step.truncated:

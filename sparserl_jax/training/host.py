@@ -144,7 +144,8 @@ class HostExecution(Execution):
             return np.asarray(self.compiled["policy"](params, obs))
 
         assert self.population is not None
-        returns, ahead = play_ahead(self.playground, act, seeds, self.training.agent.gamma)
+        gamma = np.asarray(self.program.agent.gamma(self.population.agent))
+        returns, ahead = play_ahead(self.playground, act, seeds, gamma)
         seen, history = self.compiled["evaluate"](self.population, self.settings, clock, ahead)
         if repeat == 0:  # the final episodes are no curve point
             self.population = self.population._replace(history=history)

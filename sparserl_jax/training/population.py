@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any, NamedTuple
 
@@ -80,8 +81,11 @@ def events_of(training: Training) -> dict[str, Events]:
 
 def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> MemberSettings:
     """Settings of one Run, as NumPy arrays; counts are made here, in float64."""
-    training, recipe, schedule = run.training, run.recipe, run.training.schedule
-    chosen = method(recipe.method)
+    training, recipe = run.effective, run.recipe
+    schedule, chosen = training.schedule, method(recipe.method)
+    events = {
+        name: dataclasses.replace(own, drop_fraction=schedule.drop_fraction) for name, own in events.items()
+    }
     knobs = run.knobs
     per_network = {
         name: chosen.settings(agent.layers[name], knobs[name], events[name], recipe.source)
@@ -100,7 +104,11 @@ def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> Member
         n=np.int32(recipe.n),
         n_early=np.int32(1 if recipe.delayed else recipe.n),
         capacity=Capacity(**limits),
-        agent={**per_network, "dense_targets": np.bool_(recipe.dense_targets)},
+        agent={
+            **per_network,
+            "dense_targets": np.bool_(recipe.dense_targets),
+            "traced": training.agent.traced(),
+        },
     )
 
 

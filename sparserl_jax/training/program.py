@@ -77,6 +77,8 @@ class Program:
         ]
         for run in named:
             run["training"].pop("start")  # the names of programs that start afresh stay what they were
+            if not run["overrides"]:  # and of those without any
+                del run["overrides"]
         words = [json.dumps(run, sort_keys=True, default=str) for run in named]
         words += [] if start is None else [start.sha256]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
@@ -234,11 +236,12 @@ def group(runs: list[Run]) -> list[Program]:
     """Runs as Programs, in order of first appearance; members keep the order of `runs`.
 
     Runs go together when agent, environment, every period and shape, family and n_max are equal. A member that never
-    uses multi-step targets is not grouped with one that does: it would pay for the longer windows.
+    uses multi-step targets is not grouped with one that does: it would pay for the longer windows. Overrides are traced
+    and part nobody.
     """
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        run.training.check()
+        run.effective.check()
         if run.recipe.n * run.training.num_envs > min(run.training.warm_up, run.training.schedule.buffer_max):
             raise UserError(
                 f"recipe '{run.recipe.name}': windows of n = {run.recipe.n} steps are longer than the warm-up or the "

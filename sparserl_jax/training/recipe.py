@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from sparserl_jax.agents.targets import LONGEST
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.references import OWN, resolve
 from sparserl_jax.sparsity import method as find_method
@@ -34,8 +35,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         find_method(self.method)
-        if not 1 <= self.n <= 100:
-            raise UserError(f"recipe '{self.name}': n = {self.n} steps per TD target is outside 1 to 100.")
+        if not 1 <= self.n <= LONGEST:
+            raise UserError(
+                f"recipe '{self.name}': n = {self.n} steps per TD target is outside 1 to {LONGEST}."
+            )
         for field, known in (("buffer", ("fixed", "dynamic")), ("source", ("released", "paper"))):
             if getattr(self, field) not in known:
                 raise suggest(str(getattr(self, field)), list(known), f"{field} of recipe '{self.name}'")

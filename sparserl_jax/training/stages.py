@@ -163,7 +163,7 @@ class Stages:
             evaluation_key(settings.evaluation_key, clock.step, repeat),
             lambda obs: self.agent.policy(params, obs),
             self.training.evaluation.episodes,
-            self.training.agent.gamma,
+            self.agent.gamma(member.agent),
         )
         seen, history = self._seen(member, settings, clock, ahead)
         return {"returns": returns, **seen}, history

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from sparserl_jax.agents.targets import n_step_return
+from sparserl_jax.agents.targets import LONGEST, discounts, n_step_return
 from tests.reference import conformance
 from tests.reference.nstep import n_step
 
@@ -44,6 +44,24 @@ def window(rewards, terminated=None, truncated=None):
 def test_windows_worked_out_by_hand(ends, total, discount):
     found = n_step_return(window([1, 2, 4], **ends), GAMMA)
     np.testing.assert_allclose([x[0] for x in found], [total, discount], rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_traced_table_of_discounts_gives_what_a_constant_gives(steps):
+    batch = conformance.batch(12, 50, steps)
+    constant = jax.jit(n_step_return, static_argnums=1)(batch, GAMMA)
+    traced = jax.jit(n_step_return)(batch, discounts(GAMMA))
+    for one, other in zip(constant, traced, strict=True):
+        np.testing.assert_allclose(
+            one, other, rtol=2e-6, atol=1e-6
+        )  # XLA may fuse one sum otherwise than the other
+
+
+def test_discounts_are_computed_in_double_precision():
+    table = discounts(0.99)
+    assert table.dtype == np.float32 and table.shape == (LONGEST + 1,)
+    np.testing.assert_array_equal(table, (np.float64(0.99) ** np.arange(LONGEST + 1)).astype(np.float32))
+    assert (discounts(1) == 1).all()
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])

@@ -1,0 +1,269 @@
+"""What came of a tuning: the table of its trials, the chosen ones, and `tuned.toml`."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparserl_jax.bench import caption, records, statistics, tuning
+from sparserl_jax.bench.summary import Row, summarise
+from sparserl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RESAMPLES = 2000
+"""Of every interval and of the estimate of the selection's bias."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One trial: its values, its row of every environment, its score (IQM of z over seeds and environments, or of the
+    return where the only environment has no levels) with interval, and whether it is the one to take."""
+
+    arm: str
+    name: str
+    values: dict[str, float]
+    rows: tuple[Row, ...]
+    score: statistics.Interval
+    chosen: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished tuning. optimism: by how much the best of an arm's trials looks better than it is, by bootstrap."""
+
+    settings: dict[str, Any]
+    environments: tuple[str, ...]
+    trials: tuple[Trial, ...]
+    optimism: dict[str, float]
+    records: tuple[dict[str, Any], ...]
+
+    @property
+    def of_z(self) -> bool:
+        """Whether scores are z, or returns."""
+        return self.trials[0].rows[0].z is not None
+
+
+def is_tuning(folder: Path) -> bool:
+    """Whether `sparserl tune` made the folder."""
+    return bool(records.load_all(folder)[0]["suite"].get("search"))
+
+
+def optimism(scores: np.ndarray, rng: np.random.Generator) -> float:
+    """How much better the best of several trials looks than it is.
+
+    Seeds are drawn again with replacement, the same for all trials (they share their random numbers), per environment;
+    the best trial of the draw is taken, and its score there compared with its score on all seeds. Where trials are
+    equal this finds a part of the bias only: the best on all seeds tends to be the best of the draw, too.
+
+    Args:
+        scores: `[trials, seeds, environments]`.
+        rng: source of randomness.
+
+    Returns:
+        The mean of that difference, in units of the scores; 0 with a single seed, which tells nothing.
+    """
+    trials, seeds, environments = scores.shape
+    drawn = rng.integers(seeds, size=(RESAMPLES, seeds, environments))
+    again = np.stack([statistics.iqm(np.take_along_axis(one[None], drawn, 1)) for one in scores])
+    best = again.argmax(0)
+    whole = np.array([statistics.iqm(one) for one in scores])
+    return float(np.mean(again[best, np.arange(RESAMPLES)] - whole[best]))
+
+
+def outcome(folder: Path) -> Outcome:
+    """Scores and choices from the records of a folder; ties go to the earlier trial.
+
+    Raises:
+        UserError: the folder is no tuning's, or is not finished.
+    """
+    found = summarise(folder)
+    search = found.settings["suite"].get("search")
+    if not search:
+        raise UserError(f"'{folder}' is not a tuning; give a folder that `sparserl tune` made.")
+    if len(found.records) < len(found.settings["runs"]):
+        raise UserError(
+            f"'{folder}' lacks {len(found.settings['runs']) - len(found.records)} of {len(found.settings['runs'])} "
+            "runs; run `sparserl tune` again to go on."
+        )
+    rows = {(row.arm, block.env): row for block in found.blocks for row in block.rows}
+    environments = tuple(block.env for block in found.blocks)
+    values = {arm["name"]: arm["overrides"] for arm in found.settings["suite"]["arms"]}
+    trials, bias = [], {}
+    for arm, names in search["trials"]:
+        mine, scores = [], []
+        for name in names:
+            own = tuple(rows[name, env] for env in environments)
+            x = np.stack([row.returns if row.z is None else row.z for row in own], axis=1)
+            # The same draws for every trial: they were trained on the same random numbers.
+            rng = np.random.default_rng(len(names))
+            score = statistics.bootstrap(statistics.iqm, x, rng=rng, resamples=RESAMPLES)
+            mine.append(Trial(arm, name, values[name], own, score))
+            scores.append(x)
+        best = int(np.argmax([float(trial.score.value) for trial in mine]))
+        mine[best] = dataclasses.replace(mine[best], chosen=True)
+        trials += mine
+        bias[arm] = optimism(np.stack(scores), np.random.default_rng(len(names)))
+    return Outcome(found.settings, environments, tuple(trials), bias, found.records)
+
+
+def _interval(value: statistics.Interval, digits: str) -> str:
+    return "{:{d}} [{:{d}}, {:{d}}]".format(*map(float, value), d=digits)
+
+
+def table(found: Outcome) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, trial by trial; the chosen one is marked."""
+    score = "score: IQM of z" if found.of_z else "score: IQM of return"
+    head = ["arm", "trial", "values", *found.environments, f"{score} [95 % CI]", "diverged", "chosen"]
+    cells = []
+    for trial in found.trials:
+        seeds = len(trial.rows[0].seeds) * len(trial.rows)
+        cells.append(
+            [
+                trial.arm,
+                trial.name.rpartition("_t")[2],
+                tuning.values_text(trial.values),
+                *(_interval(row.value, ".5g") for row in trial.rows),
+                _interval(trial.score, ".3f" if found.of_z else ".5g"),
+                f"{sum(row.diverged for row in trial.rows)} of {seeds}",
+                "<-" if trial.chosen else "",
+            ]
+        )
+    return head, cells
+
+
+def notes(found: Outcome) -> list[str]:
+    """Sentences under the table."""
+    search = found.settings["suite"]["search"]
+    counts = {arm: len(names) for arm, names in search["trials"]}
+    equal = len(set(counts.values())) == 1
+    unit = "z" if found.of_z else "return"
+    bias = "; ".join(f"{arm} {value:.3g}" for arm, value in found.optimism.items())
+    text = [
+        "TUNING, NOT A RESULT: the score of a chosen trial is the largest of several on the seeds that chose it, so it "
+        f"is biased upward (by at least about, in units of {unit}, from a bootstrap: {bias}). Only runs on the suite's "
+        "own seeds say how good the chosen values are.",
+        (
+            f"{next(iter(counts.values()))} trials for every arm"
+            if equal
+            else f"UNEQUAL TUNING: {_counts(counts)} trials"
+        )
+        + f", each on {len(search['seeds'])} seeds ({tuning.span(search['seeds'])}) and all environments, with common "
+        f"random numbers. {caption.budget(found.settings)}.",
+        f"Environments: interquartile mean of the return over seeds; score: interquartile mean of {unit} over seeds "
+        "and environments; brackets: 95 % stratified bootstrap interval. A diverged run enters at the random policy's "
+        "score. Ties go to the earlier trial.",
+    ]
+    ends = _at_ends(found)
+    if ends:
+        text.append(f"At the end of its range, so a wider grid may do better: {ends}.")
+    text.append(
+        f"{caption.distinct(map(caption.machine, found.records))}; "
+        f"{caption.distinct(map(caption.versions, found.records))}; "
+        f"{caption.distinct(map(caption.commit, found.records))}; configuration {found.settings['suite_hash']}, grid "
+        f"{search['space_sha256'][:12]}."
+    )
+    return text
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{arm} {count}" for arm, count in counts.items())
+
+
+def _at_ends(found: Outcome) -> str:
+    """Chosen values that are the smallest or largest of three or more that were tried."""
+    ends = []
+    for trial in (trial for trial in found.trials if trial.chosen):
+        for name, tried in found.settings["suite"]["search"]["grid"].items():
+            mine = {other.values.get(name) for other in found.trials if other.arm == trial.arm}
+            if len(mine) > 2 and trial.values.get(name) in (min(tried), max(tried)):
+                ends.append(f"{name} of {trial.arm}")
+    return ", ".join(ends)
+
+
+def tuned_toml(found: Outcome) -> str:
+    """The chosen values as tables that a suite understands anywhere below its first lines."""
+    search = found.settings["suite"]["search"]
+    text = [
+        f"# Chosen by `sparserl tune` of the suite '{search['suite']}' (configuration "
+        f"{found.settings['suite_hash']}). Paste this at the end of the suite file.",
+        "# How good these values are, only runs on the suite's own seeds say.",
+    ]
+    chosen = {trial.arm: trial for trial in found.trials if trial.chosen}
+    counts = {arm: len(names) for arm, names in search["trials"]}
+    if len(set(counts.values())) > 1:
+        text.append(f"# The arms had unequal numbers of trials ({_counts(counts)}): the suite must say")
+        text.append("# `unequal_tuning = true` in its first lines.")
+    takers = [(arm, arm) for arm in chosen] + [(arm, source) for arm, source in search.get("chosen_for", [])]
+    for arm, source in takers:
+        values = ", ".join(f"{name} = {value!r}" for name, value in chosen[source].values.items())
+        text += [
+            "",
+            f"[tuned.{arm}]",
+            f"trials = {counts[source]}",
+            f"seeds = {list(search['seeds'])}",
+            f'space_sha256 = "{search["space_sha256"]}"',
+            f"overrides = {{ {values} }}",
+        ]
+    return "\n".join(text) + "\n"
+
+
+def _csv(found: Outcome) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = list(found.settings["suite"]["search"]["grid"])
+    writer.writerow(
+        ["arm", "trial", *names, "environment", "seed", "return", "z", "score", "lower", "upper", "chosen"]
+    )
+    for trial in found.trials:
+        for env, row in zip(found.environments, trial.rows, strict=True):
+            z = [None] * len(row.seeds) if row.z is None else row.z.tolist()
+            for seed, value, normal in zip(row.seeds, row.returns.tolist(), z, strict=True):
+                values = [trial.values.get(name) for name in names]
+                score = map(float, trial.score)
+                line = [trial.arm, trial.name, *values, env, seed, value, normal, *score]
+                writer.writerow(["" if v is None else v for v in (*line, int(trial.chosen))])
+    return out.getvalue()
+
+
+def write(folder: Path, found: Outcome | None = None) -> list[Path]:
+    """Write `tune.md`, `tune.csv` and `tuned.toml` into the folder; returns their paths."""
+    found = outcome(folder) if found is None else found
+    head, cells = table(found)
+    text = [
+        f"# {found.settings['suite']['title']}",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+    ]
+    text += ["| " + " | ".join(row) + " |" for row in cells]
+    text += ["", *(f"{line}\n" for line in notes(found))]
+    made = {"tune.md": "\n".join(text), "tune.csv": _csv(found), "tuned.toml": tuned_toml(found)}
+    for name, content in made.items():
+        records.write_atomic(folder / name, content.encode())
+    return [folder / name for name in made]
+
+
+def show(folder: Path, console: Console) -> None:
+    """Write the files of a finished tuning and print its table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    found = outcome(folder)
+    write(folder, found)
+    head, cells = table(found)
+    screen = Table(title=found.settings["suite"]["title"], title_justify="left", box=box.SIMPLE_HEAD)
+    for position, name in enumerate(head):
+        screen.add_column(Text(name), justify="left" if position < 3 else "right")
+    for row in cells:
+        screen.add_row(*map(Text, row), style="bold" if row[-1] else "")
+    console.print(screen)
+    for line in [*notes(found), f"Chosen values, for the suite: {folder / 'tuned.toml'}"]:
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)

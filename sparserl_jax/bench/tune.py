@@ -1,0 +1,148 @@
+"""`sparserl tune`: a suite's grid of traced settings as a suite of its own.
+
+Every trial (one arm with one combination of values) is an arm of the derived suite `<suite>-tune`, so planning,
+running, resuming and recording are those of any suite, and trials share Programs. All trials use the same seeds and,
+because a run's key does not depend on its overrides, the same random numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from sparserl_jax.bench import plan, tuning
+from sparserl_jax.bench.suites import Arm, Suite
+from sparserl_jax.errors import UserError
+
+
+def suite_of(suite: Suite, without: dict[str, tuple[str, ...]] | None = None) -> Suite:
+    """The suite whose arms are the trials; `without`: settings left out by arm, because they change nothing there.
+
+    Raises:
+        UserError: the suite has no `[tune]` table, or leaves open what to select by or at which sparsity.
+    """
+    tune = suite.tune
+    if tune is None:
+        raise UserError(
+            f"suite '{suite.name}' has no [tune] table; give it one with seeds, seeds_from and a [tune.grid]."
+        )
+    unlevelled = [task.name for task in suite.tasks if task.random is None]
+    if unlevelled and len(suite.tasks) > 1:
+        raise UserError(
+            f"suite '{suite.name}': a trial's score is z pooled over environments, but '{unlevelled[0]}' has no "
+            "levels; give it random, learned and reference."
+        )
+    trials, names = [], []
+    for arm in (arm for arm in suite.arms if arm.name in tune.arms):
+        points = tune.points((without or {}).get(arm.name, ()))
+        mine = [
+            _trial(suite, arm, f"{arm.name}_t{i:0{len(str(len(points) - 1))}d}", point)
+            for i, point in enumerate(points)
+        ]
+        trials += mine
+        names.append((arm.name, tuple(trial.name for trial in mine)))
+    dense = {arm.name: arm.recipe for arm in suite.arms if arm.role == "dense" and arm.name in tune.arms}
+    search = tuning.Search(
+        suite=suite.name,
+        grid=dict(tune.grid),
+        seeds=tune.seeds,
+        space_sha256=tune.space_sha256,
+        trials=tuple(names),
+        chosen_for=tuple(
+            (arm.name, name)
+            for name, recipe in dense.items()
+            for arm in suite.arms
+            if arm.role == "aa" and arm.recipe.method == recipe.method
+        ),
+    )
+    return dataclasses.replace(
+        suite,
+        name=f"{suite.name}-tune",
+        title=f"Tuning of {suite.title}",
+        result=False,
+        arms=tuple(trials),
+        tune=None,
+        unequal_tuning=False,
+        search=search,
+    )
+
+
+def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
+    """One arm at one knob with the values of one point of the grid."""
+    tune = suite.tune
+    assert tune is not None
+    knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
+    if knob is None:
+        if len(arm.sparsities) > 1:
+            raise UserError(
+                f"suite '{suite.name}' [tune]: arm '{arm.name}' has several sparsities; say at which to tune with "
+                "'sparsity'."
+            )
+        knob = arm.sparsities[0]
+    critic: tuple[float | None, ...] = ()
+    if arm.critic_sparsities:
+        if knob not in arm.sparsities:
+            raise UserError(
+                f"suite '{suite.name}' [tune]: arm '{arm.name}' has critic_sparsities, but none for sparsity {knob:g}; "
+                "tune it at one of its own."
+            )
+        critic = (arm.critic_sparsity(knob),)
+    values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
+    return Arm(arm.recipe, name, arm.role, (knob,), tune.seeds, critic, values)
+
+
+def make(suite: Suite, make_plan: Callable[[Suite], plan.Plan] | None = None) -> plan.Plan:
+    """The plan of a suite's tuning.
+
+    Raises:
+        UserError: as `suite_of`; or a setting of the grid changes nothing in some arm, which would then have fewer
+            different trials than others, and the suite does not allow that.
+    """
+    make_plan = plan.make if make_plan is None else make_plan
+    made = make_plan(suite_of(suite))
+    tune = suite.tune
+    assert tune is not None
+    without = _idle(made, [name for name, _ in tune.grid])
+    if not without:
+        return made
+    if not tune.unequal:
+        arm, names = next(iter(without.items()))
+        raise UserError(
+            f"suite '{suite.name}' [tune]: '{names[0]}' changes nothing in arm '{arm}', which would have fewer trials "
+            "than others: take it out of the grid, or say 'unequal = true' and the caption will say it too."
+        )
+    return make_plan(suite_of(suite, without))
+
+
+def _idle(made: plan.Plan, names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Settings of the grid that change nothing, by arm."""
+    search, found = made.suite.search, {}
+    assert search is not None
+    for arm, trials in search.trials:
+        run = next(planned.run for planned in made.runs if planned.arm.name == trials[0])
+        moves = any(promise.events for promise in made.promise(run).values())
+        used = {"drop_fraction": moves, "buffer_threshold": run.recipe.buffer == "dynamic"}
+        idle = tuple(name for name in names if not used.get(name, True))
+        if idle:
+            found[arm] = idle
+    return found
+
+
+def lines(made: plan.Plan) -> list[str]:
+    """What will be tried, in words."""
+    suite, search = made.suite, made.suite.search
+    assert search is not None
+    counts = {arm: len(trials) for arm, trials in search.trials}
+    seeds, environments = len(search.seeds), len(suite.tasks)
+    grid = "; ".join(f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in search.grid.items())
+    each = sorted(set(counts.values()))
+    told = (
+        f"{each[0]} trials for every arm"
+        if len(each) == 1
+        else "UNEQUAL trials (" + ", ".join(f"{arm} {n}" for arm, n in counts.items()) + ")"
+    )
+    return [
+        f"tuning: {told}, each on seeds {tuning.span(search.seeds)}, which no arm is evaluated on; grid: {grid}",
+        f"{sum(counts.values())} trials of {len(counts)} arm{'s' if len(counts) > 1 else ''} x {seeds} seeds x "
+        f"{environments} environment{'s' if environments > 1 else ''} = {len(made.runs)} runs",
+    ]

@@ -1,0 +1,274 @@
+"""What a suite file says about tuning: `[tune]` (a grid to search), `[tuned.<arm>]` (what a search chose) and
+`[arms.overrides]` (an arm's own values); and whether the arms were tuned equally.
+
+Only traced settings may be tuned or overridden (`AgentConfig.TRACED`, `Schedule.TRACED`): arms that differ in them
+still share a Program, and a grid costs no compilation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparserl_jax.bench.strict import from_table
+from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.training.config import check_override
+
+if TYPE_CHECKING:
+    from sparserl_jax.bench.suites import Arm
+
+Overrides = tuple[tuple[str, float], ...]
+"""(name, value) of traced settings, sorted by name."""
+TUNED_ROLES = ("method", "dense")
+"""Arms that compete, and so must be tuned equally; placebo and A/A arms do not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What an arm's values cost to find: trials (settings tried), the seeds of each, and the hash of the grid."""
+
+    trials: int
+    seeds: tuple[int, ...]
+    space_sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune:
+    """A grid to search: every combination for every arm, each on the same seeds, which no arm is evaluated on.
+
+    grid: names sorted, values ascending. sparsity: knob of arms that have one. unequal: a setting that changes nothing
+    in an arm is left out there, so that arms may have different numbers of trials.
+    """
+
+    seeds: tuple[int, ...]
+    arms: tuple[str, ...]
+    grid: tuple[tuple[str, tuple[float, ...]], ...]
+    sparsity: float | None = None
+    unequal: bool = False
+
+    def points(self, without: Sequence[str] = ()) -> list[Overrides]:
+        """All combinations, the last name fastest; `without` these names."""
+        kept = [(name, values) for name, values in self.grid if name not in without]
+        names = [name for name, _ in kept]
+        return [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in kept))]
+
+    @property
+    def space_sha256(self) -> str:
+        """SHA-256 of the grid as canonical JSON; the order in which it was written does not matter."""
+        text = json.dumps(dict(self.grid), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a tuning suite holds about itself: the suite it tunes, its grid and seeds, and the trials of every arm.
+
+    trials: (arm, names of its trials) in order. chosen_for: (A/A arm, the arm whose values it takes).
+    """
+
+    suite: str
+    grid: dict[str, tuple[float, ...]]
+    seeds: tuple[int, ...]
+    space_sha256: str
+    trials: tuple[tuple[str, tuple[str, ...]], ...]
+    chosen_for: tuple[tuple[str, str], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _TuneTable:
+    """`[tune]` as written."""
+
+    seeds: int
+    seeds_from: int
+    grid: Any = dataclasses.field(default_factory=dict)
+    arms: tuple[str, ...] | None = None
+    sparsity: float | None = None
+    unequal: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _TunedTable:
+    """`[tuned.<arm>]` as written."""
+
+    trials: int
+    seeds: tuple[int, ...]
+    overrides: Any = dataclasses.field(default_factory=dict)
+    space_sha256: str | None = None
+
+
+def overrides_of(table: Any, agent: Any, where: str) -> Overrides:
+    """An arm's own values from its table, checked, sorted by name; `agent`: the suite's agent configuration."""
+    if not isinstance(table, Mapping):
+        raise UserError(f"{where} must be a table of settings, not {table!r}.")
+    for name, value in table.items():
+        check_override(agent, name, value, where)
+    return tuple(sorted((name, float(value)) for name, value in table.items()))
+
+
+def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
+    """The `[tune]` table of a suite with these arms; raises `UserError`."""
+    where = f"{where} [tune]"
+    written = from_table(_TuneTable, table, where)
+    if written.seeds < 1 or written.seeds_from < 0:
+        raise UserError(f"{where}: give at least one seed, counted from 0 or more.")
+    tune = Tune(
+        seeds=tuple(range(written.seeds_from, written.seeds_from + written.seeds)),
+        arms=_competing(written.arms, arms, where),
+        grid=_grid(written.grid, agent, where),
+        sparsity=written.sparsity,
+        unequal=written.unequal,
+    )
+    for arm in arms:
+        if set(arm.seeds) & set(tune.seeds):
+            beyond = max(seed for other in arms for seed in other.seeds) + 1
+            raise UserError(
+                f"{where}: seeds {span(tune.seeds)} overlap with those arm '{arm.name}' is evaluated on "
+                f"({span(arm.seeds)}): let seeds_from be at least {beyond}."
+            )
+    if tune.sparsity is not None and not 0.0 <= tune.sparsity < 1.0:
+        raise UserError(f"{where}: sparsity {tune.sparsity:g} is outside [0, 1).")
+    return tune
+
+
+def _competing(names: tuple[str, ...] | None, arms: Sequence[Arm], where: str) -> tuple[str, ...]:
+    by_name = {arm.name: arm for arm in arms}
+    if names is None:
+        names = tuple(arm.name for arm in arms if arm.role in TUNED_ROLES)
+    for name in names:
+        if name not in by_name:
+            raise suggest(name, list(by_name), f"arm in {where}")
+        if by_name[name].role not in TUNED_ROLES:
+            raise UserError(
+                f"{where}: arm '{name}' has the role '{by_name[name].role}' and is not tuned; leave it out of 'arms'."
+            )
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"{where}: 'arms' must name at least one arm, and none twice.")
+    return names
+
+
+def _grid(table: Any, agent: Any, where: str) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    if not isinstance(table, Mapping):
+        raise UserError(f"{where}: 'grid' must be a table of lists, not {table!r}.")
+    grid, size = [], 1
+    for name in sorted(table):
+        values = table[name] if isinstance(table[name], list | tuple) else [table[name]]
+        for value in values:
+            check_override(agent, name, value, f"{where} grid")
+        numbers = tuple(sorted(float(value) for value in values))
+        if not numbers or len(set(numbers)) != len(numbers):
+            raise UserError(f"{where}: '{name}' needs a list of different values, not {table[name]!r}.")
+        grid.append((name, numbers))
+        size *= len(numbers)
+    if size < 2:
+        raise UserError(
+            f"{where}: the grid has {size if grid else 'no'} point{'' if size == 1 and grid else 's'}, so there is "
+            "nothing to choose: list at least two values of a setting under [tune.grid]."
+        )
+    return tuple(grid)
+
+
+def apply(arms: Sequence[Arm], table: Any, agent: Any, where: str) -> list[Arm]:
+    """Arms with what `[tuned.<arm>]` says of them."""
+    if not isinstance(table, Mapping):
+        raise UserError(f"{where}: 'tuned' must hold a table per arm, not {table!r}.")
+    names = [arm.name for arm in arms]
+    for name in table:
+        if name not in names:
+            raise suggest(name, names, f"arm in {where} [tuned]")
+    found = []
+    for arm in arms:
+        if arm.name not in table:
+            found.append(arm)
+            continue
+        own = f"{where} [tuned.{arm.name}]"
+        written = from_table(_TunedTable, table[arm.name], own)
+        values = overrides_of(written.overrides, agent, own)
+        if written.trials < 1 or not written.seeds:
+            raise UserError(f"{own}: give at least one trial and the seeds it was tried on.")
+        if arm.overrides:
+            raise UserError(f"{own}: the arm has 'overrides' of its own already; keep one of the two.")
+        claim = Tuning(written.trials, tuple(sorted(set(written.seeds))), written.space_sha256)
+        found.append(dataclasses.replace(arm, overrides=values, tuning=claim))
+    return found
+
+
+def check_equal(arms: Sequence[Arm], unequal: bool, where: str) -> None:
+    """Refuse arms that were tuned on seeds of the evaluation, A/A arms with other values than dense, and arms that were
+    not tuned equally unless the suite says so (`unequal_tuning = true`).
+    """
+    for tuned in (arm for arm in arms if arm.tuning is not None):
+        for arm in arms:
+            if set(arm.seeds) & set(tuned.tuning.seeds):  # type: ignore[union-attr]
+                raise UserError(
+                    f"{where}: arm '{tuned.name}' was tuned on seeds that arm '{arm.name}' is evaluated on "
+                    f"({span(arm.seeds)}): give the arms other seeds."
+                )
+    dense = next((arm for arm in arms if arm.role == "dense"), None)
+    for arm in arms:
+        if (
+            arm.role == "aa"
+            and dense
+            and arm.recipe.method == dense.recipe.method
+            and arm.overrides != dense.overrides
+        ):
+            raise UserError(
+                f"{where}: arm '{arm.name}' shows what chance alone does, so it needs the overrides of "
+                f"'{dense.name}': give it the same."
+            )
+    efforts = effort({arm.name: arm.tuning for arm in arms if arm.role in TUNED_ROLES})
+    if len(set(efforts.values())) > 1 and not unequal:
+        raise UserError(
+            f"{where}: the arms were not tuned equally ({_told(efforts)}): tune them alike, or say "
+            "'unequal_tuning = true' at the top, and the caption will say it too."
+        )
+
+
+def effort(claims: Mapping[str, Tuning | None]) -> dict[str, tuple[int, int]]:
+    """(trials, seeds per trial) by arm; (0, 0) where nothing was tuned."""
+    return {
+        name: (0, 0) if claim is None else (claim.trials, len(claim.seeds)) for name, claim in claims.items()
+    }
+
+
+def _told(efforts: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(
+        f"{name}: {trials} trials x {seeds} seeds" if trials else f"{name}: none"
+        for name, (trials, seeds) in efforts.items()
+    )
+
+
+def span(seeds: Sequence[int]) -> str:
+    """Seeds in words: `1000 to 1002` where they follow each other."""
+    low, high = min(seeds), max(seeds)
+    if len(seeds) == high - low + 1:
+        return f"{low}" if low == high else f"{low} to {high}"
+    return ", ".join(map(str, seeds))
+
+
+def values_text(values: Mapping[str, float]) -> str:
+    """Settings in words: `learning_rate 0.001, tau 0.02`."""
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())
+
+
+def sentences(suite: Mapping[str, Any]) -> list[str]:
+    """What a caption says of tuning and of arms' own values, often nothing; `suite` as in `configuration.json`."""
+    arms, lines = suite["arms"], []
+    claims = {
+        arm["name"]: Tuning(**arm["tuning"]) if arm.get("tuning") else None
+        for arm in arms
+        if arm["role"] in TUNED_ROLES
+    }
+    efforts, tuned = effort(claims), [claim for claim in claims.values() if claim is not None]
+    if tuned and len(set(efforts.values())) > 1:
+        lines.append(f"UNEQUAL TUNING: {_told(efforts)}.")
+    elif tuned:
+        trials, seeds = next(iter(efforts.values()))
+        lines.append(f"Every method and dense were tuned alike: {trials} trials x {seeds} seeds each.")
+    own = [f"{arm['name']}: {values_text(arm['overrides'])}" for arm in arms if arm.get("overrides")]
+    if own:
+        lines.append(f"Arms with values of their own: {'; '.join(own)}.")
+    return lines
