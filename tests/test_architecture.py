@@ -29,7 +29,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "deploy": frozenset({"networks", "sparsity", "accounting"}),
     "bench": MATERIALS | {"agents", "training", "conformance", "deploy", "accelerator", ""},
     "api": MATERIALS | {"agents", "training", "deploy", "bench", "accelerator"},
-    "cli": MATERIALS | {"agents", "training", "conformance", "deploy", "bench", "api", "accelerator", ""},
+    "arguments": frozenset(),
+    "cli": MATERIALS
+    | {"agents", "training", "conformance", "deploy", "bench", "api", "accelerator", "arguments", ""},
     "__main__": frozenset({"cli"}),
     # The package's front door re-exports what users call; only bench and cli may come in through it.
     "": MATERIALS | {"agents", "training", "deploy", "bench", "api", "accelerator"},

@@ -9,7 +9,8 @@ from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import continuing
-from sparserl_jax.bench.suites import Arm, Suite, Task, check_knob, check_ranges
+from sparserl_jax.bench.ranges import check_knob, check_ranges
+from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import Evaluation, Schedule

@@ -18,6 +18,7 @@ from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import tuning as tunings
+from sparserl_jax.bench.ranges import check_knob, check_ranges, check_seeds, check_unique, require
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
@@ -205,66 +206,6 @@ class _SuiteTable:
     unequal_tuning: bool = False
 
 
-def _require(good: bool, where: str, sentence: str) -> None:
-    if not good:
-        raise UserError(f"{where}: {sentence}")
-
-
-def check_knob(knob: float, where: str) -> None:
-    """Refuse a sparsity outside [0, 1)."""
-    _require(
-        0.0 <= knob < 1.0,
-        where,
-        f"sparsity {knob:g} is outside [0, 1); it is the fraction of weights removed.",
-    )
-
-
-def check_ranges(suite: Suite, where: str) -> None:
-    """Refuse numbers that no training could use."""
-    agent, evaluation, schedule = suite.agent, suite.evaluation, suite.schedule
-    positive = {
-        "steps": suite.steps,
-        "warm_up": suite.warm_up,
-        "num_envs": suite.num_envs,
-        "dispatch": 1 if suite.dispatch is None else suite.dispatch,
-        "agent.batch_size": agent.batch_size,
-        "agent.learning_rate": agent.learning_rate,
-        "agent.policy_delay": agent.policy_delay,
-        "evaluation.interval": evaluation.interval,
-        "evaluation.episodes": evaluation.episodes,
-        "evaluation.final_episodes": evaluation.final_episodes,
-        "schedule.topology_interval": schedule.topology_interval,
-        "schedule.delay": schedule.delay,
-        "schedule.buffer_max": schedule.buffer_max,
-        "schedule.buffer_check": schedule.buffer_check,
-    }
-    for key, value in positive.items():
-        _require(value > 0, where, f"'{key}' must be positive, not {value}.")
-    for task in suite.tasks:
-        for key in ("episodes", "final_episodes"):
-            own = getattr(suite.evaluation_of(task), key)
-            _require(own > 0, where, f"'{key}' of environment '{task.name}' must be positive, not {own}.")
-    _require(len(agent.hidden) > 0 and min(agent.hidden) > 0, where, "'agent.hidden' needs positive widths.")
-    _require(0.0 < agent.gamma <= 1.0, where, f"'agent.gamma' must be in (0, 1], not {agent.gamma:g}.")
-    _require(0.0 < agent.tau <= 1.0, where, f"'agent.tau' must be in (0, 1], not {agent.tau:g}.")
-    drop = schedule.drop_fraction
-    _require(0.0 <= drop <= 1.0, where, f"'schedule.drop_fraction' {drop:g} is outside [0, 1].")
-    _require(
-        suite.warm_up < suite.steps,
-        where,
-        f"warm_up {suite.warm_up} leaves nothing of {suite.steps} steps; lower it.",
-    )
-    batch = agent.batch_size
-    _require(
-        suite.warm_up >= batch, where, f"warm_up {suite.warm_up} is less than one batch ({batch}); raise it."
-    )
-    _require(
-        0 <= schedule.buffer_min <= schedule.buffer_max,
-        where,
-        f"'schedule.buffer_min' {schedule.buffer_min} must lie between 0 and buffer_max ({schedule.buffer_max}).",
-    )
-
-
 def _arm(table: Mapping[str, Any], top: _SuiteTable, agent: AgentConfig, where: str) -> Arm:
     table = dict(table)
     changes, own = table.pop("set", {}), table.pop("overrides", {})
@@ -277,23 +218,21 @@ def _arm(table: Mapping[str, Any], top: _SuiteTable, agent: AgentConfig, where: 
             raise UserError(f"{where}: 'set' must be a table of recipe fields, not {changes!r}.")
         # Under the recipe's own name, the table would say that it is still the recipe.
         named = written.name is not None or "method" not in changes
-        _require(
+        require(
             named, where, f"'set' gives recipe '{name}' another method; give the arm a 'name' of its own."
         )
         chosen = from_table(Recipe, {**vars(chosen), "name": name, **changes}, f"{where}.set")
-    _require(
-        name.replace("_", "").isalnum(), where, f"arm name '{name}' may hold letters, digits and _ only."
-    )
+    require(name.replace("_", "").isalnum(), where, f"arm name '{name}' may hold letters, digits and _ only.")
     fixed = () if chosen.sparsity is None else (chosen.sparsity,)
     knobs = written.sparsities if written.sparsities is not None else fixed or top.sparsities
-    _require(
+    require(
         len(knobs) > 0,
         where,
         f"arm '{name}' has no sparsity; give 'sparsities' here or at the top of the suite.",
     )
-    _require(len(set(knobs)) == len(knobs), where, f"arm '{name}' lists a sparsity twice.")
+    require(len(set(knobs)) == len(knobs), where, f"arm '{name}' lists a sparsity twice.")
     critic = written.critic_sparsities or ()
-    _require(
+    require(
         len(critic) in (0, len(knobs)),
         where,
         f"arm '{name}': critic_sparsities must be as long as sparsities.",
@@ -302,22 +241,13 @@ def _arm(table: Mapping[str, Any], top: _SuiteTable, agent: AgentConfig, where: 
         check_knob(knob, where)
     count = top.seeds if written.seeds is None else written.seeds
     first = top.seeds_from if written.seeds_from is None else written.seeds_from
-    _require(
-        count > 0 and first >= 0, where, f"arm '{name}' needs at least one seed, counted from 0 or more."
-    )
+    require(count > 0 and first >= 0, where, f"arm '{name}' needs at least one seed, counted from 0 or more.")
     default_role = {"dense": "dense", "placebo": "placebo"}.get(name, "method")
     role = written.role or default_role
     if role not in ROLES:
         raise suggest(role, list(ROLES), f"role in {where}")
     values = tunings.overrides_of(own, agent, f"{where}.overrides")
     return Arm(chosen, name, role, knobs, tuple(range(first, first + count)), critic, values)
-
-
-def _unique(names: list[str], what: str, where: str) -> None:
-    for name in names:
-        _require(
-            names.count(name) == 1, where, f"{what} '{name}' appears twice; give one of them another name."
-        )
 
 
 def parse(table: Mapping[str, Any], where: str) -> Suite:
@@ -344,27 +274,27 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
     else:
         schedule = from_table(Schedule, timing, f"{where} [schedule]")
     plain_name = top.name.replace("_", "").isalnum()
-    _require(plain_name, where, f"suite name '{top.name}' may hold letters, digits and _ only.")
+    require(plain_name, where, f"suite name '{top.name}' may hold letters, digits and _ only.")
     for key, value in (("environments", environments), ("arms", arms)):
         good = isinstance(value, list) and len(value) > 0
-        _require(good, where, f"the suite needs at least one [[{key}]] block.")
+        require(good, where, f"the suite needs at least one [[{key}]] block.")
     tasks = [from_table(Task, entry, f"{where} [[environments]]", skip=("object",)) for entry in environments]
     for task in tasks:
         levels = (task.random, task.reference, task.learned)
-        _require(
+        require(
             all(v is None for v in levels) or all(v is not None for v in levels),
             where,
             f"environment '{task.name}' needs random, reference and learned together, or none of them.",
         )
         if task.random is not None and task.reference is not None:
-            _require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
+            require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
     resolved = [_arm(entry, top, agent, f"{where} [[arms]]") for entry in arms]
-    _unique([task.name for task in tasks], "environment", where)
-    _unique([arm.name for arm in resolved], "arm", where)
+    check_unique([task.name for task in tasks], "environment", where)
+    check_unique([arm.name for arm in resolved], "arm", where)
     dense = [arm for arm in resolved if arm.role == "dense"]
-    _require(len(dense) <= 1, where, "only one arm may have the role 'dense'.")
+    require(len(dense) <= 1, where, "only one arm may have the role 'dense'.")
     resolved = tunings.apply(resolved, tuned, agent, where)
-    _check_seeds(resolved, where)
+    check_seeds(resolved, where)
     tunings.check_equal(resolved, top.unequal_tuning, where)
     suite = Suite(
         name=top.name,
@@ -384,23 +314,6 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
     )
     check_ranges(suite, where)
     return suite
-
-
-def _check_seeds(arms: list[Arm], where: str) -> None:
-    """Two arms with the same recipe, knob and seed would be one run counted twice: the A/A row must use other seeds."""
-    seen: dict[tuple[Any, ...], str] = {}
-    for arm in arms:
-        # The key of a run folds in the recipe, not the arm's name.
-        for knob in arm.sparsities:
-            own = arm.critic_sparsity(knob)
-            critic = knob if own is None else own
-            for seed in arm.seeds:
-                other = seen.setdefault((arm.recipe, arm.overrides, knob, critic, seed), arm.name)
-                _require(
-                    other == arm.name,
-                    where,
-                    f"arms '{other}' and '{arm.name}' are the same runs (seed {seed}); give one of them 'seeds_from'.",
-                )
 
 
 def read(path: Path) -> Suite:

@@ -1,0 +1,188 @@
+"""What can be typed after `sparserl`: one dataclass per command, from which tyro makes the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Run a suite (or go on with it) and print its table."""
+
+    suite: tyro.conf.Positional[str] = "quick"
+    """A shipped suite by name, or your own by path (my_suite.toml)."""
+    out: Path | None = None
+    """Folder for records and tables; default runs/<suite>-<hash>."""
+    time_budget: float | None = None
+    """Seconds after which to stop with exit code 3; run again to go on."""
+    only: tuple[str, ...] = ()
+    """Run only the programs that hold these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Put the arms of several result folders into one table; refuse what may not be compared."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """What `sparserl bench` or `sparserl publish` made, e.g. runs/mine results/quick."""
+    out: Path | None = None
+    """Folder for table.md, table.csv, table.tex and reproduce.md; default: print only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSuite:
+    """Print what a suite would do, and do nothing."""
+
+    suite: tyro.conf.Positional[str] = "quick"
+    """A shipped suite by name, or your own by path."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tune:
+    """Search a suite's grid of settings (or go on with it), on seeds of its own; writes tuned.toml."""
+
+    suite: tyro.conf.Positional[str]
+    """A shipped suite by name, or your own by path, with a [tune] table."""
+    out: Path | None = None
+    """Folder for records and tables; default runs/<suite>-tune-<hash>."""
+    time_budget: float | None = None
+    """Seconds after which to stop with exit code 3; run again to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Check every record of a folder; exit code 1 if anything is wrong."""
+
+    folder: tyro.conf.Positional[Path]
+    """What `sparserl bench` or `sparserl publish` made, or a folder of such folders (results)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Publish:
+    """Copy a finished and checked folder into results/."""
+
+    folder: tyro.conf.Positional[Path]
+    """What `sparserl bench` made."""
+    replace: bool = False
+    """Overwrite published records whose results differ."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Make the tables of a folder again from its records, and print them."""
+
+    folder: tyro.conf.Positional[Path]
+    """What `sparserl bench` made."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw the figures of a folder again from its records."""
+
+    folder: tyro.conf.Positional[Path]
+    """What `sparserl bench` made."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train one recipe on one environment, all seeds together."""
+
+    env: str
+    """brax:hopper, gymnax:Pendulum-v1, my_pkg.my_module:Factory."""
+    agent: str = "td3"
+    """See `sparserl list agents`."""
+    recipe: str = "rlx2"
+    """See `sparserl list recipes`; your own recipe or sparsity method: my_pkg.my_module:name."""
+    method: str | None = None
+    """Sparsity method in place of the recipe's; see `sparserl list sparsifiers`, or my_pkg.my_module:name."""
+    sparsity: float = 0.9
+    """Fraction of weights removed, in [0, 1)."""
+    critic_sparsity: float | None = None
+    """The critic's own sparsity; default as the actor's."""
+    seeds: int = 8
+    """Number of seeds."""
+    first_seed: int = 0
+    """Seeds are counted from here."""
+    steps: int = 100_000
+    """Environment steps per seed."""
+    warm_up: int | None = None
+    """Random steps before the first update; default 5 % of the steps, at most 25,000."""
+    num_envs: int = 1
+    """Parallel environments per seed."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the hidden layers."""
+    batch_size: int | None = None
+    """Samples per update."""
+    learning_rate: float | None = None
+    """Of all networks."""
+    episodes: int = 10
+    """Episodes per evaluation."""
+    final_episodes: int = 100
+    """Episodes of the final evaluation."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A finished run's folder (or its policy.npz): begin from its networks and masks."""
+    out: Path | None = None
+    """Folder for the results; default runs/train-<hash>."""
+    time_budget: float | None = None
+    """Seconds after which to stop with exit code 3; run again to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conformance:
+    """Hold a sparsity method to what it declares; exit code 1 if a promise is broken."""
+
+    method: tyro.conf.Positional[str]
+    """A shipped method by name, or your own: my_pkg.my_module:my_method."""
+    sparsity: float = 0.6
+    """The method's knob, on networks of 16 units."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a recorded run again and compare, bit for bit; or a policy on fresh episodes."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    episodes: int | None = None
+    """Fresh episodes instead of the recorded ones; default 100 where there is no record."""
+    seed: int | None = None
+    """Which fresh episodes; default 0."""
+    env: str | None = None
+    """Another environment for the fresh episodes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Show what a trained policy is made of: layers, dead units, bytes."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """List what can be chosen by name."""
+
+    what: tyro.conf.Positional[Literal["agents", "envs", "recipes", "sparsifiers", "suites"]]
+    """What to list."""
+
+
+Command = (
+    Annotated[Bench, tyro.conf.subcommand("bench")]
+    | Annotated[PlanSuite, tyro.conf.subcommand("plan")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Publish, tyro.conf.subcommand("publish")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Table, tyro.conf.subcommand("table")]
+    | Annotated[Plot, tyro.conf.subcommand("plot")]
+    | Annotated[Conformance, tyro.conf.subcommand("conformance")]
+    | Annotated[List, tyro.conf.subcommand("list")]
+)

@@ -1,0 +1,96 @@
+"""What the numbers of a suite must satisfy before anything is planned; every refusal is one sentence with the place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sparserl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from sparserl_jax.bench.suites import Arm, Suite
+
+
+def require(good: bool, where: str, sentence: str) -> None:
+    """Raise `UserError` with the place unless `good`."""
+    if not good:
+        raise UserError(f"{where}: {sentence}")
+
+
+def check_knob(knob: float, where: str) -> None:
+    """Refuse a sparsity outside [0, 1)."""
+    require(
+        0.0 <= knob < 1.0,
+        where,
+        f"sparsity {knob:g} is outside [0, 1); it is the fraction of weights removed.",
+    )
+
+
+def check_ranges(suite: Suite, where: str) -> None:
+    """Refuse numbers that no training could use."""
+    agent, evaluation, schedule = suite.agent, suite.evaluation, suite.schedule
+    positive = {
+        "steps": suite.steps,
+        "warm_up": suite.warm_up,
+        "num_envs": suite.num_envs,
+        "dispatch": 1 if suite.dispatch is None else suite.dispatch,
+        "agent.batch_size": agent.batch_size,
+        "agent.learning_rate": agent.learning_rate,
+        "agent.policy_delay": agent.policy_delay,
+        "evaluation.interval": evaluation.interval,
+        "evaluation.episodes": evaluation.episodes,
+        "evaluation.final_episodes": evaluation.final_episodes,
+        "schedule.topology_interval": schedule.topology_interval,
+        "schedule.delay": schedule.delay,
+        "schedule.buffer_max": schedule.buffer_max,
+        "schedule.buffer_check": schedule.buffer_check,
+    }
+    for key, value in positive.items():
+        require(value > 0, where, f"'{key}' must be positive, not {value}.")
+    for task in suite.tasks:
+        for key in ("episodes", "final_episodes"):
+            own = getattr(suite.evaluation_of(task), key)
+            require(own > 0, where, f"'{key}' of environment '{task.name}' must be positive, not {own}.")
+    require(len(agent.hidden) > 0 and min(agent.hidden) > 0, where, "'agent.hidden' needs positive widths.")
+    require(0.0 < agent.gamma <= 1.0, where, f"'agent.gamma' must be in (0, 1], not {agent.gamma:g}.")
+    require(0.0 < agent.tau <= 1.0, where, f"'agent.tau' must be in (0, 1], not {agent.tau:g}.")
+    drop = schedule.drop_fraction
+    require(0.0 <= drop <= 1.0, where, f"'schedule.drop_fraction' {drop:g} is outside [0, 1].")
+    require(
+        suite.warm_up < suite.steps,
+        where,
+        f"warm_up {suite.warm_up} leaves nothing of {suite.steps} steps; lower it.",
+    )
+    batch = agent.batch_size
+    require(
+        suite.warm_up >= batch, where, f"warm_up {suite.warm_up} is less than one batch ({batch}); raise it."
+    )
+    require(
+        0 <= schedule.buffer_min <= schedule.buffer_max,
+        where,
+        f"'schedule.buffer_min' {schedule.buffer_min} must lie between 0 and buffer_max ({schedule.buffer_max}).",
+    )
+
+
+def check_unique(names: list[str], what: str, where: str) -> None:
+    """Refuse a name that appears twice."""
+    for name in names:
+        require(
+            names.count(name) == 1, where, f"{what} '{name}' appears twice; give one of them another name."
+        )
+
+
+def check_seeds(arms: list[Arm], where: str) -> None:
+    """Two arms with the same recipe, knob and seed would be one run counted twice: the A/A row must use other seeds."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for arm in arms:
+        # The key of a run folds in the recipe, not the arm's name.
+        for knob in arm.sparsities:
+            own = arm.critic_sparsity(knob)
+            critic = knob if own is None else own
+            for seed in arm.seeds:
+                other = seen.setdefault((arm.recipe, arm.overrides, knob, critic, seed), arm.name)
+                require(
+                    other == arm.name,
+                    where,
+                    f"arms '{other}' and '{arm.name}' are the same runs (seed {seed}); give one of them 'seeds_from'.",
+                )
