@@ -100,9 +100,9 @@ def test_links_lead_to_files(page):
 
 @pytest.mark.parametrize("page", list(PAGES))
 def test_every_command_exists(page):
-    from sparserl_jax import cli
+    from sparserl_jax import arguments
 
-    known = set(re.findall(r'subcommand\("([\w-]+)"\)', Path(cli.__file__).read_text()))
+    known = set(re.findall(r'subcommand\("([\w-]+)"\)', Path(arguments.__file__).read_text()))
     named = re.findall(r"(?:^|`)sparserl ([a-z-]+)", PAGES[page], flags=re.MULTILINE)
     assert set(named) <= known
 

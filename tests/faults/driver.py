@@ -35,11 +35,11 @@ from typing import Any
 HERE = "here I am"
 FUNCTIONS = {
     "compile": "sparserl_jax.training.program:Program.compile",
-    "dispatch": "sparserl_jax.training.runner:_Execution.dispatch",
-    "evaluate": "sparserl_jax.training.runner:_Execution.evaluate",
+    "dispatch": "sparserl_jax.training.runner:Execution.dispatch",
+    "evaluate": "sparserl_jax.training.runner:Execution.evaluate",
     "save": "sparserl_jax.training.checkpoint:save",
-    "final": "sparserl_jax.training.runner:_Execution.final_returns",
-    "outcomes": "sparserl_jax.training.runner:_Execution.outcomes",
+    "final": "sparserl_jax.training.runner:Execution.final_returns",
+    "outcomes": "sparserl_jax.training.runner:Execution.outcomes",
     "record": "sparserl_jax.bench.records:write",
     "program": "sparserl_jax.bench.run:_one",
     "summary": "sparserl_jax.bench.summary:summarise",

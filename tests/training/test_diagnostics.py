@@ -54,7 +54,7 @@ def watched():
         runs.append(Run(small.training(), known, 0.0 if name == "dense" else 0.6, place, f"{name}{place}"))
     (program,) = group(runs)
     recorder = Recorder()
-    recorder.execution = runner._Execution(program, None, recorder, 300.0)
+    recorder.execution = runner.Execution(program, None, recorder, 300.0)
     return recorder.execution.run(None), recorder
 
 
