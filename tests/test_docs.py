@@ -128,6 +128,7 @@ def test_every_key_of_a_suite_is_listed_with_its_default():
         "Task",
         "_ArmTable",
         "Recipe",
+        "_TuneTable",
     ]
     for module, name, without, more, text in found:
         fields = {f.name: f for f in dataclasses.fields(getattr(importlib.import_module(module), name))}
@@ -144,6 +145,13 @@ def test_every_key_of_a_suite_is_listed_with_its_default():
             else:
                 value = tomllib.loads(f"value = {cell.strip('`')}")["value"]
                 assert (tuple(value) if isinstance(value, list) else value) == default, (name, key)
+
+
+def test_every_column_of_a_curve_is_explained_as_the_code_explains_it():
+    from sparserl_jax.training.diagnostics import COLUMNS
+
+    listed = [f"| `{column.name}` | {column.unit or 'number'} | {column.meaning} |" for column in COLUMNS]
+    assert "\n".join(listed) in PAGES["diagnostics"]
 
 
 def test_the_sparsifier_is_a_screenful_and_its_promises_are_all_named():

@@ -84,7 +84,7 @@ class _TuneTable:
 
     seeds: int
     seeds_from: int
-    grid: Any = dataclasses.field(default_factory=dict)
+    grid: Any
     arms: tuple[str, ...] | None = None
     sparsity: float | None = None
     unequal: bool = False
