@@ -74,6 +74,8 @@ class Plot:
 
     folder: tyro.conf.Positional[Path]
     """What `sparserl bench` made."""
+    diagnostics: bool = False
+    """Also draw the diagnostics of training, a figure per environment and sparsity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Train:
 class List:
     """List what can be chosen by name."""
 
-    what: tyro.conf.Positional[Literal["agents", "envs", "recipes", "sparsifiers", "suites"]]
+    what: tyro.conf.Positional[Literal["agents", "diagnostics", "envs", "recipes", "sparsifiers", "suites"]]
     """What to list."""
 
 
@@ -224,9 +226,13 @@ def table(command: Table, console: Console) -> int:
 
 def plot(command: Plot, console: Console) -> int:
     """`sparserl plot`."""
-    from sparserl_jax.bench import plots
+    from sparserl_jax.bench import plots, plots_diagnostics, summary
 
-    for path in plots.write(command.folder):
+    found = summary.summarise(command.folder)
+    made = plots.write(command.folder, found)
+    if command.diagnostics:
+        made += plots_diagnostics.write(command.folder, found)
+    for path in made:
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     return 0
 
