@@ -85,6 +85,8 @@ class Plot:
 
     folder: tyro.conf.Positional[Path]
     """What `sparserl bench` made."""
+    diagnostics: bool = False
+    """Also draw the diagnostics of training, a figure per environment and sparsity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Inspect:
 class List:
     """List what can be chosen by name."""
 
-    what: tyro.conf.Positional[Literal["agents", "envs", "recipes", "sparsifiers", "suites"]]
+    what: tyro.conf.Positional[Literal["agents", "diagnostics", "envs", "recipes", "sparsifiers", "suites"]]
     """What to list."""
 
 

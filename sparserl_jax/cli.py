@@ -164,9 +164,13 @@ def table(command: Table, console: Console) -> int:
 
 def plot(command: Plot, console: Console) -> int:
     """`sparserl plot`."""
-    from sparserl_jax.bench import plots
+    from sparserl_jax.bench import plots, plots_diagnostics, summary
 
-    for path in plots.write(command.folder):
+    found = summary.summarise(command.folder)
+    made = plots.write(command.folder, found)
+    if command.diagnostics:
+        made += plots_diagnostics.write(command.folder, found)
+    for path in made:
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     return 0
 

@@ -53,6 +53,7 @@ def test_a_malformed_command_line_exits_with_2(line):
     ("kind", "name"),
     [
         ("agents", "td3"),
+        ("diagnostics", "q_bias"),
         ("envs", "brax:hopper"),
         ("recipes", "rlx2"),
         ("sparsifiers", "rigl"),

@@ -13,6 +13,12 @@ def _agents() -> list[tuple[str, str]]:
     return [(name, agent.summary) for name, agent in AGENTS.items()]
 
 
+def _diagnostics() -> list[tuple[str, str]]:
+    from sparserl_jax.training.diagnostics import COLUMNS
+
+    return [(column.name, f"[{column.unit}] {column.meaning}") for column in COLUMNS]
+
+
 def _environments() -> list[tuple[str, str]]:
     from sparserl_jax.envs import names
 
@@ -44,6 +50,7 @@ def _suites() -> list[tuple[str, str]]:
 
 _KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "agents": _agents,
+    "diagnostics": _diagnostics,
     "envs": _environments,
     "recipes": _recipes,
     "sparsifiers": _sparsifiers,
