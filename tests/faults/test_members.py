@@ -20,9 +20,7 @@ def trained():
     """Outcomes of three members, of which one receives `reward` at one step; None: all is well."""
     of = small.training(steps=240, num_envs=1, dispatch=None, evaluation=Evaluation(120, 4, 4))
     of = dataclasses.replace(of, agent=dataclasses.replace(of.agent, policy_delay=2, hidden=(8,)))
-    runs = [
-        Run(of, recipe(name), 0.5 * (name == "rlx2"), 0, name) for name in ("dense_rvl", "rlx2", "tiny_rvl")
-    ]
+    runs = [Run(of, recipe(name), 0.5 * (name == "rigl"), 0, name) for name in ("dense", "rigl", "tiny")]
     runs[2] = dataclasses.replace(runs[2], sparsity=0.5)
 
     def train(reward):
