@@ -147,8 +147,8 @@ def notes(found: Outcome) -> list[str]:
     bias = "; ".join(f"{arm} {value:.3g}" for arm, value in found.optimism.items())
     text = [
         "TUNING, NOT A RESULT: the score of a chosen trial is the largest of several on the seeds that chose it, so it "
-        f"is biased upward (by at least about, in units of {unit}, from a bootstrap: {bias}). Only runs on the suite's "
-        "own seeds say how good the chosen values are.",
+        f"is biased upward, by about this much of {unit} or more (bootstrap): {bias}. Only runs on the suite's own "
+        "seeds say how good the chosen values are.",
         (
             f"{next(iter(counts.values()))} trials for every arm"
             if equal

@@ -49,6 +49,7 @@ def check_td_target() -> None:
         DROP_GROW, NO_EVENTS, td3.TD3Config(**{**conformance.CONFIG.__dict__, "target_noise": 0.0})
     )
     state, batch = begin()[1], conformance.batch(1, 64)
+    state = state._replace(traced=state.traced._replace(target_noise=np.float32(0)))
     _, metrics = lab.update(state, batch, 0, 0)
     actor, critic = (host(getattr(state, f"target_{name}")[0]) for name in NETWORKS)
     target = rlx2_numpy.td3_target(actor, critic, batch, conformance.CONFIG.gamma, np.float32(0))
