@@ -107,13 +107,7 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
         "Steps/s: whole program, all its members together, without compilation and evaluation; members of one program "
         "share one speed, so it compares machines, not methods."
     )
-    shares = sorted(
-        {(r["provenance"]["program"], r["measured"]["evaluation_share"]) for r in found if _timed(r)}
-    )
-    if shares:
-        highest = max(share for _, share in shares)
-        note = "" if highest <= 0.25 else " (above the 25 % a suite should spend)"
-        lines.append(f"Evaluation took at most {100 * highest:.0f} % of a program's time{note}.")
+    lines.extend(_evaluation_share(found))
     if found:
         lines.append(origin(found, settings["suite_hash"]))
     return lines
@@ -125,6 +119,22 @@ def origin(found: Sequence[dict[str, Any]], suite_hash: str) -> str:
         f"{distinct(machine(r) for r in found)}; {distinct(versions(r) for r in found)}; "
         f"{distinct(commit(r) for r in found)}; configuration {suite_hash}."
     )
+
+
+def _evaluation_share(found: Sequence[dict[str, Any]]) -> list[str]:
+    """How much of the whole run evaluation took; every program counts once, whatever the number of its members."""
+    programs = {r["provenance"]["program"]: r["measured"] for r in found if _timed(r)}
+    if not programs:
+        return []
+    parts = [(m.get("evaluate_seconds") or 0.0, m["evaluation_share"]) for m in programs.values()]
+    # A share of zero says nothing about the length of its program; such programs did not evaluate.
+    total = sum(seconds / share for seconds, share in parts if share > 0)
+    share = sum(seconds for seconds, _ in parts) / total if total > 0 else 0.0
+    note = "" if share <= 0.25 else " (above the 25 % a suite should spend)"
+    highest = max(own for _, own in parts)
+    return [
+        f"Evaluation took {100 * share:.0f} % of the run{note}, at most {100 * highest:.0f} % of a program."
+    ]
 
 
 def _episodes(suite: dict[str, Any]) -> str:
