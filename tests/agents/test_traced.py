@@ -15,6 +15,7 @@ from sparserl_jax.agents.agent import Range
 from sparserl_jax.agents.noise import scaled_normal
 from sparserl_jax.agents.optimise import adam
 from sparserl_jax.agents.td3 import TD3Config, Traced
+from sparserl_jax.conformance.laboratory import clock_at
 from sparserl_jax.sparsity import METHODS, drop_grow
 from tests.reference import conformance
 from tests.reference.conformance import CONFIG, NETWORKS, NO_EVENTS, Laboratory
@@ -49,7 +50,7 @@ def test_every_traced_name_is_a_number_of_the_configuration_and_arrives_in_the_a
 def trained(lab: Laboratory, settings: Any, members: int | None, updates: int = 20) -> list[Any]:
     """The state after `updates` updates with their delayed parts, and exploring actions from it; members on the leading
     axis of `settings` where a number of them is given."""
-    agent, clock = lab.agent, conformance._clock
+    agent, clock = lab.agent, clock_at
     over = (lambda fn, axes: jax.jit(jax.vmap(fn, axes))) if members else (lambda fn, axes: jax.jit(fn))
     start = over(agent.init, (None, 0))
     update = over(lambda s, b, k, c: agent.update(s, b, k, c, conformance.EVIDENCE)[0], (0, None, None, None))
@@ -67,7 +68,7 @@ def trained(lab: Laboratory, settings: Any, members: int | None, updates: int = 
 
 
 def test_a_member_trains_as_an_agent_with_its_values_would():
-    """Beside a member of other values: masks exactly, values to 1e-5 over 20 updates (events: training/test_overrides)."""
+    """Beside a member of other values: masks exactly, values to 1e-5 over 20 updates; events: see test_overrides."""
     lab = Laboratory(drop_grow.DROP_GROW, NO_EVENTS)
     own = Laboratory(drop_grow.DROP_GROW, NO_EVENTS, OTHER)
     settings = [
