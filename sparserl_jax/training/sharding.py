@@ -106,7 +106,16 @@ class Layout:
         """Arrays `[member, ...]` on the host as arrays `[row, ...]` on the devices."""
         if len(self.devices) == 1:
             return jax.device_put(tree)
-        return jax.device_put(self.padded(tree), self._sharding)
+        sharding = self._sharding
+
+        def put(leaf: Any) -> Any:
+            if not _is_key(leaf):
+                return jax.device_put(leaf, sharding)
+            # From the host, as its data: to cut up an array that is on a device already, JAX compiles a program.
+            data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+        return jax.tree.map(put, self.padded(tree))
 
     def unpadded(self, tree: Any) -> Any:
         """Arrays or shapes `[row, ...]` as `[member, ...]`; arrays come to the host where there are copies to leave
@@ -122,9 +131,13 @@ class Layout:
         return jax.tree.map(cut, tree)
 
 
+def _is_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _on_rows(leaf: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     """`change` by NumPy, for which nothing is compiled; typed random keys (of a user's environment) as their data."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _is_key(leaf):
         changed: Any = change(np.asarray(jax.random.key_data(leaf)))
         return jax.random.wrap_key_data(changed, impl=jax.random.key_impl(leaf))
     return change(np.asarray(leaf))
