@@ -35,8 +35,9 @@ class Layout:
 
     @staticmethod
     def of(members: int) -> Layout:
-        """The layout of `members` on this machine."""
-        return Layout(members, tuple(devices()))
+        """The layout of `members` on this machine; a single one needs no second device."""
+        local = devices()
+        return Layout(members, tuple(local[:1] if members == 1 else local))
 
     @property
     def per_device(self) -> int:

@@ -65,6 +65,12 @@ def test_one_device_changes_nothing():
     assert layout(3, 1).padded(tree) is tree and layout(3, 1).unpadded(tree) is tree
 
 
+def test_members_are_spread_over_all_devices_and_a_single_one_over_none(monkeypatch):
+    monkeypatch.setattr(sharding, "devices", lambda: list("abcd"))
+    assert Layout.of(2) == Layout(2, ("a", "b", "c", "d"))
+    assert Layout.of(1) == Layout(1, ("a",))
+
+
 def test_layout_says_in_words_where_members_are():
     assert str(layout(90, 1)) == "90 members"
     assert str(layout(7)) == "7 members on 8 devices, 1 padded"
