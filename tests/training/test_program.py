@@ -140,19 +140,20 @@ def test_evaluation_key_is_common_to_an_environment():
 
 def test_memory_forecast_equals_the_bytes_of_the_population(program):
     compiled, _ = program.compile()
-    population = compiled["init"](program.settings)
+    population = compiled["init"](program.layout.place(program.settings))
     plain = [
         jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         for leaf in jax.tree.leaves(population)
     ]
-    assert program.memory() == sum(leaf.nbytes for leaf in plain)
-    assert all(leaf.shape[0] == len(program.runs) for leaf in plain)
+    assert program.memory() == sum(leaf.addressable_shards[0].data.nbytes for leaf in plain)
+    assert all(leaf.shape[0] == program.layout.rows for leaf in plain)
 
 
 def test_memory_is_forecast_without_allocating_it():
     enormous = dataclasses.replace(small.training().schedule, buffer_max=9_000_000, topology_interval=100_000)
     of = small.training(steps=9_000_000, warm_up=600, dispatch=None, schedule=enormous)
-    assert small.program(of).memory() > 4 * 9_000_000 * (2 + 1 + 1) * 4
+    program = small.program(of)
+    assert program.memory() > program.layout.per_device * 9_000_000 * (2 + 1 + 1) * 4
 
 
 def test_every_stage_is_compiled_and_counted(program):
@@ -194,11 +195,12 @@ def traced(program):
     """Jaxpr of the training stage over members, with the clock as it is, and with a clock per member."""
     stages = Stages(program.training, program.agent, program.env, program.n_max, program.keep_mean)
     population, members = program.shapes(), len(program.runs)
-    clock = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), clock_at(program.training, 0))
-    clocks = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((members,), leaf.dtype), clock)
+    clocks = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((members,), leaf.dtype), clock_at(program.training, 0)
+    )
     batched = jax.vmap(stages.train, in_axes=(0, 0, 0))
     return (
-        jax.make_jaxpr(program.stages["train"])(population, program.settings, clock).jaxpr,
+        jax.make_jaxpr(program.stages["train"])(*program.arguments()["train"]).jaxpr,
         jax.make_jaxpr(batched)(population, program.settings, clocks).jaxpr,
     )
 
@@ -216,10 +218,9 @@ def test_clock_with_a_member_axis_would_turn_every_branch_into_a_selection(trace
 
 def test_every_stage_lowers_for_accelerators_on_any_machine(program):
     for platform in ("cuda", "tpu"):
-        population, clock = program.shapes(), clock_at(program.training, 0)
         exported = jax.export.export(
             program.stages["train"],
             platforms=(platform,),
             disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")],
-        )(population, program.settings, clock)
+        )(*program.arguments()["train"])
         assert exported.platforms == (platform,)
