@@ -21,6 +21,7 @@ from sparserl_jax import replay
 from sparserl_jax.accounting.flops import forward, td3_update
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import provenance
+from sparserl_jax.errors import UserError
 from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
 
 INTERVAL = 1000
@@ -112,6 +113,23 @@ def memory() -> list[dict[str, Any]]:
     return rows
 
 
+def on_the_host(repeats: int, members: int) -> list[dict[str, Any]]:
+    """The plain loop around environments on the host; nothing where gymnasium's physics is not installed."""
+    from benchmarks.perf import host
+
+    try:
+        found = host.measure(members, repeats)
+    except UserError as error:
+        print(f"left out: {error}")
+        return []
+    text = f"{host.ENV}, {members} members: "
+    return [
+        row(text + "environment steps of all members", members / found["total"], "per s", ""),
+        row(text + "time outside the update", 100 * (1 - found["update"]), "% of run time", "at most 15"),
+        row(text + "of which the environments", 100 * found["environment"], "% of run time", ""),
+    ]
+
+
 def compilation() -> list[dict[str, Any]]:
     """Seconds to trace and compile one training dispatch."""
     began = time.perf_counter()
@@ -170,6 +188,7 @@ def main() -> None:
         compilation,
         lambda: learner(options.repeats, options.members),
         lambda: topology(max(3, options.repeats // 3), options.members),
+        lambda: on_the_host(options.repeats, options.members),
     ]
     for section in sections:
         rows += section()

@@ -55,6 +55,16 @@ class Broken(Exception):
     """An environment raised an exception or returned something of another form than it promised; says which."""
 
 
+def instances(env: HostEnvironment, count: int) -> list[HostEnvironment]:
+    """`count` fresh instances of an environment; UserError if it cannot be made again."""
+    try:
+        return [env.fresh() for _ in range(count)]
+    except Exception as error:
+        raise UserError(
+            f"environment '{env.spec.name}': a further instance could not be made ({_said(error)}); mend what makes it."
+        ) from error
+
+
 def env_units(spec: EnvSpec, action: np.ndarray) -> np.ndarray:
     """Agent actions f32[..., A] in [-1, 1] (clipped to it) in the environment's own units."""
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
@@ -111,17 +121,16 @@ def check(env: HostEnvironment, steps: int = 16) -> HostEnvironment:
     and from one that has been used before (which is what resuming and a new episode need). steps=0 only resets.
     Raises UserError with one sentence on the first thing that is wrong.
     """
+    first, used = instances(env, 2)
     try:
-        first, used = env.fresh(), env.fresh()
-        try:
-            trace = _trace(first, steps)
-            _trace(used, steps // 2)
-            env.repeatable = trace == _trace(used, steps) == _trace(first, steps)
-        finally:
-            first.close()
-            used.close()
+        trace = _trace(first, steps)
+        _trace(used, steps // 2)
+        env.repeatable = trace == _trace(used, steps) == _trace(first, steps)
     except Broken as broken:
         raise UserError(f"environment '{env.spec.name}': {broken}; mend it or choose another.") from broken
+    finally:
+        first.close()
+        used.close()
     return env
 
 

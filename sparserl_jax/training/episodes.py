@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparserl_jax.envs import HostEnvironment, Lookahead, Step, start_steps
-from sparserl_jax.envs.host import Broken, begin, env_units, proceed
+from sparserl_jax.envs.host import Broken, begin, env_units, instances, proceed
 from sparserl_jax.training.host_stages import Taken
 
 
@@ -55,7 +55,7 @@ class Episodes:
 
     def __init__(self, env: HostEnvironment, keys: np.ndarray, longest: int) -> None:
         self.spec, self.keys = env.spec, np.asarray(keys)
-        self.envs = [env.fresh() for _ in self.keys]
+        self.envs = instances(env, len(self.keys))
         members = len(self.envs)
         self.log = Log(
             np.zeros(members, np.uint32),

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from sparserl_jax.envs import HostEnvironment, check
+from sparserl_jax.envs.host import instances
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.episodes import BrokenAt, Episodes, Log, play_ahead, reset_seed
 from sparserl_jax.training.program import Program, clock_at
@@ -40,7 +41,6 @@ class HostExecution(Execution):
         self.seconds["environment"] = 0.0  # part of the seconds of warm_up and train
         self.sums: dict[str, Any] = {}
         self.cut = np.zeros(len(program.runs), np.int32)
-        self.playground: list[HostEnvironment] = []
 
     def prepare(self) -> None:
         """Look at the environment once more, make everybody's, and compile."""
@@ -54,9 +54,10 @@ class HostExecution(Execution):
                 f"{env.spec.name} is not repeatable (equal seeds and actions gave different results): a run that is "
                 "stopped goes on, but not to the same end.",
             )
-        self.keys = np.asarray(program.settings.keys["start"])
+        keys = np.asarray(program.settings.keys["start"])
         longest = min(env.spec.max_episode_steps, self.training.steps)
-        self.episodes = Episodes(env, self.keys, longest)
+        self.episodes = Episodes(env, keys, longest)
+        self.playground = instances(env, len(keys))
         super().prepare()
         like = program.host_stages.sums(program.shapes(), program.settings, clock_at(self.training, 0))
         self.zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
@@ -134,8 +135,6 @@ class HostExecution(Execution):
     def _evaluate(self, repeat: int) -> dict[str, np.ndarray]:
         began = time.perf_counter()
         plan, clock = self.training.evaluation, clock_at(self.training, self.step)
-        if not self.playground:
-            self.playground = [self.env.fresh() for _ in self.program.runs]
         params = self.compiled["harvest"](self.population)["params"]["actor"]
         key = np.asarray(self.program.settings.evaluation_key)[0]  # common to all arms
         seeds = [reset_seed(key, self.step, repeat, episode) for episode in range(plan.episodes)]

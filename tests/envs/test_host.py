@@ -122,3 +122,14 @@ def test_entry_check_finds_what_a_used_instance_remembers():
 
 def test_entry_check_without_steps_only_resets():
     assert check(Odd(answer=fail), steps=0).repeatable
+
+
+def test_an_environment_that_can_be_made_only_once_is_refused():
+    class Alone(host_toys.HostPull):
+        def fresh(self):
+            raise OSError("the port is taken")
+
+    with pytest.raises(
+        UserError, match=r"a further instance could not be made \(OSError: the port is taken\)"
+    ):
+        check(Alone())
