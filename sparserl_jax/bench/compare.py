@@ -172,9 +172,9 @@ def _of(source: Source, env: str) -> list[dict[str, Any]]:
 
 def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
     """What a run's random key and its training depend on; two records that share it are the same run made twice."""
-    result, recipe = record["result"], record["provenance"]["config"].get("recipe")
-    knobs = (result["sparsity"], result["critic_sparsity"])
-    return result["env"], records.canonical(recipe), *knobs, result["seed"]
+    result, config = record["result"], record["provenance"]["config"]
+    what = records.canonical([config.get("recipe"), config.get("overrides")])
+    return result["env"], what, result["sparsity"], result["critic_sparsity"], result["seed"]
 
 
 def _control(record: dict[str, Any]) -> bool:
@@ -245,8 +245,19 @@ def _name_apart(sources: list[Source]) -> None:
             source.records[index] = {**record, "result": result}
 
 
+def _declared(sources: list[Source]) -> list[dict[str, Any]]:
+    """The arms as their suites declare them (their tuning, their own values), under the names of the table."""
+    found: dict[str, dict[str, Any]] = {}
+    for source in sources:
+        arms = {arm["name"]: arm for arm in source.suite["arms"]}
+        for record in source.records:
+            name, role = record["result"]["arm"], record["result"]["role"]
+            declared = arms.get(name.removesuffix(_suffix(source)), {})
+            found.setdefault(name, {**declared, "name": name, "role": role})
+    return list(found.values())
+
+
 def _summary(sources: list[Source], shared: list[str], said: list[str]) -> Summary:
-    arms = [r["result"]["arm"] for source in sources for r in source.records]
     first = sources[0]
     tasks = [next(task for task in first.suite["tasks"] if task["name"] == env) for env in shared]
     runs = [run for source in sources for run in _planned(source, shared)]
@@ -259,7 +270,7 @@ def _summary(sources: list[Source], shared: list[str], said: list[str]) -> Summa
             "title": f"{', '.join(s.name for s in sources[:-1])} and {sources[-1].name} compared",
             "result": all(source.suite["result"] for source in sources),
             "tasks": tasks,
-            "arms": [{"name": name} for name in dict.fromkeys(arms)],
+            "arms": _declared(sources),
         },
         "runs": runs,
     }
