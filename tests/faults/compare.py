@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sparserl_jax.bench import check, records, summary, tables
 
-FILES = {"record.json", "curve.csv", "policy.npz", "masks.npz", "timings.json"}
-SAME = ("curve.csv", "policy.npz", "masks.npz")
+FILES = {"record.json", "curve.csv", "policy.npz", "masks.npz", "networks.npz", "timings.json"}
+SAME = ("curve.csv", "policy.npz", "masks.npz", "networks.npz")
 """Files of a record that carry no clock: equal in every byte."""
 UNFINISHED = ("the record is missing", "there is no dense arm to compare with")
 """What `sparserl check` rightly says of a suite that has not ended."""
