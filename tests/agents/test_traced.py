@@ -67,7 +67,7 @@ def trained(lab: Laboratory, settings: Any, members: int | None, updates: int = 
 
 
 def test_a_member_trains_as_an_agent_with_its_values_would():
-    """Beside a member of other values: masks exactly, values to 1e-5 over 20 updates (events: training/test_overrides)."""
+    """Beside one of other values, 20 updates: masks exactly, values to 1e-5 (events: training/test_overrides.py)."""
     lab = Laboratory(drop_grow.DROP_GROW, NO_EVENTS)
     own = Laboratory(drop_grow.DROP_GROW, NO_EVENTS, OTHER)
     settings = [
