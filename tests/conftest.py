@@ -1,6 +1,9 @@
 """What every test may rely on, however pytest was started."""
 
+import gc
+import resource
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +16,26 @@ def ctrl_c_is_heard():
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+ENOUGH = 4 << 30
+"""Bytes of memory at which compiled programs are forgotten: hundreds of tests leave several gigabytes of them."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_do_not_pile_up():
+    """Forget what was compiled once it fills the memory of a small machine; what is needed again is compiled again."""
+    yield
+    if resident() > ENOUGH:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+
+
+def resident() -> int:
+    """Bytes of memory this process holds; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError, ValueError):
+        return 0
