@@ -162,13 +162,9 @@ def make(
             name: adopt_network(trainers[name], networks(state)[name], *jax.tree.map(jnp.asarray, pair))
             for name, pair in given.items()
         }
-        if "actor" in taken:
-            actor = taken["actor"]
-            state = state._replace(actor=actor, target_actor=(actor.params, actor.extra))
-        if "critic" in taken:
-            critic = taken["critic"]
-            state = state._replace(critic=critic, target_critic=(critic.params, critic.extra))
-        return state
+        changed: dict[str, Any] = dict(taken)
+        changed |= {f"target_{name}": (network.params, network.extra) for name, network in taken.items()}
+        return state._replace(**changed)
 
     def deployed(state: TD3State) -> tuple[Params, Params, str]:
         return sparsifiers["actor"].deployed(state.actor.params, state.actor.extra, state.actor.sparsity)

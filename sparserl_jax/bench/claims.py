@@ -68,7 +68,8 @@ class Claims:
             content = {key: value for key, value in settings["suite"].items() if key != "title"}
             if records.digest(records.canonical(content).encode())[:12] != settings["suite_hash"]:
                 self.problems.append(f"{records.CONFIGURATION}: the suite was changed, its hash is another")
-            for entry in (Planned(*run) for run in suite_of(settings["suite"]).runs()):
+            self.suite = suite_of(settings["suite"])
+            for entry in (Planned(*run) for run in self.suite.runs()):
                 self.planned[entry.folder.as_posix()] = entry
         except (UserError, KeyError, TypeError) as error:
             told = error if isinstance(error, UserError) else f"{error!r} is missing or of another form"
@@ -95,7 +96,7 @@ class Claims:
             return []  # told above, once
         origin = record["provenance"]
         problems = _differences(origin["config"], records.config_of(planned), "provenance.config")
-        problems += _differences(record["result"], self._fields(planned), "result")
+        problems += _differences(record["result"], records.declared_of(self.suite, planned), "result")
         if run_id not in origin["program_members"]:
             problems.append("its program does not count it among its members")
         problems += [
@@ -111,34 +112,6 @@ class Claims:
         owner = {"run_id": run_id, "config_hash": origin["config_hash"], "env": planned.task.name}
         problems += _differences(described, owner, "policy.npz")
         return problems + self._counts(planned, record["result"], described)
-
-    def _fields(self, planned: Planned) -> dict[str, Any]:
-        """Fields of `result` that the suite decides."""
-        suite, run = self.settings["suite"], planned.run
-        evaluation = run.training.evaluation
-        return {
-            "suite": suite["name"],
-            "env": planned.task.name,
-            "agent": suite["agent"]["name"],
-            "arm": planned.arm.name,
-            "role": planned.arm.role,
-            "recipe": run.recipe.name,
-            "method": run.recipe.method,
-            "source": run.recipe.source,
-            "sparsity": float(run.knobs["actor"]),
-            "critic_sparsity": float(run.knobs["critic"]),
-            "seed": run.seed,
-            "budget": {
-                "env_steps": suite["steps"],
-                "warm_up": suite["warm_up"],
-                "updates": run.training.updates,
-                "num_envs": suite["num_envs"],
-                "batch_size": suite["agent"]["batch_size"],
-                "points": suite["steps"] // suite["evaluation"]["interval"],
-                "episodes": evaluation.episodes,
-                "final_episodes": evaluation.final_episodes,
-            },
-        }
 
     def _counts(self, planned: Planned, result: dict[str, Any], described: dict[str, Any]) -> list[str]:
         """Declared counts and costs, worked out again from the suite and the policy's spaces."""

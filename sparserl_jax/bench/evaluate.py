@@ -219,13 +219,14 @@ def _evaluation(
     import jax
 
     from sparserl_jax.envs import HostEnvironment
+    from sparserl_jax.envs.host import instances
     from sparserl_jax.training.episodes import BrokenAt, play, reset_seed
     from sparserl_jax.training.stages import evaluation_returns
 
     params = jax.tree.map(lambda x: np.broadcast_to(x, (members, *x.shape)), policy.params)
     if isinstance(env, HostEnvironment):
         act = jax.jit(jax.vmap(policy.apply))
-        envs = [env.fresh() for _ in range(members)]
+        envs = instances(env, members)
 
         def on_host(step: int, repeat: int) -> np.ndarray:
             seeds = [reset_seed(key, step, repeat, episode) for episode in range(episodes)]

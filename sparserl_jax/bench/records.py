@@ -28,7 +28,7 @@ import numpy as np
 
 from sparserl_jax.bench import costs, policy
 from sparserl_jax.bench.plan import Plan, Planned
-from sparserl_jax.bench.suites import plain
+from sparserl_jax.bench.suites import Suite, plain
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import method
 
@@ -135,6 +135,34 @@ def config_of(planned: Planned) -> dict[str, Any]:
     return config
 
 
+def declared_of(suite: Suite, planned: Planned) -> dict[str, Any]:
+    """Fields of `result` that the suite decides before anything is run."""
+    run = planned.run
+    return {
+        "suite": suite.name,
+        "env": planned.task.name,
+        "agent": suite.agent.name,
+        "arm": planned.arm.name,
+        "role": planned.arm.role,
+        "recipe": run.recipe.name,
+        "method": run.recipe.method,
+        "source": run.recipe.source,
+        "sparsity": float(run.knobs["actor"]),
+        "critic_sparsity": float(run.knobs["critic"]),
+        "seed": run.seed,
+        "budget": {
+            "env_steps": suite.steps,
+            "warm_up": suite.warm_up,
+            "updates": run.training.updates,
+            "num_envs": suite.num_envs,
+            "batch_size": suite.agent.batch_size,
+            "points": suite.points,
+            "episodes": run.training.evaluation.episodes,
+            "final_episodes": run.training.evaluation.final_episodes,
+        },
+    }
+
+
 def result_of(plan: Plan, planned: Planned, outcome: Any) -> dict[str, Any]:
     """The `result` part of a record."""
     suite, run, promised = plan.suite, planned.run, plan.promise(planned.run)
@@ -148,30 +176,10 @@ def result_of(plan: Plan, planned: Planned, outcome: Any) -> dict[str, Any]:
     if diverged:
         found.update(score=None, final_score=None, auc=None)
     return {
-        "suite": suite.name,
-        "env": planned.task.name,
-        "agent": suite.agent.name,
-        "arm": planned.arm.name,
-        "role": planned.arm.role,
-        "recipe": run.recipe.name,
-        "method": run.recipe.method,
-        "source": run.recipe.source,
+        **declared_of(suite, planned),
         # What the declared counts mean; said only where they are not exact for every tensor.
         **({} if budget == EXACT else {"promise": budget}),
-        "sparsity": float(run.knobs["actor"]),
-        "critic_sparsity": float(run.knobs["critic"]),
-        "seed": run.seed,
         "status": outcome.status,
-        "budget": {
-            "env_steps": suite.steps,
-            "warm_up": suite.warm_up,
-            "updates": run.training.updates,
-            "num_envs": suite.num_envs,
-            "batch_size": suite.agent.batch_size,
-            "points": suite.points,
-            "episodes": run.training.evaluation.episodes,
-            "final_episodes": run.training.evaluation.final_episodes,
-        },
         **found,
         "final_returns": final,
         "realised_sparsity": {

@@ -54,6 +54,13 @@ SUITE: dict[str, Any] = {
         {"recipe": "rlx2"},
     ],
 }
+SMALL: dict[str, Any] = {
+    "seeds": 2,
+    "sparsities": [0.8],
+    "environments": SUITE["environments"][:1],
+    "arms": [{"recipe": "dense"}, {"recipe": "tiny"}, {"recipe": "rlx2"}],
+}
+"""Changes of SUITE that leave six runs."""
 
 QUALITY = {
     "dense": 0.98,

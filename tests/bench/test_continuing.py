@@ -18,7 +18,7 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.training.diagnostics import begin_history
 from sparserl_jax.training.population import key_data
 from sparserl_jax.training.program import ONCE
-from tests.bench import fake, trained
+from tests.bench import fake, forge, trained
 
 ENV = "gymnax:Pendulum-v1"
 RUN = "gymnax-Pendulum-v1/rlx2-s0700-seed000"
@@ -108,10 +108,7 @@ def test_publishing_leaves_the_networks_behind_and_check_needs_them_not(tmp_path
     options = {"seeds": 5, "sparsities": [0.8], "environments": fake.SUITE["environments"][:1]}
     fake.finished(tmp_path / "x", fake.make_plan(**options, arms=[{"recipe": "dense"}]))
     monkeypatch.setattr(publish, "_state", lambda *arguments: None)
-    for file in (tmp_path / "x").glob("records/*/*/record.json"):
-        record = json.loads(file.read_text())
-        record["provenance"]["git_dirty"] = False
-        file.write_text(json.dumps(record))
+    forge.change_all(tmp_path / "x", lambda record: record["provenance"].update(git_dirty=False))
     target = publish.publish(tmp_path / "x", results=tmp_path / "results")
     assert list(tmp_path.glob(f"x/**/{policy.NETWORKS}")) and not list(target.glob(f"**/{policy.NETWORKS}"))
     assert check.check(target) == [] and check.check(tmp_path / "x") == []

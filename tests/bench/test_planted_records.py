@@ -11,28 +11,10 @@ import numpy as np
 import pytest
 
 from sparserl_jax.bench import check, paths, policy, provenance, records
-from tests.bench import fake, forge
+from tests.bench import forge
 
-SMALL: dict[str, Any] = {
-    "seeds": 2,
-    "sparsities": [0.8],
-    "environments": fake.SUITE["environments"][:1],
-    "arms": [{"recipe": "dense"}, {"recipe": "tiny"}, {"recipe": "rlx2"}],
-}
 ENV = "gymnax-Pendulum-v1"
 ONE, TWO = f"{ENV}/rlx2-s0800-seed000", f"{ENV}/rlx2-s0800-seed001"
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("planted") / "mini"
-    fake.finished(folder, fake.make_plan(**SMALL))
-    return folder
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "mini"))
 
 
 def found(folder: Path, sentence: str, run_id: str = "") -> bool:

@@ -17,25 +17,7 @@ from sparserl_jax.errors import UserError
 from tests.bench import fake
 from tests.bench.forge import change, rehash
 
-SMALL = {
-    "seeds": 2,
-    "sparsities": [0.8],
-    "environments": fake.SUITE["environments"][:1],
-    "arms": [{"recipe": "dense"}, {"recipe": "tiny"}, {"recipe": "rlx2"}],
-}
 RLX2 = "gymnax-Pendulum-v1/rlx2-s0800-seed001"
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("records") / "mini"
-    fake.finished(folder, fake.make_plan(**SMALL))
-    return folder
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "mini"))
 
 
 def test_a_sound_folder_passes(folder: Path):
@@ -66,7 +48,7 @@ def test_a_record_survives_the_round_trip_and_holds_no_clock_in_its_result(folde
 
 
 def test_the_same_run_gives_the_same_result_and_the_same_bytes(folder: Path, tmp_path: Path):
-    fake.finished(tmp_path / "again", fake.make_plan(**SMALL))
+    fake.finished(tmp_path / "again", fake.make_plan(**fake.SMALL))
     for name in ("curve.csv", "policy.npz", "masks.npz"):
         assert (tmp_path / "again/records" / RLX2 / name).read_bytes() == (
             folder / "records" / RLX2 / name
@@ -180,7 +162,7 @@ def test_unequal_budgets_are_found(folder: Path):
 
 
 def test_a_comparison_without_a_dense_arm_is_found(tmp_path: Path):
-    fake.finished(tmp_path / "x", fake.make_plan(**{**SMALL, "arms": [{"recipe": "rlx2"}]}))
+    fake.finished(tmp_path / "x", fake.make_plan(**{**fake.SMALL, "arms": [{"recipe": "rlx2"}]}))
     assert check.check(tmp_path / "x") == ["gymnax:Pendulum-v1: there is no dense arm to compare with"]
 
 
@@ -203,7 +185,7 @@ def test_a_diverged_run_is_recorded_as_such_and_sound(tmp_path: Path):
             outcome, status="diverged", curve=curve, final_returns=np.full(10, np.nan, np.float32)
         )
 
-    fake.finished(tmp_path / "x", fake.make_plan(**SMALL), change=diverge)
+    fake.finished(tmp_path / "x", fake.make_plan(**fake.SMALL), change=diverge)
     result = records.read(tmp_path / "x/records" / RLX2)["result"]
     assert (result["status"], result["score"], result["final_score"]) == ("diverged", None, None)
     assert check.check(tmp_path / "x") == []
