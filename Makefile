@@ -13,7 +13,7 @@ JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)
 MAKE_ENVIRONMENT = @sh .ci/environment "$(PYTHON)" "$(ACCEL)" "$(VENV)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev bench test test-quick test-faults lint format perf check clean
+.PHONY: help install install-dev bench test test-quick test-properties test-faults lint format perf check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -37,6 +37,9 @@ test: install-dev ## all tests
 
 test-quick: install-dev ## the tests not marked slow
 	@$(JAX) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-properties: install-dev ## the property tests with 1,000 new examples each
+	@$(JAX) $(BIN)/python -m pytest -m hypothesis --hypothesis-profile=long $(ARGS)
 
 test-faults: install-dev ## kill a small suite a hundred times (20 to 30 minutes), print and store the table
 	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.faults $(ARGS)
