@@ -130,6 +130,21 @@ def on_the_host(repeats: int, members: int) -> list[dict[str, Any]]:
     ]
 
 
+def checkpoint(repeats: int, members: int) -> list[dict[str, Any]]:
+    """Writing and restoring a large population."""
+    from benchmarks.perf import checkpoints
+
+    found = checkpoints.measure(members, repeats)
+    text = f"checkpoint of {members} members x {checkpoints.TRANSITIONS:,} transitions: "
+    return [
+        row(text + "size", found["size"], "GB", ""),
+        row(text + "written in", found["write"], "s", ""),
+        row(text + "restored in", found["restore"], "s", ""),
+        row(text + "a plain read of its files takes", found["read"], "s", ""),
+        row(text + "restored / plain read", found["restore"] / found["read"], "ratio", "at most 1.20"),
+    ]
+
+
 def compilation() -> list[dict[str, Any]]:
     """Seconds to trace and compile one training dispatch."""
     began = time.perf_counter()
@@ -189,6 +204,7 @@ def main() -> None:
         lambda: learner(options.repeats, options.members),
         lambda: topology(max(3, options.repeats // 3), options.members),
         lambda: on_the_host(options.repeats, options.members),
+        lambda: checkpoint(max(3, options.repeats // 3), options.members),
     ]
     for section in sections:
         rows += section()
