@@ -6,20 +6,23 @@ ACCEL  ?= auto
 SUITE  ?=
 ARGS   ?=
 VENV   ?= .venv
+JOBS   ?= 2
 
 BIN := $(VENV)/bin
+# A process of tests holds up to 5 GB of compiled programs; files stay whole, for their tests share what they compile.
+PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile,)
 # ACCEL=cpu on a machine with a GPU is a choice, and JAX must hear of it; otherwise the environment stays as it is.
 JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)
 MAKE_ENVIRONMENT = @sh .ci/environment "$(PYTHON)" "$(ACCEL)" "$(VENV)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev bench test test-quick test-faults lint format perf check clean
+.PHONY: help install install-dev bench test test-quick test-properties test-faults lint format perf check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
-	  printf '  make %-12s %s\n' "$$target" "$$text"; done
+	  printf '  make %-16s %s\n' "$$target" "$$text"; done
 	@echo
-	@echo '  SUITE=name or my_suite.toml   ACCEL=auto|cpu|cuda12|cuda13|tpu   PYTHON=python3.12   VENV=.venv   ARGS="..."'
+	@echo '  SUITE=name or my_suite.toml   ACCEL=auto|cpu|cuda12|cuda13|tpu   PYTHON=python3.12   VENV=.venv   JOBS=2   ARGS="..."'
 
 install: ## make .venv for the accelerator of this machine
 	$(MAKE_ENVIRONMENT)
@@ -33,10 +36,13 @@ bench: install ## run a suite (quick on a CPU, standard on an accelerator) and p
 	$(JAX) $(BIN)/sparserl bench "$$suite" $(ARGS)
 
 test: install-dev ## all tests
-	@$(JAX) $(BIN)/python -m pytest $(ARGS)
+	@$(JAX) $(PYTEST) $(ARGS)
 
 test-quick: install-dev ## the tests not marked slow
-	@$(JAX) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(JAX) $(PYTEST) -m "not slow" $(ARGS)
+
+test-properties: install-dev ## the property tests with 1,000 new examples each
+	@$(JAX) $(PYTEST) -m hypothesis --hypothesis-profile=long $(ARGS)
 
 test-faults: install-dev ## kill a small suite a hundred times (20 to 30 minutes), print and store the table
 	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.faults $(ARGS)

@@ -19,8 +19,8 @@ class Bench:
     """Folder for records and tables; default runs/<suite>-<hash>."""
     time_budget: float | None = None
     """Seconds after which to stop with exit code 3; run again to go on."""
-    only: tuple[str, ...] = ()
-    """Run only the programs that hold these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM."""
+    only: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Run only the programs that hold these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM; repeatable."""
 
 
 @dataclasses.dataclass(frozen=True)

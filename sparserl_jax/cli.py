@@ -69,10 +69,11 @@ def bench(command: Bench, console: Console) -> int:
     path = paths.suite_path(command.suite)
     plan = plans.make(suites.read(path))
     folder = runs.folder_of(plan, command.out)
-    if command.only:
-        plan = only.select(plan, command.only)
+    rows = [row for group in command.only for row in group]
+    if rows:
+        plan = only.select(plan, rows)
     plans.show(plan, console)
-    for line in only.lines(plan, command.only) if command.only else []:
+    for line in only.lines(plan, rows) if rows else []:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     runs.run(plan, folder, console, time_budget=command.time_budget, suite_file=path)
     _show(plan, folder, console)

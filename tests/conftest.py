@@ -6,6 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The usual tests draw the same examples every time: a red one says something about the change, not about luck. The long
+# ones (`make test-properties`) draw new ones, and many.
+settings.register_profile("usual", max_examples=100, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("usual")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -17,7 +18,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+PAGES = {
+    path.relative_to(DOCS).with_suffix("").as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted(DOCS.rglob("*.md"))
+}
 BLOCK = re.compile(r"(?:<!-- ([^>]*) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 
 
@@ -95,7 +99,15 @@ def test_every_page_is_in_the_index():
 @pytest.mark.parametrize("page", list(PAGES))
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", PAGES[page]):
-        assert target.startswith("http") or (DOCS / target).exists(), target
+        assert target.startswith("http") or ((DOCS / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("methods/")])
+def test_places_in_the_code_are_there(page):
+    places = re.findall(r"`(sparserl_jax(?:\.\w+)+)`", PAGES[page])
+    assert places
+    for place in places:
+        assert pkgutil.resolve_name(place) is not None
 
 
 @pytest.mark.parametrize("page", list(PAGES))

@@ -9,6 +9,9 @@ from sparserl_jax.errors import UserError
 if TYPE_CHECKING:
     from sparserl_jax.bench.suites import Arm, Suite
 
+MOST_SEEDS = 10_000
+"""Of one arm: every run is planned by itself, and a slip of the pen would fill the memory."""
+
 
 def require(good: bool, where: str, sentence: str) -> None:
     """Raise `UserError` with the place unless `good`."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import tuning as tunings
-from sparserl_jax.bench.ranges import check_knob, check_ranges, check_seeds, check_unique, require
+from sparserl_jax.bench.ranges import MOST_SEEDS, check_knob, check_ranges, check_seeds, check_unique, require
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
@@ -206,7 +206,8 @@ class _SuiteTable:
     unequal_tuning: bool = False
 
 
-def _arm(table: Mapping[str, Any], top: _SuiteTable, agent: AgentConfig, where: str) -> Arm:
+def _arm(table: Any, top: _SuiteTable, agent: AgentConfig, where: str) -> Arm:
+    require(isinstance(table, Mapping), where, f"an arm is a table with a recipe, not {table!r}.")
     table = dict(table)
     changes, own = table.pop("set", {}), table.pop("overrides", {})
     written = from_table(_ArmTable, table, where)
@@ -242,6 +243,7 @@ def _arm(table: Mapping[str, Any], top: _SuiteTable, agent: AgentConfig, where: 
     count = top.seeds if written.seeds is None else written.seeds
     first = top.seeds_from if written.seeds_from is None else written.seeds_from
     require(count > 0 and first >= 0, where, f"arm '{name}' needs at least one seed, counted from 0 or more.")
+    require(count <= MOST_SEEDS, where, f"arm '{name}' has {count} seeds; give at most {MOST_SEEDS}.")
     default_role = {"dense": "dense", "placebo": "placebo"}.get(name, "method")
     role = written.role or default_role
     if role not in ROLES:

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparserl_jax.bench.ranges import MOST_SEEDS
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.training.config import check_override
@@ -113,8 +114,8 @@ def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
     """The `[tune]` table of a suite with these arms; raises `UserError`."""
     where = f"{where} [tune]"
     written = from_table(_TuneTable, table, where)
-    if written.seeds < 1 or written.seeds_from < 0:
-        raise UserError(f"{where}: give at least one seed, counted from 0 or more.")
+    if not 1 <= written.seeds <= MOST_SEEDS or written.seeds_from < 0:
+        raise UserError(f"{where}: give 1 to {MOST_SEEDS} seeds, counted from 0 or more.")
     tune = Tune(
         seeds=tuple(range(written.seeds_from, written.seeds_from + written.seeds)),
         arms=_competing(written.arms, arms, where),

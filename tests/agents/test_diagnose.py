@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -114,7 +114,6 @@ def test_dead_layer_shows_as_dormant_in_that_layer_alone(bench, name):
 finite = st.floats(0, 1e6, width=32, allow_subnormal=False)
 
 
-@settings(deadline=None)
 @given(activity=arrays.arrays(np.float32, (2, 6), elements=finite), bits=st.integers(0, 2**12 - 1))
 def test_dormant_share_counts_existing_units_at_or_below_a_fraction_of_their_mean(activity, bits):
     exists = np.array([bits >> i & 1 for i in range(activity.size)], bool).reshape(activity.shape)

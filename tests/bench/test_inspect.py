@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -73,7 +73,6 @@ def test_live_weights_in_every_layer_need_not_connect_anything():
     assert [layer.dead for layer in found.layers[:2]] == [2, 2]
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.7))
 def test_paths_are_those_of_a_walk_through_the_network(seed: int, density: float):
     """Oracle: numbers of paths, by products of 0/1 matrices."""

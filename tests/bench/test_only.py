@@ -110,6 +110,7 @@ def test_the_command_line_runs_only_the_selected_programs(tmp_path: Path, monkey
         line["command"].startswith("sparserl bench suite.toml --only ") and (folder / "suite.toml").is_file()
     )
     assert cli.run(["bench", "smoke", "--only", "rlx"]) == 2
+    assert cli.run(["bench", "smoke", "--only", "rlx", "--only", "rlx2"]) == 2  # the first is not forgotten
     assert "did you mean 'rlx2'?" in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -71,7 +71,6 @@ AGGREGATES = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
 @given(MATRICES, st.integers(0, 2**32 - 1))
 def test_the_order_of_runs_never_matters(x, seed):
     shuffled = rng(seed).permuted(x, axis=0)  # every task shuffled on its own
@@ -83,14 +82,12 @@ def test_the_order_of_runs_never_matters(x, seed):
     np.testing.assert_allclose(stats.probability_of_improvement(shuffled, x), 0.5, atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(hnp.arrays(np.float64, (5, 4, 3), elements=FINITE))
 def test_aggregates_of_a_batch_equal_single_calls(batch):
     for aggregate in AGGREGATES:
         np.testing.assert_allclose(aggregate(batch), [aggregate(x) for x in batch], atol=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
 @given(MATRICES, st.floats(0.1, 10), st.floats(-10, 10))
 def test_delta_scales_and_ignores_shifts(x, scale, shift):
     y = x[::-1] * 0.5

@@ -52,6 +52,8 @@ def test_quick_and_standard_hold_what_they_promise():
         ({"steps": 4000.5}, "must be int"),
         ({"steps": True}, "must be int"),
         ({"seeds": 0}, "at least one seed"),
+        ({"seeds": 10**12}, "at most 10000"),
+        ({"arms": ["dense"]}, "not 'dense'"),
         ({"agent": {"learning_rate": 0.0}}, "must be positive"),
         ({"agent": {"hidden": []}}, "positive widths"),
         ({"warm_up": 4000}, "leaves nothing"),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserl_jax import replay as rp
@@ -83,7 +83,6 @@ def compare(batch, index, history, row, env, n):
     assert np.isfinite(batch.closing_obs[index]).all()
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**20),
     num_envs=st.integers(1, 5),

@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sparserl_jax.errors import UserError
@@ -97,7 +97,6 @@ def test_zero_sparsity_is_dense(rule):
     assert rule(layers, 0.0) == [layer.size for layer, _ in layers.tensors]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 64), min_size=2, max_size=5), st.floats(0, 0.99), st.integers(1, 2))
 def test_counts_lie_between_one_and_dense(widths, sparsity, copies):
     layers = network(*widths, copies=copies)

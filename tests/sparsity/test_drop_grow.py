@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from sparserl_jax.layers import leaf
@@ -118,7 +117,6 @@ def test_random_growth_is_uniform_over_all_entries_not_kept():
 # ---- promises at any event ---------------------------------------------------------------------------------
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
 @given(
     network=st.sampled_from(["actor", "critic"]),
     seed=st.integers(0, 10_000),

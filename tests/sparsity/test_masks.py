@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -41,14 +41,12 @@ def oracle(scores: np.ndarray, count: int, among: np.ndarray) -> np.ndarray:
     return mask.reshape(scores.shape)
 
 
-@settings(max_examples=150, deadline=None)
 @given(SCORES, COUNTS)
 def test_top_count_equals_numpy_with_ties_by_index(scores, count):
     chosen = plain(scores, count)
     np.testing.assert_array_equal(chosen, oracle(scores, count, np.ones(SHAPE, bool)))
 
 
-@settings(max_examples=100, deadline=None)
 @given(SCORES, COUNTS, hnp.arrays(np.bool_, SHAPE))
 def test_top_count_chooses_candidates_only_and_never_more_than_there_are(scores, count, among):
     chosen = plain(scores, count, None, among)
@@ -56,7 +54,6 @@ def test_top_count_chooses_candidates_only_and_never_more_than_there_are(scores,
     assert chosen.sum() == min(count, among.sum())
 
 
-@settings(max_examples=80, deadline=None)
 @given(SCORES, COUNTS, st.integers(0, 2**31 - 1))
 def test_keyed_ties_keep_the_count_and_the_multiset_of_scores(scores, count, seed):
     chosen = np.asarray(plain(scores, count, jax.random.key(seed)))
@@ -65,7 +62,6 @@ def test_keyed_ties_keep_the_count_and_the_multiset_of_scores(scores, count, see
     np.testing.assert_array_equal(np.sort(scores[chosen]), np.sort(scores[reference]))
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     hnp.arrays(np.float32, (4, *SHAPE), elements=FEW.map(np.float32)),
     hnp.arrays(np.int32, 4, elements=COUNTS),
@@ -173,7 +169,6 @@ def test_overlap_with_layers_ignores_biases():
     assert float(masks.overlap(tree, tree, layers)) == 1.0
 
 
-@settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.bool_, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)))
 def test_packing_round_trips_at_one_bit_per_entry(mask):
     bits = masks.pack(mask)

@@ -22,6 +22,7 @@ def state(number):
         "bad": jnp.asarray([np.nan, np.inf, -0.0, 1e-45], jnp.float32),
         "key": jax.random.key(number),
         "keys": jax.random.split(jax.random.key(number), 3),
+        "other_kind": jax.random.key(number, impl="rbg"),
     }
 
 

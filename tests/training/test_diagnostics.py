@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserl_jax.envs import Lookahead, evaluate_ahead
@@ -119,7 +119,6 @@ SIZE = 12
 LAYERS = {"net": LayerTable([Layer("only", ("kernel",), None, "dense", (3, 4), output=True)])}
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 2**SIZE - 1), min_size=2, max_size=5))
 def test_history_of_any_masks_is_that_of_sets(looks):
     sets = [{i for i in range(SIZE) if bits >> i & 1} for bits in looks]
