@@ -39,6 +39,14 @@ def test_finished_records_are_skipped_and_only_their_programs(tmp_path: Path):
     assert lost.is_dir() and kept.stat().st_mtime_ns == before
 
 
+def test_a_record_of_another_configuration_is_not_finished_here(tmp_path: Path):
+    plan = fake.make_plan(**SMALL)
+    folder = runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    run_id = plan.runs[0].folder.as_posix()
+    assert records.finished(folder, run_id, plan.suite.hash())
+    assert not records.finished(folder, run_id, "0" * 12)
+
+
 def test_a_damaged_record_is_made_again(tmp_path: Path):
     plan = fake.make_plan(**SMALL)
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))

@@ -52,6 +52,14 @@ def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
 
+def test_the_worst_seed_and_the_tenth_percentile_stand_in_their_columns(folder: Path):
+    for row in summary.summarise(folder).blocks[0].rows:
+        assert (row.worst, row.p10) == (row.returns.min(), np.percentile(row.returns, 10))
+        cells = tables.cells(dataclasses.replace(row, worst=-50.0, p10=-40.0))
+        shown = dict(zip(tables.COLUMNS, cells, strict=True))
+        assert (shown["worst seed"], shown["p10"]) == ("-50.0", "-40.0")
+
+
 def test_a_single_seed_has_no_interval(tmp_path: Path):
     """Resampling one run gives bounds that are the run itself: they would claim that nothing scatters."""
     found = small(tmp_path, {}, seeds=1)
