@@ -102,7 +102,7 @@ class Train:
     method: str | None = None
     """Sparsity method in place of the recipe's; see `sparserl list sparsifiers`, or my_pkg.my_module:name."""
     sparsity: float = 0.9
-    """Fraction of weights removed, in [0, 1)."""
+    """Fraction of weights removed, in [0, 1); recipes with one of their own (dense) ignore it."""
     critic_sparsity: float | None = None
     """The critic's own sparsity; default as the actor's."""
     seeds: int = 8

@@ -195,6 +195,7 @@ def train(command: Train, console: Console) -> int:
 
 def conformance(command: Conformance, console: Console) -> int:
     """`sparserl conformance`."""
+    from sparserl_jax.bench import ranges
     from sparserl_jax.bench import run as runs
     from sparserl_jax.conformance import report
     from sparserl_jax.sparsity import method
@@ -202,6 +203,7 @@ def conformance(command: Conformance, console: Console) -> int:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    ranges.check_knob(command.sparsity, "--sparsity")
     kept = report.check(method(command.method), command.sparsity, say)
     return runs.EXIT_OK if kept else runs.EXIT_CHECK_FAILED
 

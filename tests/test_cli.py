@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ from tests.bench import fake
         ("train --env gymnax:Pendulum-v1 --seeds 0", "at least one seed"),
         ("train --env gymnax:Pendulum-v1 --hidden 0", "positive widths"),
         ("train --env gymnax:CartPole-v1", "discrete action space"),
+        ("conformance gradual:GRADUAL --sparsity 2", "--sparsity: sparsity 2 is outside [0, 1)"),
         ("check nowhere", "there is no folder 'nowhere'"),
         ("table .", "holds no configuration.json"),
         ("publish .", "holds no configuration.json"),
@@ -40,6 +43,12 @@ def test_a_mistake_gives_one_sentence_and_exit_code_2(line, sentence, capsys, tm
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and sentence in error
     assert not list(tmp_path.iterdir())
+
+
+def test_the_package_can_be_run_as_a_module():
+    line = [sys.executable, "-m", "sparserl_jax", "list", "agents"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0 and done.stdout.startswith("td3 "), done.stderr
 
 
 @pytest.mark.parametrize("line", ["", "bnech", "list colours", "train", "bench quick --no-such-flag"])

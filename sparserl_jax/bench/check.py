@@ -218,9 +218,8 @@ def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
     return int(np.asarray(mask).reshape(-1, tensor["size"])[tensor["copy"]].sum())
 
 
-def _group_problems(found: list[dict[str, Any]], compared: bool = True) -> list[str]:
-    """Problems between records: doubled seeds, copied numbers, unequal budgets, no dense arm (where arms are
-    `compared`, not only tuned)."""
+def _group_problems(found: list[dict[str, Any]]) -> list[str]:
+    """Problems between records: doubled seeds, copied numbers, unequal budgets."""
     problems = []
     seeds: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     curves: dict[tuple[str, str], list[str]] = defaultdict(list)

@@ -127,6 +127,10 @@ class Claims:
         except UserError as error:
             return [f"its method cannot have made it ({error})"]
         promised, problems = self.promised[key], []
+        budget = find_method(run.recipe.method).family.declares.budget
+        said_budget = result.get("promise", records.EXACT)
+        if said_budget != budget:
+            problems.append(f'result.promise is "{said_budget}", but its method declares "{budget}"')
         for network, table in layers.items():
             expected = [
                 ("/".join(layer.kernel), copy, list(layer.shape), layer.size) for layer, copy in table.tensors
@@ -135,7 +139,7 @@ class Claims:
             if [(t["path"], t["copy"], t["shape"], t["size"]) for t in tensors] != expected:
                 return [f"{network}: its tensors are not those of the suite's networks"]
             said, promise = [tensor["declared"] for tensor in tensors], list(promised[network].counts)
-            if find_method(run.recipe.method).family.declares.budget == "global":
+            if budget == "global":
                 if sum(said) != sum(promise):
                     problems.append(
                         f"{network}: {sum(said)} weights declared in all, but its method declares {sum(promise)}"

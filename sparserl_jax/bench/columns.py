@@ -81,12 +81,13 @@ def _bounded(found: Comparison | Interval | None, show: str) -> str:
 def cells(row: Row, pooled: bool = False) -> list[str]:
     """All columns of one row as text; `pooled`: the unit is z."""
     show = _z if pooled else _value
+    alone = len(row.seeds) < 2  # whose interval would have no width, as if nothing scattered
     middle, lower, upper = map(float, row.value)
-    value = f"{show(middle)} [{show(lower)}, {show(upper)}]"
+    value = show(middle) if alone else f"{show(middle)} [{show(lower)}, {show(upper)}]"
     z = ""
     if row.z_value is not None:
         middle, lower, upper = map(float, row.z_value)
-        z = f"{_z(middle)} [{_z(lower)}, {_z(upper)}]" if pooled else _z(middle)
+        z = f"{_z(middle)} [{_z(lower)}, {_z(upper)}]" if pooled and not alone else _z(middle)
     speed = "" if row.speed is None else f"{row.speed:,.0f}"
     return [
         row.label,

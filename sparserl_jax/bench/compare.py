@@ -102,6 +102,11 @@ def _load(folders: Sequence[Path]) -> list[Source]:
         settings, found = records.load_all(folder)
         if not found:
             raise UserError(f"'{folder}' has no record yet; finish it with `sparserl bench`.")
+        if settings["suite"].get("search"):
+            raise UserError(
+                f"'{folder}' is a tuning, whose chosen trials look better than they are; put its tuned.toml into the "
+                "suite, run that, and compare its folder."
+            )
         _whole(folder, settings, found)
         sources.append(Source(folder, "/".join(place.parts[-depth:]), settings, found))
     return sources
@@ -157,6 +162,8 @@ def _refuse(first: Source, other: Source, shared: list[str]) -> None:
         same(field, one[field], two[field])
     for field in sorted({*one["agent"], *two["agent"]}):
         same(f"agent.{field}", one["agent"].get(field), two["agent"].get(field))
+    for field in ("source", "sha256"):  # of the networks that a training did not make itself
+        same(f"start.{field}", *((suite.get("start") or {}).get(field) for suite in (one, two)))
     # The rest of the schedule belongs to methods; the size of the replay is everybody's.
     same("schedule.buffer_max", one["schedule"]["buffer_max"], two["schedule"]["buffer_max"])
     same("evaluation.interval", one["evaluation"]["interval"], two["evaluation"]["interval"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparserl_jax.bench import plots, records, statistics
+from sparserl_jax.bench import figures, records, statistics
 from sparserl_jax.bench.summary import Block, Key, Row, Summary, key_of, summarise
 from sparserl_jax.errors import UserError
 from sparserl_jax.training import diagnostics
@@ -89,7 +89,7 @@ def _intervals(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
             lambda x: statistics.iqm(np.swapaxes(x, -1, -2)[..., None]),  # of every point by itself
             ordered[:count, at],
             rng=np.random.default_rng(int(count)),
-            resamples=plots.CURVE_RESAMPLES,
+            resamples=figures.CURVE_RESAMPLES,
         )
     return middle, lower, upper, seeds
 
@@ -107,7 +107,7 @@ def figure_of(block: Block, knob: float, found: Bands, summary: Summary) -> tupl
     """All diagnostics of one environment at one sparsity, and their data as CSV."""
     rows = rows_at(block, knob)
     names = names_of({name for key, name in found if key in [_key(row) for row in rows]})
-    figure, grid, bottom, height = plots._frame(-(-len(names) // COLUMNS), COLUMNS, len(rows))
+    figure, grid, bottom, height = figures.frame(-(-len(names) // COLUMNS), COLUMNS, len(rows))
     figure.subplots_adjust(wspace=0.34, hspace=0.38)
     handles: dict[str, Any] = {}
     for axes, name in zip(grid.flat, names, strict=False):
@@ -116,9 +116,11 @@ def figure_of(block: Block, knob: float, found: Bands, summary: Summary) -> tupl
         axes.set_axis_off()
     for axes in list(grid.flat)[max(0, len(names) - COLUMNS) : len(names)]:
         axes.set_xlabel("environment steps")
-    plots._heading(figure, summary, f"Diagnostics of {plots._title(block.env)}, sparsity {knob:g}", height)
-    plots._legend(figure, handles, bottom)
-    plots._caption(figure, summary, _words(rows, names))
+    figures.heading(
+        figure, summary, f"Diagnostics of {figures.short_name(block.env)}, sparsity {knob:g}", height
+    )
+    figures.legend(figure, handles, bottom)
+    figures.caption(figure, summary, _words(rows, names))
     lines = [
         [block.env, *_key(row), name, int(step), *values, int(seeds)]
         for name in names
@@ -128,13 +130,13 @@ def figure_of(block: Block, knob: float, found: Bands, summary: Summary) -> tupl
             *(column.tolist() for column in vars(band).values()), strict=True
         )
     ]  # fmt: skip
-    return figure, plots._csv(HEADER, lines)
+    return figure, figures.csv_text(HEADER, lines)
 
 
 def _words(rows: list[Row], names: list[str]) -> str:
-    counts = plots.captions.seeds_sentence([len(row.seeds) for row in rows]).replace(" per row", "")
     text = [
-        f"Interquartile mean over {counts}; bands: 95 % bootstrap intervals; equal lines cover each other."
+        f"Interquartile mean over {figures.seeds_words(rows)}; bands: 95 % bootstrap intervals; equal lines cover each "
+        "other."
     ]
     if any(row.role == "placebo" for row in rows):
         text.append("Dashed: must lose.")
@@ -157,14 +159,14 @@ def _panel(
     known = diagnostics.column_of(name)
     assert known is not None  # names_of lets no others through
     column, where = known
-    arms, shown = plots._arms(summary), []
+    arms, shown = figures.arms_of(summary), []
     for row in rows:
         band = found.get((_key(row), name))
         if band is None:
             continue
-        own, dashed = plots.colour(row.arm, arms), row.role == "placebo"
+        own, dashed = figures.colour(row.arm, arms), row.role == "placebo"
         axes.fill_between(band.step, band.lower, band.upper, color=own, alpha=0.13, linewidth=0)
-        (handles[plots._name(row)],) = axes.plot(
+        (handles[figures.name_of(row)],) = axes.plot(
             band.step, band.iqm, color=own, linewidth=2.0 if row.role == "dense" else 1.3,
             linestyle=(0, (3, 1.5)) if dashed else "-", zorder=3,
         )  # fmt: skip
@@ -176,7 +178,7 @@ def _panel(
     if name == "q_bias":
         axes.axhline(0.0, color="#999999", linewidth=0.8, zorder=1)
     axes.set_xlim(0, max(band.step[-1] for band in shown))
-    axes.xaxis.set_major_formatter(plots._thousands)
+    axes.xaxis.set_major_formatter(figures.thousands)
     _scale(axes, column, np.concatenate([band.iqm for band in shown]))
 
 
@@ -198,7 +200,7 @@ def _scale(axes: Any, column: diagnostics.Column, values: np.ndarray) -> None:
             if np.nanmin(values) == 0:
                 axes.set_ylim(bottom=0)
     else:
-        axes.yaxis.set_major_formatter(plots._thousands)
+        axes.yaxis.set_major_formatter(figures.thousands)
         if np.nanmin(values) >= 0:
             axes.set_ylim(bottom=0)
 
@@ -217,11 +219,13 @@ def write(root: Path, summary: Summary | None = None) -> list[Path]:
     if not summary.blocks:
         raise UserError(f"'{root}' holds no finished run to diagnose; run the suite first.")
     made = []
-    with matplotlib.rc_context(plots.STYLE):  # type: ignore[arg-type]
+    with matplotlib.rc_context(figures.STYLE):  # type: ignore[arg-type]
         for block in summary.blocks:
-            found, knobs = bands(block, summary, root), plots._knobs(block)
+            found, knobs = bands(block, summary, root), figures.knobs_of(block)
             for knob in knobs:
                 end = f"-s{round(1000 * knob):04d}" if len(knobs) > 1 else ""
                 figure, data = figure_of(block, knob, found, summary)
-                made += plots._files(figure, data, root / "plots", f"diagnostics-{slug(block.env)}{end}")
+                made += figures.write_files(
+                    figure, data, root / "plots", f"diagnostics-{slug(block.env)}{end}"
+                )
     return made

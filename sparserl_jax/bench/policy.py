@@ -120,7 +120,8 @@ def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"there is no file '{path}'; check the path.") from None
     except _DAMAGE as error:
         raise UserError(
-            f"'{path.name}' is not a policy file of this package ({type(error).__name__})."
+            f"'{path.name}' is not a policy file of this package ({type(error).__name__}); give a run's folder or its "
+            f"{FILE}."
         ) from None
     found = description.get("format") if isinstance(description, dict) else None
     if found != FORMAT:

@@ -152,4 +152,5 @@ def origin(found: dict[str, Any]) -> dict[str, Any]:
         "git_dirty": found["git_dirty"],
         "jax": found["packages"]["jax"],
         "device_kind": found["system"]["device_kind"],
+        "device_count": found["system"]["device_count"],
     }

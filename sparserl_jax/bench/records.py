@@ -29,6 +29,7 @@ import numpy as np
 from sparserl_jax.bench import costs, policy
 from sparserl_jax.bench.plan import Plan, Planned
 from sparserl_jax.bench.suites import Suite, plain
+from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import method
 
@@ -102,13 +103,22 @@ def curve_text(curve: Mapping[str, Any]) -> str:
 
 
 def read_curve(path: Path) -> dict[str, list[float | None]]:
-    """Columns of a curve file; None for empty cells."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    return {
-        name: [float(row[index]) if row[index] else None for row in rows[1:]]
-        for index, name in enumerate(rows[0])
-    }
+    """Columns of a curve file; None for empty cells. Raises `UserError` for one that is missing or damaged."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        columns = {
+            name: [float(row[index]) if row[index] else None for row in rows[1:]]
+            for index, name in enumerate(rows[0])
+        }
+        if not {"env_step", "update", "return"} <= columns.keys():
+            raise ValueError("columns are missing")
+    except (OSError, ValueError, IndexError):
+        raise UserError(
+            f"'{path}' is missing or damaged; `sparserl check` says what else is, and a run whose folder is deleted is "
+            "made again."
+        ) from None
+    return columns
 
 
 def _tensors(layers: LayerTable, nnz: Sequence[int], declared: Sequence[int]) -> list[dict[str, Any]]:
@@ -320,7 +330,10 @@ def configuration(plan: Plan) -> dict[str, Any]:
 
 def read(folder: Path) -> dict[str, Any]:
     """The record in a run's folder."""
-    return json.loads((folder / "record.json").read_text(encoding="utf-8"), parse_constant=_refuse)
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"), parse_constant=_refuse)
+    if not isinstance(record, dict):
+        raise ValueError("a record is a JSON object")
+    return record
 
 
 def _refuse(name: str) -> float:
@@ -347,8 +360,6 @@ def finished(root: Path, run_id: str, suite_hash: str) -> bool:
 
 def load_all(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(configuration, records in the order of the plan); runs without a record are left out."""
-    from sparserl_jax.errors import UserError
-
     try:
         settings = json.loads((root / CONFIGURATION).read_text(encoding="utf-8"))
     except OSError:
@@ -357,6 +368,11 @@ def load_all(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         ) from None
     except ValueError:
         raise UserError(f"'{root.name}/{CONFIGURATION}' is not valid JSON; run the suite again.") from None
+    forms = {"schema_version": str, "suite_hash": str, "suite": dict, "runs": list}
+    if not isinstance(settings, dict) or any(not isinstance(settings.get(k), f) for k, f in forms.items()):
+        raise UserError(
+            f"'{root.name}/{CONFIGURATION}' is not what a suite writes ({', '.join(forms)}); run the suite again."
+        )
     found = []
     for run_id in settings["runs"]:
         folder = root / "records" / run_id

@@ -6,11 +6,15 @@ vmapped together), the code and the kind of device. A command therefore runs who
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sparserl_jax.bench.single import SINGLE
+from sparserl_jax.errors import UserError
+from sparserl_jax.sparsity import method as find_method
+from sparserl_jax.training.recipe import RECIPES, Recipe
 
 if TYPE_CHECKING:
     from sparserl_jax.bench.rows import Row
@@ -27,7 +31,8 @@ def pattern(env: str, arm: str, sparsity: float) -> str:
 
 
 def command(settings: dict[str, Any], env: str, arm: str, sparsity: float, file: str = SUITE_FILE) -> str:
-    """The command that makes the runs of one row again; empty where no command can (an environment object).
+    """The command that makes the runs of one row again; empty where no command can (an environment or recipe
+    that is a Python object). `FOLDER` stands for the folder of a run that a training began from.
 
     Args:
         settings: `configuration.json` of the folder.
@@ -41,14 +46,14 @@ def command(settings: dict[str, Any], env: str, arm: str, sparsity: float, file:
 
 def _train(suite: dict[str, Any], env: str) -> str:
     """A single training as `sparserl train` with every argument that decides a number."""
-    if ":" not in env:
-        return ""  # the environment was an object of the user's: only the user's own program has it
+    if ":" not in env or not (recipe := _recipe(suite["arms"][0]["recipe"])):
+        return ""  # an object of the user's: only the user's own program has it
     agent, evaluation, arm = suite["agent"], suite["evaluation"], suite["arms"][0]
     critic = arm["critic_sparsities"]
     options: dict[str, Any] = {
         "env": env,
         "agent": agent["name"],
-        "recipe": arm["recipe"]["name"],
+        **recipe,
         "sparsity": arm["sparsities"][0],
         **({"critic-sparsity": critic[0]} if critic else {}),
         "seeds": len(arm["seeds"]),
@@ -62,10 +67,37 @@ def _train(suite: dict[str, Any], env: str) -> str:
         "episodes": evaluation["episodes"],
         "final-episodes": evaluation["final_episodes"],
     }
+    if suite.get("start"):
+        source = suite["start"][
+            "source"
+        ]  # a run's id, or the name of a file; where it lies, only the user knows
+        options["from"] = f"FOLDER/records/{source}" if "/" in source else f"FOLDER/{source}"
     words = ["sparserl", "train"]
     for name, value in options.items():
         words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return shlex.join(words)
+
+
+def _recipe(found: dict[str, Any]) -> dict[str, str]:
+    """The options that name a recipe; none for a `Recipe` of the user's, whose place is not recorded."""
+    name, method = found["name"], found["method"]
+    if name in RECIPES:
+        return {"recipe": name}
+    parts = [
+        field.name for field in dataclasses.fields(Recipe) if field.name not in ("name", "method", "summary")
+    ]
+    usual = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    if ":" in method and all(found[part] == usual[part] for part in parts):
+        try:
+            own = find_method(method).name
+        except UserError:  # a module that is not here
+            own = name
+        if own == name:
+            return {"recipe": method}
+    for known in RECIPES.values():
+        if name.startswith(f"{known.name}_") and all(found[part] == getattr(known, part) for part in parts):
+            return {"recipe": known.name, "method": method}
+    return {}
 
 
 def joined(commands: Sequence[str]) -> str:
@@ -118,7 +150,7 @@ def page(summary: Summary) -> str:
         "|---|---|---:|---|---|---|---|",
     ]
     for env, row in _lines(summary):
-        told = f"`{row.command}`" if row.command else "the Python program that passed the environment object"
+        told = f"`{row.command}`" if row.command else "the Python program that passed its objects"
         where = f" in {row.origin}" if row.origin else ""
         commits = ", ".join(text[:10] for text in row.commits)
         lines.append(

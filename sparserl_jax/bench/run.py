@@ -66,7 +66,9 @@ def locked(folder: Path) -> Iterator[None]:
 def _difference(ours: Any, theirs: Any, where: str = "") -> str:
     """The first setting in which two configurations differ, with both values."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in sorted(set(ours) | set(theirs)):
+        # A name or a setting says more than the runs and hashes that follow from it, and the title decides nothing.
+        late, first = ("runs", "suite_hash", "title"), ("name",)
+        for key in sorted(set(ours) | set(theirs), key=lambda key: (key in late, key not in first, key)):
             if ours.get(key) != theirs.get(key):
                 return _difference(ours.get(key), theirs.get(key), f"{where}.{key}" if where else key)
     if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
@@ -83,8 +85,12 @@ def claim(folder: Path, plan: Plan) -> None:
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            theirs = {}
-        if {**theirs, "suite": {**theirs.get("suite", {}), "title": ""}} != {
+            theirs = None
+        if not isinstance(theirs, dict) or not isinstance(theirs.get("suite"), dict):
+            raise UserError(
+                f"'{folder}' holds a damaged {records.CONFIGURATION}; restore it, or give another folder with --out."
+            )
+        if {**theirs, "suite": {**theirs["suite"], "title": ""}} != {
             **ours,
             "suite": {**ours["suite"], "title": ""},
         }:

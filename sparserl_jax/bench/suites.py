@@ -290,6 +290,8 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
         )
         if task.random is not None and task.reference is not None:
             require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
+        if task.random is not None and task.learned is not None:
+            require(task.learned > task.random, where, f"'{task.name}': learned must exceed random.")
     resolved = [_arm(entry, top, agent, f"{where} [[arms]]") for entry in arms]
     check_unique([task.name for task in tasks], "environment", where)
     check_unique([arm.name for arm in resolved], "arm", where)

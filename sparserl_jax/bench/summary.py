@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import records, reproduce, statistics
+from sparserl_jax.bench import records, reproduce, schema, statistics
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.caption import caption
 from sparserl_jax.bench.rows import NOT_LEARNED, Block, Key, Row, key_of
+from sparserl_jax.errors import UserError
 
 __all__ = ["NOT_LEARNED", "Block", "Key", "Row", "Summary", "key_of", "levels_of", "pooled", "summarise"]
 
@@ -37,7 +38,11 @@ class Summary:
 
 def levels_of(settings: dict[str, Any], env: str) -> dict[str, float | None]:
     """Declared random, reference, learned and failure level of an environment."""
-    task = next(task for task in settings["suite"]["tasks"] if task["name"] == env)
+    task = next((task for task in settings["suite"]["tasks"] if task["name"] == env), None)
+    if task is None:
+        raise UserError(
+            f"there are records of {env}, which {records.CONFIGURATION} beside them does not have."
+        )
     failed = task["failed"]
     if failed is None and task["random"] is not None and task["learned"] is not None:
         failed = 0.5 * (task["random"] + task["learned"])
@@ -122,8 +127,19 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
 
 
 def summarise(root: Path) -> Summary:
-    """Rows, verdicts and caption of a folder, from its records and curves only."""
+    """Rows, verdicts and caption of a folder, from its records and curves only.
+
+    Raises:
+        UserError: the folder is none of a suite, or a record is damaged.
+    """
     settings, found = records.load_all(root)
+    for record in found:
+        broken = schema.errors(record)
+        if broken:
+            where = record.get("run_id", "one without a name")
+            raise UserError(
+                f"'{root}' has a damaged record ({where}: {broken[0]}); see `sparserl check {root}`."
+            )
     by_env: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in found:
         by_env[record["result"]["env"]].append(record)

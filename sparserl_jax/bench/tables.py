@@ -87,6 +87,12 @@ def _three(found: Any) -> tuple[Any, ...]:
     return tuple(None if number is None or math.isnan(number) else number for number in numbers)
 
 
+def _own(row: Row, found: Any) -> tuple[Any, ...]:
+    """`_three` of an arm's own interval: a single seed says nothing about its scatter."""
+    value, *bounds = _three(found)
+    return (value, *(bounds if len(row.seeds) > 1 else (None, None)))
+
+
 def _csv_row(block: Block, row: Row, pooled: bool) -> list[Any]:
     found = row.comparison
     return [
@@ -98,8 +104,8 @@ def _csv_row(block: Block, row: Row, pooled: bool) -> list[Any]:
         row.critic_sparsity,
         " ".join(map(str, row.seeds)),
         row.diverged,
-        *_three(None if pooled else row.value),
-        *_three(row.z_value),
+        *_own(row, None if pooled else row.value),
+        *_own(row, row.z_value),
         *_three(found),
         row.verdict,
         None if found is None else found.seeds,

@@ -144,7 +144,8 @@ def notes(found: Outcome) -> list[str]:
     counts = {arm: len(names) for arm, names in search["trials"]}
     equal = len(set(counts.values())) == 1
     unit = "z" if found.of_z else "return"
-    bias = "; ".join(f"{arm} {value:.3g}" for arm, value in found.optimism.items())
+    # Below zero is the noise of the estimate: choosing the best never makes it look worse.
+    bias = "; ".join(f"{arm} {max(value, 0.0):.3g}" for arm, value in found.optimism.items())
     text = [
         "TUNING, NOT A RESULT: the score of a chosen trial is the largest of several on the seeds that chose it, so it "
         f"is biased upward, by about this much of {unit} or more (bootstrap): {bias}. Only runs on the suite's own "

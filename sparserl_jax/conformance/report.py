@@ -13,12 +13,14 @@ from sparserl_jax.conformance.broken import Broken
 from sparserl_jax.conformance.functions import check_functions
 from sparserl_jax.conformance.laboratory import NETWORKS, Laboratory, Moment, laboratory, train
 from sparserl_jax.sparsity import promised
-from sparserl_jax.sparsity.contract import Method, Promise
+from sparserl_jax.sparsity.contract import Events, Method, Promise
 
 KNOB = 0.6
 """Sparsity at which a method is looked at: high enough to hurt, low enough for a network of 16 units."""
-CYCLES = 8
-"""Twice as many critic updates and as many actor updates: four and two events."""
+SCHEDULE = Events(interval=4, end=17, drop_fraction=0.5)
+"""Four events: few enough for a method to be seen up to its last one, where its final counts begin to hold."""
+CYCLES = 17
+"""Actor updates, and half as many as critic updates: both networks see the whole schedule."""
 
 
 class Verdict(NamedTuple):
@@ -41,7 +43,7 @@ class Examination:
     @cached_property
     def lab(self) -> Laboratory:
         """The laboratory of the method's family."""
-        return laboratory(self.method.family)
+        return laboratory(self.method.family, SCHEDULE)
 
     @cached_property
     def promises(self) -> dict[str, Promise]:

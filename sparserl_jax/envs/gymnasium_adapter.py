@@ -113,8 +113,8 @@ def _describe(env: Any, name: str) -> EnvSpec:
     limit = _limit(env)
     if limit is None:
         raise UserError(
-            f"{where} has no time limit: add ?max_episode_steps=1000 to its name, or wrap it in "
-            "gymnasium.wrappers.TimeLimit."
+            f"{where} has no time limit: an id takes ?max_episode_steps=1000 behind it; what a factory makes needs "
+            "gymnasium.wrappers.TimeLimit around it, or an attribute max_episode_steps."
         )
     low, high = tuple(actions.low.tolist()), tuple(actions.high.tolist())
     return EnvSpec(name, observations.shape[0], actions.shape[0], low, high, limit)

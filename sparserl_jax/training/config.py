@@ -194,10 +194,12 @@ class Training:
                 f"steps = {self.steps} is not a multiple of evaluation.interval = {self.evaluation.interval}: the "
                 f"nearest valid values are {low} and {low + self.evaluation.interval}."
             )
-        if self.evaluation.final_episodes % self.evaluation.episodes:
+        episodes, final = self.evaluation.episodes, self.evaluation.final_episodes
+        if final % episodes:
+            low = max(final // episodes, 1) * episodes
             raise UserError(
-                f"evaluation.final_episodes = {self.evaluation.final_episodes} is not a multiple of "
-                f"evaluation.episodes = {self.evaluation.episodes}: the final evaluation repeats the periodic one."
+                f"evaluation.final_episodes = {final} is not a multiple of evaluation.episodes = {episodes}, which the "
+                f"final evaluation repeats: the nearest valid values are {low} and {low + episodes}."
             )
         if self.warm_up < self.num_envs * 8:
             raise UserError(

@@ -132,7 +132,7 @@ class HostExecution(Execution):
             self.metrics = {name: value[:, 0] / value[:, 1] for name, value in sums.items()}
         self.sums = dict(self.zeros)
 
-    def _evaluate(self, repeat: int) -> dict[str, np.ndarray]:
+    def _evaluate(self, repeat: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         began = time.perf_counter()
         plan, clock = self.training.evaluation, clock_at(self.training, self.step)
         params = self.compiled["harvest"](self.population)["params"]["actor"]
@@ -146,11 +146,9 @@ class HostExecution(Execution):
         gamma = np.asarray(self.program.agent.gamma(self.population.agent))
         returns, ahead = play_ahead(self.playground, act, seeds, gamma)
         seen, history = self.compiled["evaluate"](self.population, self.settings, clock, ahead)
-        if repeat == 0:  # the final episodes are no curve point
-            self.population = self.population._replace(history=history)
         seen = {"returns": returns, **{name: np.asarray(value) for name, value in seen.items()}}
         self.seconds["evaluate"] += time.perf_counter() - began
-        return seen
+        return seen, history
 
     def final_returns(self) -> np.ndarray:
         """See Execution.final_returns."""

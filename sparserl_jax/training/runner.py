@@ -194,7 +194,7 @@ class Execution:
 
     def evaluate(self) -> None:
         """One curve point."""
-        seen = self._evaluate(0)
+        seen, history = self._evaluate(0)
         members = len(self.program.runs)
         clock = clock_at(self.training, self.step)
         point = {
@@ -206,24 +206,26 @@ class Execution:
         missing = np.full(members, np.nan, np.float32)
         names = ("critic_loss", "actor_loss", "q", "critic_grad_norm", "actor_grad_norm")
         point |= {name: self.metrics.get(name, missing) for name in names}
-        self.points.append({**point, **seen})
+        assert self.population is not None
+        with whole():  # a point, and the masks it was the last to look at
+            self.points.append({**point, **seen})
+            self.population = self.population._replace(history=history)
         self.progress.score(self.program.name, self.step, [float(x) for x in point["return"]])
 
-    def _evaluate(self, repeat: int) -> dict[str, np.ndarray]:
+    def _evaluate(self, repeat: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """What is seen of the members, and the history of their masks with this look in it; nothing is changed."""
         began = time.perf_counter()
         clock = clock_at(self.training, self.step)
         assert self.population is not None
         seen, history = self.compiled["evaluate"](self.population, self.settings, clock, np.int32(repeat))
-        if repeat == 0:  # the final episodes are no curve point
-            self.population = self.population._replace(history=history)
         seen = {key: np.asarray(value)[: self.layout.members] for key, value in seen.items()}
         self.seconds["evaluate"] += time.perf_counter() - began
-        return seen
+        return seen, history
 
     def final_returns(self) -> np.ndarray:
         """Returns [member, final_episodes] of the final policies, on keys no curve point has used."""
         plan = self.training.evaluation
-        parts = [self._evaluate(1 + i)["returns"] for i in range(plan.final_episodes // plan.episodes)]
+        parts = [self._evaluate(1 + i)[0]["returns"] for i in range(plan.final_episodes // plan.episodes)]
         return np.concatenate(parts, axis=1)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------

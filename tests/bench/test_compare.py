@@ -13,8 +13,9 @@ import pytest
 
 from sparserl_jax import cli
 from sparserl_jax.bench import compare, records, summary, tables
+from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
-from tests.bench import fake, forge
+from tests.bench import fake, forge, tuned
 
 BASE: dict[str, Any] = {
     "seeds": 4,
@@ -62,6 +63,21 @@ def refused(root: Path) -> str:
     with pytest.raises(UserError) as error:
         both(root)
     return str(error.value)
+
+
+def test_a_tuning_is_no_opponent(root: Path):
+    shutil.rmtree(root / "runs/mine")
+    tuning = tuned.plan_of(tuned.parse())
+    runs.run(tuning, root / "runs/mine", fake.quiet(), execute=fake.Execute(tuning, tuned.better))
+    assert "is a tuning, whose chosen trials look better than they are" in refused(root)
+
+
+def test_a_training_from_given_networks_is_no_opponent_of_one_from_scratch(root: Path):
+    def given(settings: dict[str, Any]) -> None:
+        settings["suite"]["start"] = {"source": "elsewhere/dense", "sha256": "0" * 64, "networks": ["actor"]}
+
+    forge.configure(root / "runs/mine", given, hashed=True)
+    assert 'start.source is "elsewhere/dense" in' in refused(root)
 
 
 def test_an_arm_is_judged_against_the_dense_arm_of_another_folder(made: Path):
@@ -214,6 +230,16 @@ def test_controls_of_two_folders_stay_apart_and_the_first_dense_arm_is_the_refer
     assert other.verdict == "same seeds as the reference" and other.comparison is not None
     assert {"placebo (mine) (must lose)", "placebo (quick) (must lose)"} <= set(rows)
     assert rows["dense_aa (A/A)"].verdict == "matched"  # its seeds are its own
+
+    # One run of the row that came out otherwise is enough: the row is not identical, and it stays whole.
+    def once(outcome: Any) -> Any:
+        return elsewhere(outcome) if (outcome.run.recipe.name, outcome.run.seed) == ("dense", 1) else outcome
+
+    shutil.rmtree(root / "runs/mine")
+    fake.finished(root / "runs/mine", fake.make_plan(**{**MINE, "arms": arms}), change=once)
+    found = both(root)
+    assert not any("dense of quick is identical" in line for line in found.caption)
+    assert {row.label: len(row.seeds) for row in found.blocks[0].rows}["dense (quick) (A/A)"] == 4
 
 
 def test_records_that_do_not_pass_the_check_are_refused(root: Path):

@@ -165,3 +165,39 @@ def test_a_single_training_is_made_again_by_its_own_command(tmp_path: Path):
 def test_an_environment_object_has_no_command():
     settings = {"suite": {"name": "train", "arms": []}}
     assert reproduce.command(settings, "MyEnvironment", "rlx2", 0.9) == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"recipe": "set"}, ["--recipe", "set"]),
+        (
+            {"recipe": "tests.reference.toy_methods:TICKET"},
+            ["--recipe", "tests.reference.toy_methods:TICKET"],
+        ),
+        ({"recipe": "rlx2_paper", "method": "set"}, ["--recipe", "rlx2_paper", "--method", "set"]),
+        (
+            {"recipe": "rlx2", "method": "tests.reference.toy_methods:TICKET"},
+            ["--recipe", "rlx2", "--method", "tests.reference.toy_methods:TICKET"],
+        ),
+    ],
+)
+def test_the_command_of_a_single_training_names_its_recipe_as_it_was_named(given, words):
+    suite = single.suite_of("gymnax:Pendulum-v1", sparsity=0.6, steps=2000, **given)
+    settings = {"suite": suite.plain()}
+    text = reproduce.command(settings, "gymnax:Pendulum-v1", "any", 0.6)
+    assert " ".join(["td3", *words, "--sparsity"]) in text
+    options = dict(vars(tyro.cli(cli.Train, args=shlex.split(text)[2:])))
+    for name in ("env", "out", "time_budget"):
+        options.pop(name)
+    assert single.suite_of("gymnax:Pendulum-v1", **options).hash() == suite.hash()
+
+
+def test_a_recipe_object_has_no_command_and_networks_to_start_from_are_named():
+    suite = single.suite_of("gymnax:Pendulum-v1", recipe="set", sparsity=0.6, steps=2000)
+    settings = {"suite": suite.plain()}
+    settings["suite"]["start"] = {"source": "env/set-s0600-seed000"}
+    text = reproduce.command(settings, "gymnax:Pendulum-v1", "set", 0.6)
+    assert text.endswith(" --from FOLDER/records/env/set-s0600-seed000")
+    settings["suite"]["arms"][0]["recipe"]["name"] = "mine"
+    assert reproduce.command(settings, "gymnax:Pendulum-v1", "mine", 0.6) == ""

@@ -59,6 +59,25 @@ def test_a_seed_dropped_from_the_suite_too_is_found(folder: Path):
     assert found(folder, f"its program has the member {TWO}, which the suite has not", ONE)
 
 
+def test_a_dropped_final_return_is_found_though_the_score_was_made_to_fit(folder: Path):
+    def drop(record: dict[str, Any]) -> None:
+        left = sorted(record["result"]["final_returns"])[1:]  # the worst one
+        record["result"].update(final_returns=left, final_score=records.mean(left))
+
+    forge.change(folder, TWO, drop)
+    assert found(folder, "final_returns has ", TWO)
+
+
+def test_a_run_that_its_program_does_not_count_is_found(folder: Path):
+    forge.change(folder, TWO, lambda record: record["provenance"]["program_members"].remove(TWO))
+    assert found(folder, "its program does not count it among its members", TWO)
+
+
+def test_a_run_listed_twice_is_found(folder: Path):
+    forge.configure(folder, lambda settings: settings["runs"].append(ONE))
+    assert found(folder, "configuration.json lists it twice", ONE)
+
+
 def test_a_seed_sold_twice_is_found(folder: Path):
     shutil.rmtree(folder / "records" / TWO)
     shutil.copytree(folder / "records" / ONE, folder / "records" / TWO)
@@ -86,6 +105,17 @@ def test_a_wrong_count_is_found(folder: Path, key: str, sentence: str):
 
     forge.change(folder, TWO, edit)
     assert found(folder, sentence, TWO)
+
+
+def test_a_budget_that_the_method_does_not_declare_is_found(folder: Path):
+    """As an upper bound, the declared count would let a sparser mask through than the method makes."""
+
+    def edit(record: dict[str, Any]) -> None:
+        record["result"]["promise"] = "at_most"
+
+    forge.change(folder, TWO, edit)
+    sentence = 'result.promise is "at_most", but its method declares "per_tensor"'
+    assert check.check(folder) == [f"{TWO}: {sentence}"]
 
 
 def test_a_denser_network_is_found_though_mask_count_and_declaration_agree(folder: Path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax import cli
-from sparserl_jax.bench import plots, plots_diagnostics, records, statistics, summary
+from sparserl_jax.bench import figures, plots_diagnostics, records, statistics, summary
 from sparserl_jax.errors import UserError
 from tests.bench import fake
 
@@ -158,4 +158,4 @@ def test_style_and_colours_are_those_of_the_other_figures(drawn):
     line = next(
         line for line in drawn[0].axes[0].lines if len(line.get_xdata()) == 20 and line.get_zorder() == 3
     )
-    assert line.get_color() == plots.COLOURS["dense"]
+    assert line.get_color() == figures.COLOURS["dense"]

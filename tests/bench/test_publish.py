@@ -135,6 +135,19 @@ def test_other_results_are_replaced_only_when_asked(folder: Path, tmp_path: Path
         publish.publish(fewer, results=repository / "results")
 
 
+def test_other_diagnostics_of_the_same_results_are_other_results(
+    folder: Path, tmp_path: Path, repository: Path
+):
+    publish.publish(folder, results=repository / "results")
+
+    def change(outcome):
+        return dataclasses.replace(outcome, curve={**outcome.curve, "q": outcome.curve["return"] * 0 + 7})
+
+    other = made(tmp_path / "other", repository, change, **SMALL)
+    with pytest.raises(UserError, match="has another result; use --replace"):
+        publish.publish(other, results=repository / "results")
+
+
 def test_provenance_knows_commit_and_dirt_and_ignores_results(repository: Path):
     clean = provenance.repository(repository)
     assert len(clean["git_commit"]) == 40 and clean["git_dirty"] is False

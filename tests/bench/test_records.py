@@ -20,6 +20,12 @@ from tests.bench.forge import change, rehash
 RLX2 = "gymnax-Pendulum-v1/rlx2-s0800-seed001"
 
 
+def test_the_score_is_the_mean_of_the_last_tenth_of_the_points_rounded_up():
+    assert [records.score_points(points) for points in (1, 9, 10, 11, 20, 21)] == [1, 1, 1, 2, 2, 3]
+    found = records.scores([*range(9), 40.0, 60.0], [1.0, 2.0])
+    assert (found["score"], found["score_points"], found["final_score"]) == (50.0, 2, 1.5)
+
+
 def test_a_sound_folder_passes(folder: Path):
     assert check.check(folder) == []
 

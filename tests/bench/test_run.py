@@ -39,6 +39,14 @@ def test_finished_records_are_skipped_and_only_their_programs(tmp_path: Path):
     assert lost.is_dir() and kept.stat().st_mtime_ns == before
 
 
+def test_a_record_of_another_configuration_is_not_finished_here(tmp_path: Path):
+    plan = fake.make_plan(**SMALL)
+    folder = runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    run_id = plan.runs[0].folder.as_posix()
+    assert records.finished(folder, run_id, plan.suite.hash())
+    assert not records.finished(folder, run_id, "0" * 12)
+
+
 def test_a_damaged_record_is_made_again(tmp_path: Path):
     plan = fake.make_plan(**SMALL)
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
@@ -86,12 +94,34 @@ def test_a_program_that_another_commit_began_says_so_and_counts_as_dirty(tmp_pat
     with pytest.raises(runs.Unfinished):
         runs.run(plan, tmp_path / "x", fake.quiet(), execute=stops)
     stored = json.loads((tmp_path / "x/programs/gymnax-Pendulum-v1-n1/origin.json").read_text())
-    assert set(stored) == {"git_commit", "git_dirty", "jax", "device_kind"}
+    assert set(stored) == {"git_commit", "git_dirty", "jax", "device_kind", "device_count"}
     # The second program begins without a checkpoint: nothing of the first commit is in its results.
     state["git_commit"] = "b" * 40
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
     brax, gymnax = origins(tmp_path / "x")[:2], origins(tmp_path / "x")[2:]
     assert brax == [(False, None)] * 2 and gymnax == [(True, stored)] * 2
+
+
+def test_a_program_that_goes_on_with_another_number_of_devices_says_so(tmp_path: Path, monkeypatch):
+    plan = fake.make_plan(**{**SMALL, "arms": SMALL["arms"][:1]})
+    machine = provenance.system()
+    monkeypatch.setattr(provenance, "system", lambda: dict(machine))
+
+    def stops(program, *, folder, deadline, progress):
+        (folder / "checkpoint-1").mkdir()
+        raise Stopped("interrupted", 2000)
+
+    with pytest.raises(runs.Unfinished):
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=stops)
+    machine["device_count"] += 3
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    begun = [before for _, before in origins(tmp_path / "x") if before is not None]
+    assert [before["device_count"] for before in begun] == [machine["device_count"] - 3] * 2
+    # Records made before the number was kept stay valid.
+    path = next(p for p in tmp_path.glob("x/records/gymnax*/*/record.json"))
+    record = json.loads(path.read_text())
+    del record["provenance"]["resumed_from"]["device_count"]
+    assert schema.errors(record) == []
 
 
 def test_records_name_the_commit_that_was_there_before_the_training(tmp_path: Path, monkeypatch):
@@ -124,6 +154,11 @@ def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path: P
     ):
         runs.run(other, tmp_path / "x", fake.quiet(), execute=fake.Execute(other))
     assert (tmp_path / "x" / records.CONFIGURATION).read_bytes() == before
+    more = fake.make_plan(**{**SMALL, "seeds": 3})  # other runs, too: what is told is why
+    with pytest.raises(
+        UserError, match=r"\(suite\.arms\[0\]\.seeds is \[0, 1\] there and \[0, 1, 2\] here\)"
+    ):
+        runs.claim(tmp_path / "x", more)
     renamed = fake.make_plan(**SMALL, title="the same under another title")
     runs.run(renamed, tmp_path / "x", fake.quiet(), execute=fake.Execute(renamed))
 

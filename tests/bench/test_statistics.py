@@ -33,6 +33,12 @@ def test_iqm_pools_runs_and_tasks_and_drops_a_floored_quarter():
     x = np.array([[-1000.0, 1, 2], [3, 4, 9000]])  # six values: one dropped at each end
     assert stats.iqm(x) == 2.5
     assert stats.iqm([[5.0]]) == 5.0
+    eight = np.array([[0.0, 0, 1, 2, 3, 4, 90, 90]]).T  # two dropped at each end
+    assert stats.iqm(eight) == 2.5
+    assert stats.iqm(np.vstack([eight, [[8.0]]])) == pytest.approx(
+        (1 + 2 + 3 + 4 + 8) / 5
+    )  # of nine, two as well
+    assert stats.iqm(np.array([[0.0, 10, 20, 90]]).T) == 15
 
 
 def test_golden_of_the_probability_of_improvement():

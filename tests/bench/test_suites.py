@@ -65,6 +65,10 @@ def test_quick_and_standard_hold_what_they_promise():
         ({"environments": [{"name": "brax:hopper", "random": 1.0}]}, "together, or none"),
         ({"environments": [{"name": "a:b", "random": 1.0, "learned": 1.0, "reference": 0.0}]}, "must exceed"),
         (
+            {"environments": [{"name": "a:b", "random": 1.0, "learned": 1.0, "reference": 2.0}]},
+            "learned must exceed random",
+        ),
+        (
             {"environments": [{"name": "a:b", "episodes": 0}]},
             "'episodes' of environment 'a:b' must be positive",
         ),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax.bench import plots, publish, records, statistics, summary, tables
+from sparserl_jax.bench import rows as rows_of
 from tests.bench import fake
 
 
@@ -49,6 +50,26 @@ def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path
     ]
     for name in names:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_the_worst_seed_and_the_tenth_percentile_stand_in_their_columns(folder: Path):
+    for row in summary.summarise(folder).blocks[0].rows:
+        assert (row.worst, row.p10) == (row.returns.min(), np.percentile(row.returns, 10))
+        cells = tables.cells(dataclasses.replace(row, worst=-50.0, p10=-40.0))
+        shown = dict(zip(tables.COLUMNS, cells, strict=True))
+        assert (shown["worst seed"], shown["p10"]) == ("-50.0", "-40.0")
+
+
+def test_a_single_seed_has_no_interval(tmp_path: Path):
+    """Resampling one run gives bounds that are the run itself: they would claim that nothing scatters."""
+    found = small(tmp_path, {}, seeds=1)
+    for row in found.blocks[0].rows:
+        cells = dict(zip(tables.COLUMNS, tables.cells(row), strict=True))
+        assert "[" not in "".join(cells.values()) and float(cells["return, IQM [95 % CI]"].replace(",", ""))
+    lines = list(csv.DictReader(io.StringIO(tables.comma_separated(found))))
+    for line in lines:
+        assert line["return_iqm"] and line["z"]
+        assert not any(line[f"{name}_{end}"] for name in ("return", "z") for end in ("lower", "upper"))
 
 
 def test_every_arm_has_a_row_with_the_declared_columns(folder: Path):
@@ -176,6 +197,25 @@ def test_no_verdict_when_the_placebo_is_as_good(tmp_path: Path):
     found = small(tmp_path, {"dense": 1.0, "placebo": 1.2, "rlx2": 1.0})
     assert "placebo arm 'placebo' is not worse" in found.blocks[0].reason
     assert rows(found)["rlx2", 0.6].verdict == "not learned at this budget"
+
+
+def test_a_placebo_must_be_known_to_lose_and_dense_must_itself_reach_the_level(folder: Path):
+    """An undecided placebo is no worse one, and the upper end of dense's interval is not its return."""
+    block = summary.summarise(folder).blocks[0]
+
+    def why(role: str, **changes) -> str | None:
+        changed = [dataclasses.replace(r, **changes) if r.role == role else r for r in block.rows]
+        return rows_of.reason(changed, block.levels)
+
+    placebo = next(row for row in block.rows if row.role == "placebo").comparison
+    assert why("placebo", comparison=placebo) is None
+    for verdict in ("undecided", "matched"):
+        told = why("placebo", comparison=placebo._replace(verdict=verdict))
+        assert told is not None and "is not worse than dense" in told
+    learned = np.float64(block.levels["learned"])
+    assert why("dense", value=statistics.Interval(learned, learned - 9, learned + 9)) is None
+    told = why("dense", value=statistics.Interval(learned - 1, learned - 9, learned + 9))
+    assert told is not None and "dense reached" in told
 
 
 def test_no_verdict_without_a_placebo_arm_or_levels(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -38,6 +39,12 @@ def test_the_best_trial_of_every_arm_is_chosen(finished):
     ordered = np.sort(z.ravel())  # six values: one dropped at each end
     assert float(first.score.value) == pytest.approx(ordered[1:5].mean())
     assert float(first.score.lower) <= float(first.score.value) <= float(first.score.upper)
+
+
+def test_an_estimate_of_the_bias_below_zero_is_noise_and_shown_as_none(finished):
+    found = trials.outcome(finished)
+    noisy = dataclasses.replace(found, optimism={"dense": -0.004, "rlx2": 0.02})
+    assert "dense 0; rlx2 0.02." in trials.notes(noisy)[0]
 
 
 def test_a_tie_goes_to_the_earlier_trial(tmp_path):

@@ -72,7 +72,7 @@ def test_other_grids_have_other_hashes():
         ({"grid": {"tau": [0.5, 0.5]}}, "needs a list of different values"),
         ({"grid": [1]}, "must be a table of lists"),
         ({"gird": {}}, "did you mean"),
-        ({"seeds": 0}, "at least one seed"),
+        ({"seeds": 0}, "give 1 to 10000 seeds"),
         ({"seeds_from": -1}, "counted from 0"),
         (
             {"seeds_from": 104},

@@ -84,6 +84,12 @@ def _more(layers: LayerTable, knob: float, events: Events, source: str) -> Promi
     return found._replace(counts=[found.counts[0] + 1, *found.counts[1:]])
 
 
+def _more_at_last(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
+    """As it is up to the last event, and one weight more from there on."""
+    found = promise(layers, knob, events, source)
+    return _more(layers, knob, events, source)._replace(phases=[found.counts] * events.count)
+
+
 def _branch(params: Params, extra: Any, state: MaskState, clock: Any) -> jax.Array:
     return jnp.float32(1) if params["mlp"]["output"]["bias"].sum() > 0 else jnp.float32(0)
 
@@ -146,8 +152,11 @@ FAULTS: dict[str, list[Method]] = {
     "deployment": [_with(effective=_shaky)],
     "actions": [_with(project=_of_slots)],
     "targets": [_with(project=_not_of_targets)],
-    "budget": [GOOD._replace(promise=_more)],
-    "events": [GOOD._replace(promise=lambda *a: promise(*a)._replace(events=0))],
+    "budget": [GOOD._replace(promise=_more), GOOD._replace(promise=_more_at_last)],
+    "events": [
+        GOOD._replace(promise=lambda *a: promise(*a)._replace(events=0)),
+        GOOD._replace(promise=lambda *a: promise(*a)._replace(events=promise(*a).events - 1)),
+    ],
     "growth": [_with(evolve=_with_gradient)],
     "slots": [_with(declares=FAMILY.declares._replace(slots="keep"))],
     "resets": [_with(evolve=_asks)],

@@ -103,7 +103,7 @@ Box, Discrete = gymnasium.spaces.Box, gymnasium.spaces.Discrete
         (lambda: Odd(actions=Box(0, 3, (2,), np.int64)), "discrete action space"),
         (lambda: Odd(actions=Box(-1, 1, (2, 2))), r"actions have shape \(2, 2\)"),
         (lambda: Odd(actions=Box(-np.inf, 1, (1,))), "action_low is not finite"),
-        (host_toys.Firm, "no time limit: add .max_episode_steps=1000"),
+        (host_toys.Firm, "no time limit.*what a factory makes needs gymnasium.wrappers.TimeLimit"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(factory, sentence):

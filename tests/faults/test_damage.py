@@ -53,6 +53,34 @@ def is_recognised(folder, plan):
         return RUN in str(error)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("configuration.json", "{}", "is not what a suite writes"),
+        ("configuration.json", "[]", "is not what a suite writes"),
+        (f"records/{RUN}/record.json", "[]", "is not valid JSON"),
+        (f"records/{RUN}/record.json", "{}", "has a damaged record"),
+        (f"records/{RUN}/curve.csv", "env_step,update,return\n1,2\n", "is missing or damaged"),
+        (f"records/{RUN}/curve.csv", "env_step,update\n1,2\n", "is missing or damaged"),
+        (f"records/{RUN}/curve.csv", None, "is missing or damaged"),
+    ],
+)
+def test_tables_and_figures_of_damaged_folders_end_with_one_sentence(folder, capsys, name, content, sentence):
+    path = folder / name
+    path.unlink() if content is None else path.write_text(content)
+    command = "plot" if name.endswith("csv") else "table"
+    assert cli.run([command, str(folder)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"suite": 1}'])
+def test_a_folder_with_a_damaged_configuration_is_no_place_to_go_on(folder, plan, content):
+    (folder / "configuration.json").write_text(content)
+    with pytest.raises(UserError, match="holds a damaged configuration"):
+        runs.claim(folder, plan)
+    assert (folder / "configuration.json").read_text() == content
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_record_with_any_file_missing_or_cut_is_recognised(folder, plan, name):
     path = folder / "records" / RUN / name

@@ -93,7 +93,10 @@ def test_counts_below_one_are_refused(changes, request):
 
 
 def test_final_episodes_that_no_whole_number_of_evaluations_makes_are_refused():
-    assert "final_episodes" in refusal(evaluation=Evaluation(120, 4, 9))
+    assert "final_episodes = 9 is not a multiple of evaluation.episodes = 4" in (
+        told := refusal(evaluation=Evaluation(120, 4, 9))
+    )
+    assert "8 and 12" in told
 
 
 def test_warm_up_that_leaves_no_training_or_no_window_is_refused():

@@ -68,6 +68,31 @@ def test_hopper_stopped_at_any_step_and_resumed_ends_undisturbed(quickly, tmp_pa
     assert found[0].episodes > 5 and found[1].events["critic"] > 2
 
 
+def test_a_stop_between_an_evaluation_and_its_point_does_not_count_the_look_twice(
+    quickly, tmp_path, monkeypatch
+):
+    """The history of masks belongs to the last point that is kept: else the turnover of the next one would be 0."""
+    program = host_toys.program(host_toys.Seeded())
+    undisturbed = execute(program)
+    clock_at = runner.clock_at
+
+    def interrupted(training, step):
+        if step == 160:
+            raise KeyboardInterrupt
+        return clock_at(training, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "clock_at", interrupted)
+        with pytest.raises(Stopped):
+            execute(program, tmp_path)
+    found = execute(program, tmp_path)
+    for ours, theirs in zip(found, undisturbed, strict=True):
+        small.assert_same(ours, theirs)
+    turnover = [outcome.curve["turnover_critic"] for outcome in found]
+    at = found[0].curve["env_step"].tolist().index(160)
+    assert max(values[at] for values in turnover) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5", "Ant-v5"])
 def test_mujoco_environments_resume_to_the_same_bits(quickly, tmp_path, monkeypatch, name):

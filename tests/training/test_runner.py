@@ -137,6 +137,7 @@ def test_member_that_diverges_is_said_to_and_leaves_the_others_as_they_were(
     for index in (0, 1, 3):
         small.assert_same(found[index], outcomes[index])
     assert found[2].curve["broken"].tolist() == [False, False, True, True]
+    assert np.isnan(found[2].curve["return"]).tolist() == [False, False, True, True]
     assert found[2].nnz == outcomes[2].nnz  # whatever the numbers are, the budget holds
 
 

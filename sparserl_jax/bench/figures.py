@@ -1,0 +1,191 @@
+"""What all figures share: colours, frame, heading, legend, caption, and the files that a figure becomes.
+
+Colours belong to methods, whatever else is in the figure. The same records give the same CSV and SVG bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparserl_jax.bench import caption as captions
+from sparserl_jax.bench import records
+from sparserl_jax.bench.summary import Block, Row, Summary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    "dense": "#1a1a1a",
+    "dense_rvl": "#7f7f7f",
+    "tiny": "#e69f00",
+    "tiny_rvl": "#b8860b",
+    "static": "#56b4e9",
+    "set": "#009e73",
+    "rigl": "#0072b2",
+    "rlx2": "#d55e00",
+    "rlx2_paper": "#8c3a00",
+    "placebo": "#cc79a7",
+}
+"""Colour-blind safe (Okabe and Ito); greys for what is dense."""
+SPARE = ("#882255", "#44aa99", "#999933", "#332288", "#aa4499", "#117733")
+"""For arms without a colour of their own, in the order of the suite."""
+MARKERS = {
+    "tiny": "s",
+    "tiny_rvl": "p",
+    "static": "v",
+    "set": "D",
+    "rigl": "^",
+    "rlx2": "o",
+    "dense_rvl": "P",
+    "placebo": "X",
+}
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "legend.frameon": False,
+    "svg.hashsalt": "sparserl_jax",
+    "svg.fonttype": "path",
+    "path.simplify": False,
+}
+CURVE_RESAMPLES = 500
+"""Resamples per point of a curve: a band needs less precision than a verdict."""
+
+
+def colour(arm: str, arms: list[str]) -> str:
+    """The colour of an arm; `arms`: all of the suite, in order."""
+    if arm in COLOURS:
+        return COLOURS[arm]
+    others = [name for name in arms if name not in COLOURS]
+    return SPARE[others.index(arm) % len(SPARE)]
+
+
+def arms_of(summary: Summary) -> list[str]:
+    """All arms of the suite, in order."""
+    return [arm["name"] for arm in summary.settings["suite"]["arms"]]
+
+
+def knobs_of(block: Block) -> list[float]:
+    """Sparsities that methods sweep on an environment, ascending; [0] where there is nothing to sweep."""
+    swept = {row.sparsity for row in block.rows if row.role == "method" and row.method != "dense"}
+    return sorted(swept) or [0.0]
+
+
+def short_name(env: str) -> str:
+    """Short name: no prefix, options by value only (the CSV has the full name)."""
+    name, _, options = env.partition("?")
+    values = ", ".join(option.partition("=")[2] for option in options.split("&") if option)
+    return f"{name.partition(':')[2] or name}" + (f" [{values}]" if values else "")
+
+
+def frame(rows: int, columns: int, handles: int) -> tuple[Figure, np.ndarray, float, float]:
+    """A figure with a grid of axes [rows, columns], the bottom of a legend with so many `handles` as a fraction of its
+    height, and its height in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width, panel = max(3.3 * columns + 0.6, 6.6), 2.3
+    legend_rows = -(-handles // _per_row(width))
+    bottom = 0.52  # inches below the legend: three lines of caption
+    below, above = bottom + 0.19 * legend_rows + 0.55, 0.52
+    height = panel * rows + below + above
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(
+        left=0.72 / width, right=1 - 0.5 / width, top=1 - above / height, bottom=below / height,
+        hspace=0.42, wspace=0.42,
+    )  # fmt: skip
+    return figure, axes, bottom / height, height
+
+
+def _per_row(width: float) -> int:
+    """Legend entries that fit side by side."""
+    return max(int(width / 0.85), 1)
+
+
+def legend(figure: Figure, handles: dict[str, Any], bottom: float) -> None:
+    """The legend of the whole figure, its lower end at the fraction `bottom` of the height."""
+    # Matplotlib fills columns first; reorder so that the names read along the rows.
+    names, columns = list(handles), min(len(handles), _per_row(figure.get_figwidth()))
+    ordered = [name for start in range(columns) for name in names[start::columns]]
+    figure.legend(
+        [handles[name] for name in ordered], ordered, loc="lower center", ncol=columns, bbox_to_anchor=(0.5, bottom),
+        handlelength=1.5, handletextpad=0.5, columnspacing=1.3, fontsize=7.5, borderaxespad=0.0,
+    )  # fmt: skip
+
+
+def heading(figure: Figure, summary: Summary, what: str, height: float) -> None:
+    """The title of the whole figure, of `height` inches; it says so where the numbers are no result."""
+    mark = "" if summary.result else "  (not a result)"
+    figure.text(
+        0.012,
+        1 - 0.12 / height,
+        f"{what}: {summary.title}{mark}",
+        fontsize=10,
+        fontweight="bold",
+        va="top",
+        ha="left",
+    )
+
+
+def caption(figure: Figure, summary: Summary, text: str) -> None:
+    """What the figure shows and where it comes from, under it, and room for it."""
+    width = figure.get_figwidth()
+    lines = textwrap.wrap(f"{text} {summary.caption[-1]}", int(width * 21))
+    figure.text(0.012, 0.008, "\n".join(lines), fontsize=6.5, color="#555555", va="bottom", linespacing=1.35)
+
+
+def seeds_words(rows: Iterable[Row]) -> str:
+    """How many seeds the rows have, and how far to trust intervals made from them."""
+    return captions.seeds_sentence([len(row.seeds) for row in rows]).replace(" per row", "")
+
+
+def name_of(row: Row) -> str:
+    """What a row is called in a legend."""
+    return f"{row.arm} ({row.sparsity:g})" if row.role == "placebo" else row.arm
+
+
+def thousands(value: float, position: int) -> str:
+    """Tick labels: 2k, 1.5M."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
+
+
+def csv_text(header: list[str], lines: list[list[Any]]) -> str:
+    """The data behind a figure as CSV; floats in full."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([[repr(v) if isinstance(v, float) else v for v in line] for line in lines])
+    return out.getvalue()
+
+
+def write_files(figure: Figure, data: str, folder: Path, name: str) -> list[Path]:
+    """Write a figure as PNG and SVG, and its `data` as CSV; returns the files."""
+    records.write_atomic(folder / f"{name}.csv", data.encode())
+    for suffix, options in (
+        ("png", {"dpi": 160, "metadata": {"Software": None}}),
+        ("svg", {"metadata": {"Date": None, "Creator": None}}),
+    ):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, **options)  # type: ignore[arg-type]
+        records.write_atomic(folder / f"{name}.{suffix}", buffer.getvalue())
+    return [folder / f"{name}.{suffix}" for suffix in ("png", "svg", "csv")]
