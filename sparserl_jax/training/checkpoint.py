@@ -83,7 +83,7 @@ def _write(aside: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
 
 
 def _arrays() -> Any:
-    """Orbax, told to leave arrays as they are: replayed floats hardly compress, and reading took three times as long."""
+    """Orbax, told to leave arrays as they are: replayed floats hardly compress, and reading took twice as long."""
     import orbax.checkpoint as ocp
 
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_zarr3=True, use_compression=False)
