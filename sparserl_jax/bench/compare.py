@@ -17,8 +17,8 @@ from typing import Any
 from sparserl_jax.bench import caption as captions
 from sparserl_jax.bench import check, records, reproduce, tables
 from sparserl_jax.bench import rows as rows_of
-from sparserl_jax.bench.rows import Block, Key, key_of
-from sparserl_jax.bench.summary import Summary, fallback_of, levels_of, order, pooled
+from sparserl_jax.bench.rows import Block, key_of
+from sparserl_jax.bench.summary import Summary, fallback_of, follows, levels_of, order, pooled
 from sparserl_jax.errors import UserError
 
 MARK = "comparison.json"
@@ -330,14 +330,15 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
     fallback = fallback_of(levels, every, lambda record: places[id(record)])
     rows = []
     for source in sources:
-        groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[tuple[str, float, float], list[dict[str, Any]]] = defaultdict(list)
         for record in _of(source, env):
             groups[key_of(record)].append(record)
         file = source.path / reproduce.SUITE_FILE
         for key, group in groups.items():
             arm = key[0].removesuffix(_suffix(source))
             command = reproduce.command(source.settings, env, arm, key[1], file.as_posix())
-            rows.append(rows_of.row(group, env, levels, fallback, command, source.name))
+            own = follows(settings, key[0])
+            rows.append(rows_of.row(group, env, levels, fallback, command, source.name, own))
     return rows_of.block(env, sorted(rows, key=lambda row: order(settings, row.key)), levels)
 
 

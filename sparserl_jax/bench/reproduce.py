@@ -121,8 +121,9 @@ def page(summary: Summary) -> str:
         told = f"`{row.command}`" if row.command else "the Python program that passed the environment object"
         where = f" in {row.origin}" if row.origin else ""
         commits = ", ".join(text[:10] for text in row.commits)
+        sparsity = row.level or f"{row.sparsity:g}"
         lines.append(
-            f"| {env} | {row.label} | {row.sparsity:g} | {told} | {commits} | {', '.join(row.programs)} | "
+            f"| {env} | {row.label} | {sparsity} | {told} | {commits} | {', '.join(row.programs)} | "
             f"`{folded(row.runs)}`{where} |"
         )
     lines += ["", "| program | its runs |", "|---|---|"]
