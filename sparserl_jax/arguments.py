@@ -15,6 +15,8 @@ class Bench:
 
     suite: tyro.conf.Positional[str] = "quick"
     """A shipped suite by name, or your own by path (my_suite.toml)."""
+    budget: str | None = None
+    """One of the suite's budgets; default: the one its file begins with."""
     out: Path | None = None
     """Folder for records and tables; default runs/<suite>-<hash>."""
     time_budget: float | None = None
@@ -39,6 +41,8 @@ class PlanSuite:
 
     suite: tyro.conf.Positional[str] = "quick"
     """A shipped suite by name, or your own by path."""
+    budget: str | None = None
+    """One of the suite's budgets; default: the one its file begins with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Tune:
 
     suite: tyro.conf.Positional[str]
     """A shipped suite by name, or your own by path, with a [tune] table."""
+    budget: str | None = None
+    """One of the suite's budgets; default: the one its file begins with."""
     out: Path | None = None
     """Folder for records and tables; default runs/<suite>-tune-<hash>."""
     time_budget: float | None = None
@@ -69,6 +75,8 @@ class Publish:
     """What `sparserl bench` made."""
     replace: bool = False
     """Overwrite published records whose results differ."""
+    partial: bool = False
+    """Publish an unfinished suite: its whole rows, beside those of earlier slices; what is missing is written down."""
 
 
 @dataclasses.dataclass(frozen=True)

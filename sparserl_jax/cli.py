@@ -67,7 +67,7 @@ def bench(command: Bench, console: Console) -> int:
 
     runs.check_budget(command.time_budget)
     path = paths.suite_path(command.suite)
-    plan = plans.make(suites.read(path))
+    plan = plans.make(suites.read(path, command.budget))
     folder = runs.folder_of(plan, command.out)
     if command.only:
         plan = only.select(plan, command.only)
@@ -84,7 +84,8 @@ def plan(command: PlanSuite, console: Console) -> int:
     from sparserl_jax.bench import paths, suites
     from sparserl_jax.bench import plan as plans
 
-    plans.show(plans.make(suites.read(paths.suite_path(command.suite))), console)
+    found = suites.read(paths.suite_path(command.suite), command.budget)
+    plans.show(plans.make(found), console)
     return 0
 
 
@@ -96,7 +97,7 @@ def tune(command: Tune, console: Console) -> int:
     from sparserl_jax.bench import tune as tunes
 
     path = paths.suite_path(command.suite)
-    plan = tunes.make(suites.read(path))
+    plan = tunes.make(suites.read(path, command.budget))
     folder = runs.folder_of(plan, command.out)
     plans.show(plan, console)
     for line in tunes.lines(plan):
@@ -119,7 +120,7 @@ def check(command: Check, console: Console) -> int:
         problems = checks.check(folder)
         for problem in problems:
             say(problem)
-        say(f"{folder}: {f'{len(problems)} problems' if problems else 'every record is sound'}.")
+        say(checks.verdict(folder, problems))
         code = runs.EXIT_CHECK_FAILED if problems else code
     if not folders:
         raise UserError(
@@ -132,8 +133,10 @@ def publish(command: Publish, console: Console) -> int:
     """`sparserl publish`."""
     from sparserl_jax.bench import publish as publishing
 
-    target = publishing.publish(command.folder, replace=command.replace)
+    target = publishing.publish(command.folder, replace=command.replace, partial=command.partial)
     console.print(f"Published: {target}", markup=False, highlight=False, soft_wrap=True)
+    for line in publishing.left_out(target):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

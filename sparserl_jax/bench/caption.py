@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import tuning
+from sparserl_jax.bench import partial, tuning
 from sparserl_jax.bench.statistics import MARGIN
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
         lines.append("NOT A RESULT: this suite only proves that the harness works.")
     missing = len(settings["runs"]) - len(found)
     if missing:
-        lines.append(f"INCOMPLETE: {missing} of {len(settings['runs'])} runs have no record yet.")
+        what = partial.words(settings["runs"], {record["run_id"] for record in found})
+        lines.append(f"INCOMPLETE: {missing} of {len(settings['runs'])} runs have no record yet ({what}).")
     start = suite.get("start")
     if start is not None:
         lines.append(

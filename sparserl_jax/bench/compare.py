@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.bench import caption as captions
-from sparserl_jax.bench import check, records, reproduce, tables
+from sparserl_jax.bench import check, partial, records, reproduce, tables
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.rows import Block, key_of
 from sparserl_jax.bench.summary import Summary, fallback_of, follows, levels_of, order, pooled
@@ -109,17 +109,11 @@ def _load(folders: Sequence[Path]) -> list[Source]:
 
 def _whole(folder: Path, settings: dict[str, Any], found: list[dict[str, Any]]) -> None:
     """Refuse rows of which some seeds are missing: which ones came first is no random choice."""
-    present = {record["run_id"] for record in found}
-    rows: dict[str, list[str]] = defaultdict(list)
-    for run_id in settings["runs"]:
-        rows[run_id.rpartition("-seed")[0]].append(run_id)
-    for row, runs in rows.items():
-        missing = [run for run in runs if run not in present]
-        if 0 < len(missing) < len(runs):
-            raise UserError(
-                f"'{folder}' has {len(runs) - len(missing)} of the {len(runs)} seeds of '{row}'; finish it with "
-                "`sparserl bench`."
-            )
+    broken = partial.broken_rows(settings["runs"], {record["run_id"] for record in found})
+    for row, (there, every) in broken.items():
+        raise UserError(
+            f"'{folder}' has {there} of the {every} seeds of '{row}'; finish it with `sparserl bench`."
+        )
 
 
 def _shared(sources: list[Source]) -> tuple[list[str], list[str]]:

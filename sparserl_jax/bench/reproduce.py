@@ -36,7 +36,8 @@ def command(settings: dict[str, Any], env: str, arm: str, sparsity: float, file:
     suite = settings["suite"]
     if suite["name"] == SINGLE:
         return _train(suite, env)
-    return f"sparserl bench {shlex.quote(file)}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
+    budget = f" --budget {suite['budget']}" if suite.get("budget") else ""
+    return f"sparserl bench {shlex.quote(file)}{budget}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
 
 
 def _train(suite: dict[str, Any], env: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.bench import budgets
 from sparserl_jax.bench import tuning as tunings
 from sparserl_jax.bench.ranges import (
     check_knob,
@@ -35,7 +36,7 @@ from sparserl_jax.training.recipe import Recipe, recipe
 # number of a run.
 _OBJECTS = ("object", "env_object", "arrays", "tune")
 # Left out where not given, so that hashes stay what they were.
-_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start")
+_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start", "budget")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")
 
@@ -100,7 +101,8 @@ class Suite:
     """A resolved comparison. `result = False` marks suites whose numbers may never be published.
 
     `tune`: the grid that `sparserl tune` searches. `unequal_tuning`: the suite admits that its arms were not tuned
-    equally. `search`: set in the suites that `sparserl tune` makes of others.
+    equally. `search`: set in the suites that `sparserl tune` makes of others. `budget`: what its length is called in a
+    file that has several, see `bench/budgets.py`.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Suite:
     tune: tunings.Tune | None = None
     unequal_tuning: bool = False
     search: tunings.Search | None = None
+    budget: str | None = None
 
     def training(self, task: Task) -> Training:
         """The training configuration of one environment, shared by all arms."""
@@ -221,6 +224,7 @@ class _SuiteTable:
     title: str = ""
     result: bool = True
     unequal_tuning: bool = False
+    budget: str | None = None
 
 
 def _arm(table: Mapping[str, Any], top: _SuiteTable, own: bool, agent: AgentConfig, where: str) -> Arm:
@@ -268,9 +272,9 @@ def _arm(table: Mapping[str, Any], top: _SuiteTable, own: bool, agent: AgentConf
     return Arm(chosen, name, role, knobs, tuple(range(first, first + count)), critic, overrides)
 
 
-def parse(table: Mapping[str, Any], where: str) -> Suite:
-    """A suite from the content of its file; `where` names the file in messages."""
-    table = dict(table)
+def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Suite:
+    """A suite from the content of its file, at one of its budgets; `where` names the file in messages."""
+    table = budgets.chosen(table, budget, where)
     wanted = table.pop("agent", {})
     named = wanted.get("name", "td3") if isinstance(wanted, Mapping) else "td3"
     with located(f"{where} [agent]"):
@@ -330,19 +334,24 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
         arms=tuple(resolved),
         tune=None if tune is None else tunings.parse(tune, resolved, agent, where),
         unequal_tuning=top.unequal_tuning,
+        budget=top.budget,
     )
     check_ranges(suite, where)
     return suite
 
 
-def read(path: Path) -> Suite:
-    """The suite in a TOML file."""
+def read(path: Path, budget: str | None = None) -> Suite:
+    """The suite in a TOML file, at one of its budgets."""
+    return parse(content(path), path.name, budget)
+
+
+def content(path: Path) -> dict[str, Any]:
+    """What stands in a suite's file, not looked at."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"cannot read the suite file '{path.name}': {error.strerror}; check the path."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} is not valid TOML ({error}); mend that line.") from None
-    return parse(table, path.name)
