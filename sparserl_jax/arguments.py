@@ -80,6 +80,24 @@ class Publish:
 
 
 @dataclasses.dataclass(frozen=True)
+class Paper:
+    """Run a paper's suites (or go on with them) and set its tables beside ours, from whatever records there are."""
+
+    paper: tyro.conf.Positional[str] = "rlx2"
+    """A paper whose numbers are shipped (benchmarks/published)."""
+    step: Literal["run", "plan", "tables"] = "run"
+    """`plan` prints what would be run, `tables` writes the page from the records there are."""
+    suites: tuple[str, ...] = ()
+    """Which of the paper's suites; default all."""
+    budget: str | None = None
+    """One of the suites' budgets (e.g. short); default: the published one."""
+    time_budget: float | None = None
+    """Seconds after which to stop with exit code 3; run again to go on."""
+    out: Path | None = None
+    """Folder of the page; default runs/paper-<paper>."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Table:
     """Make the tables of a folder again from its records, and print them."""
 
@@ -188,6 +206,7 @@ Command = (
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Paper, tyro.conf.subcommand("paper")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]

@@ -23,6 +23,7 @@ from sparserl_jax.arguments import (
     Evaluate,
     Inspect,
     List,
+    Paper,
     PlanSuite,
     Plot,
     Publish,
@@ -152,6 +153,24 @@ def compare(command: Compare, console: Console) -> int:
     return 0
 
 
+def paper(command: Paper, console: Console) -> int:
+    """`sparserl paper`."""
+    from sparserl_jax.bench import paper_page
+
+    written = paper_page.execute(
+        command.paper,
+        console,
+        step=command.step,
+        chosen=command.suites,
+        budget=command.budget,
+        time_budget=command.time_budget,
+        out=command.out,
+    )
+    for path in written:
+        console.print(f"Page: {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
 def table(command: Table, console: Console) -> int:
     """`sparserl table`."""
     from sparserl_jax.bench import summary, tables, trials
@@ -252,6 +271,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Check: check,
     Publish: publish,
     Compare: compare,
+    Paper: paper,
     Train: train,
     Evaluate: evaluate,
     Inspect: inspect,

@@ -81,7 +81,7 @@ _CSV = (
 )
 
 
-def _three(found: Any) -> tuple[Any, ...]:
+def three(found: Any) -> tuple[Any, ...]:
     """Value and bounds of an interval or of a comparison; empty cells where there is none or it is unknown."""
     numbers = (None,) * 3 if found is None else tuple(map(float, found[:3]))
     return tuple(None if number is None or math.isnan(number) else number for number in numbers)
@@ -98,9 +98,9 @@ def _csv_row(block: Block, row: Row, pooled: bool) -> list[Any]:
         None if row.level else row.critic_sparsity,
         " ".join(map(str, row.seeds)),
         row.diverged,
-        *_three(None if pooled else row.value),
-        *_three(row.z_value),
-        *_three(found),
+        *three(None if pooled else row.value),
+        *three(row.z_value),
+        *three(found),
         row.verdict,
         None if found is None else found.seeds,
         row.worst,
@@ -113,9 +113,9 @@ def _csv_row(block: Block, row: Row, pooled: bool) -> list[Any]:
         row.executed_ratio,
         row.speed,
         row.members,
-        *_three(row.improvement),
+        *three(row.improvement),
         row.tiny,
-        *_three(row.tiny_comparison),
+        *three(row.tiny_comparison),
         " ".join(row.commits),
         row.command,
     ]
