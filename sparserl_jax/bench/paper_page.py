@@ -79,8 +79,9 @@ def markdown(paper: Paper, found: Sequence[Source]) -> str:
         "",
         f"Published numbers are {paper.unit}, point estimates, read from: {paper.version}. Ours in % of dense is the "
         "ratio of interquartile means of returns (blank where one of them is not positive); size counts the weights of "
-        "online and target networks, FLOPs live weights, by formula: training with masks executes the dense ones (we count "
-        "2 per weight, some papers one less per unit: shares differ by 1 % at most). Verdicts are explained under each folder's own table.",
+        "online and target networks, FLOPs live weights, by formula: training with masks executes the dense ones (2 "
+        "per weight are counted here, by some papers one less per unit: shares differ by 1 %). Verdicts are "
+        "explained under each folder's own table.",
         "",
     ]
     for part in sections(paper, found):
