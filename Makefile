@@ -4,6 +4,7 @@
 PYTHON ?= python3
 ACCEL  ?= auto
 SUITE  ?=
+PAPER  ?= rlx2
 ARGS   ?=
 VENV   ?= .venv
 JOBS   ?= 2
@@ -16,13 +17,13 @@ JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)
 MAKE_ENVIRONMENT = @sh .ci/environment "$(PYTHON)" "$(ACCEL)" "$(VENV)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev bench test test-quick test-properties test-faults lint format perf check clean
+.PHONY: help install install-dev bench paper test test-quick test-properties test-faults lint format perf check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
 	  printf '  make %-16s %s\n' "$$target" "$$text"; done
 	@echo
-	@echo '  SUITE=name or my_suite.toml   ACCEL=auto|cpu|cuda12|cuda13|tpu   PYTHON=python3.12   VENV=.venv   JOBS=2   ARGS="..."'
+	@echo '  SUITE=name or my_suite.toml   PAPER=rlx2   ACCEL=auto|cpu|cuda12|cuda13|tpu   PYTHON=python3.12   VENV=.venv   JOBS=2   ARGS="..."'
 
 install: ## make .venv for the accelerator of this machine
 	$(MAKE_ENVIRONMENT)
@@ -34,6 +35,9 @@ bench: install ## run a suite (quick on a CPU, standard on an accelerator) and p
 	@suite='$(SUITE)'; \
 	if [ -z "$$suite" ]; then case "$$(cat $(VENV)/.accel)" in cpu) suite=quick ;; *) suite=standard ;; esac; fi; \
 	$(JAX) $(BIN)/sparserl bench "$$suite" $(ARGS)
+
+paper: install ## run a paper's suites (or go on) and set its tables beside ours
+	@$(JAX) $(BIN)/sparserl paper "$(PAPER)" $(ARGS)
 
 test: install-dev ## all tests
 	@$(JAX) $(PYTEST) $(ARGS)

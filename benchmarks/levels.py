@@ -11,9 +11,30 @@ import jax
 import numpy as np
 
 from sparserl_jax.bench import paths, suites
-from sparserl_jax.envs import evaluate_random, make
+from sparserl_jax.envs import Environment, HostEnvironment, evaluate_random, make
+from sparserl_jax.envs.host import begin, env_units, proceed
 
 EPISODES = 1000
+
+
+def on_host(env: HostEnvironment, episodes: int, seed: int = 0) -> np.ndarray:
+    """Undiscounted returns f64[episodes] of uniform random actions; episode `i` is reset with seed `i`."""
+    rng, returns = np.random.default_rng(seed), np.zeros(episodes)
+    for episode in range(episodes):
+        obs, done = begin(env, episode), False
+        while not done:
+            action = rng.uniform(-1.0, 1.0, env.spec.action_dim).astype(np.float32)
+            step = proceed(env, obs, env_units(env.spec, action))
+            obs, done = step.obs, step.terminated or step.truncated
+            returns[episode] += step.reward
+    return returns
+
+
+def measured(env: Environment | HostEnvironment, episodes: int = EPISODES) -> np.ndarray:
+    """Returns [episodes] of uniform random actions in an environment."""
+    if isinstance(env, HostEnvironment):
+        return on_host(env, episodes)
+    return np.asarray(jax.jit(lambda key: evaluate_random(env, key, episodes))(jax.random.key(0)))
 
 
 def main() -> None:
@@ -21,9 +42,7 @@ def main() -> None:
     suite = suites.read(paths.suite_path(sys.argv[1] if len(sys.argv) > 1 else "quick"))
     for task in suite.tasks:
         env = make(task.name)
-        returns = np.asarray(
-            jax.jit(lambda key, env=env: evaluate_random(env, key, EPISODES))(jax.random.key(0))
-        )
+        returns = measured(env)
         error = returns.std(ddof=1) / np.sqrt(EPISODES)
         print(f"{env.spec.name}: random {returns.mean():.1f} +- {error:.1f} ({EPISODES} episodes, key 0)")
 

@@ -15,6 +15,8 @@ class Bench:
 
     suite: tyro.conf.Positional[str] = "quick"
     """A shipped suite by name, or your own by path (my_suite.toml)."""
+    budget: str | None = None
+    """One of the suite's budgets; default: the one its file begins with."""
     out: Path | None = None
     """Folder for records and tables; default runs/<suite>-<hash>."""
     time_budget: float | None = None
@@ -39,6 +41,8 @@ class PlanSuite:
 
     suite: tyro.conf.Positional[str] = "quick"
     """A shipped suite by name, or your own by path."""
+    budget: str | None = None
+    """One of the suite's budgets; default: the one its file begins with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Tune:
 
     suite: tyro.conf.Positional[str]
     """A shipped suite by name, or your own by path, with a [tune] table."""
+    budget: str | None = None
+    """One of the suite's budgets; default: the one its file begins with."""
     out: Path | None = None
     """Folder for records and tables; default runs/<suite>-tune-<hash>."""
     time_budget: float | None = None
@@ -69,6 +75,26 @@ class Publish:
     """What `sparserl bench` made."""
     replace: bool = False
     """Overwrite published records whose results differ."""
+    partial: bool = False
+    """Publish an unfinished suite: its whole rows, beside those of earlier slices; what is missing is written down."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """Run a paper's suites (or go on with them) and set its tables beside ours, from whatever records there are."""
+
+    paper: tyro.conf.Positional[str] = "rlx2"
+    """A paper whose numbers are shipped (benchmarks/published)."""
+    step: Literal["run", "plan", "tables"] = "run"
+    """`plan` prints what would be run, `tables` writes the page from the records there are."""
+    suites: tuple[str, ...] = ()
+    """Which of the paper's suites; default all."""
+    budget: str | None = None
+    """One of the suites' budgets (e.g. short); default: the published one."""
+    time_budget: float | None = None
+    """Seconds after which to stop with exit code 3; run again to go on."""
+    out: Path | None = None
+    """Folder of the page; default runs/paper-<paper>."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +206,7 @@ Command = (
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Paper, tyro.conf.subcommand("paper")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]

@@ -23,6 +23,7 @@ from sparserl_jax.arguments import (
     Evaluate,
     Inspect,
     List,
+    Paper,
     PlanSuite,
     Plot,
     Publish,
@@ -67,7 +68,7 @@ def bench(command: Bench, console: Console) -> int:
 
     runs.check_budget(command.time_budget)
     path = paths.suite_path(command.suite)
-    plan = plans.make(suites.read(path))
+    plan = plans.make(suites.read(path, command.budget))
     folder = runs.folder_of(plan, command.out)
     rows = [row for group in command.only for row in group]
     if rows:
@@ -85,7 +86,8 @@ def plan(command: PlanSuite, console: Console) -> int:
     from sparserl_jax.bench import paths, suites
     from sparserl_jax.bench import plan as plans
 
-    plans.show(plans.make(suites.read(paths.suite_path(command.suite))), console)
+    found = suites.read(paths.suite_path(command.suite), command.budget)
+    plans.show(plans.make(found), console)
     return 0
 
 
@@ -97,7 +99,7 @@ def tune(command: Tune, console: Console) -> int:
     from sparserl_jax.bench import tune as tunes
 
     path = paths.suite_path(command.suite)
-    plan = tunes.make(suites.read(path))
+    plan = tunes.make(suites.read(path, command.budget))
     folder = runs.folder_of(plan, command.out)
     plans.show(plan, console)
     for line in tunes.lines(plan):
@@ -120,7 +122,7 @@ def check(command: Check, console: Console) -> int:
         problems = checks.check(folder)
         for problem in problems:
             say(problem)
-        say(f"{folder}: {f'{len(problems)} problems' if problems else 'every record is sound'}.")
+        say(checks.verdict(folder, problems))
         code = runs.EXIT_CHECK_FAILED if problems else code
     if not folders:
         raise UserError(
@@ -133,8 +135,10 @@ def publish(command: Publish, console: Console) -> int:
     """`sparserl publish`."""
     from sparserl_jax.bench import publish as publishing
 
-    target = publishing.publish(command.folder, replace=command.replace)
+    target = publishing.publish(command.folder, replace=command.replace, partial=command.partial)
     console.print(f"Published: {target}", markup=False, highlight=False, soft_wrap=True)
+    for line in publishing.left_out(target):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -147,6 +151,24 @@ def compare(command: Compare, console: Console) -> int:
     tables.screen(found, console)
     if command.out is not None:
         console.print(f"Tables: {command.out}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def paper(command: Paper, console: Console) -> int:
+    """`sparserl paper`."""
+    from sparserl_jax.bench import paper_page
+
+    written = paper_page.execute(
+        command.paper,
+        console,
+        step=command.step,
+        chosen=command.suites,
+        budget=command.budget,
+        time_budget=command.time_budget,
+        out=command.out,
+    )
+    for path in written:
+        console.print(f"Page: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -252,6 +274,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Check: check,
     Publish: publish,
     Compare: compare,
+    Paper: paper,
     Train: train,
     Evaluate: evaluate,
     Inspect: inspect,

@@ -55,11 +55,12 @@ class Agent(NamedTuple):
 
 
 class Range(NamedTuple):
-    """Numbers from `low` to `high`; `above`: `low` itself is not one of them."""
+    """Numbers from `low` to `high`; `above`: `low` itself is not one of them; `whole`: integers only."""
 
     low: float
     high: float = math.inf
     above: bool = False
+    whole: bool = False
 
     def holds(self, value: float) -> bool:
         """Whether `value` is in the range."""
@@ -67,12 +68,14 @@ class Range(NamedTuple):
             (value > self.low if self.above else value >= self.low)
             and value <= self.high
             and value < math.inf
+            and (not self.whole or value == int(value))
         )
 
     def __str__(self) -> str:
+        whole = "that is whole and " if self.whole else ""
         if self.high == math.inf:
-            return f"{'above' if self.above else 'at least'} {self.low:g}"
-        return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
+            return f"{whole}{'above' if self.above else 'at least'} {self.low:g}"
+        return f"{whole}in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
 
 
 class Clock(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import tuning
+from sparserl_jax.bench import partial, tuning
 from sparserl_jax.bench.statistics import MARGIN
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
         lines.append("NOT A RESULT: this suite only proves that the harness works.")
     missing = len(settings["runs"]) - len(found)
     if missing:
-        lines.append(f"INCOMPLETE: {missing} of {len(settings['runs'])} runs have no record yet.")
+        what = partial.words(settings["runs"], {record["run_id"] for record in found})
+        lines.append(f"INCOMPLETE: {missing} of {len(settings['runs'])} runs have no record yet ({what}).")
     start = suite.get("start")
     if start is not None:
         lines.append(
@@ -90,6 +91,7 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
             "whose training is in no number here."
         )
     lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
+    lines.extend(_own_sparsities(blocks))
     lines.extend(tuning.sentences(suite))
     lines.append(
         f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({_episodes(suite)} "
@@ -119,6 +121,15 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     if found:
         lines.append(origin(found, settings["suite_hash"]))
     return lines
+
+
+def _own_sparsities(blocks: Sequence[Block]) -> list[str]:
+    """What each environment's own sparsities are, where arms are trained at them."""
+    parts = []
+    for block in blocks:
+        levels = distinct(f"{row.sparsity:g} / {row.critic_sparsity:g}" for row in block.rows if row.own)
+        parts += [f"{block.env} {levels}"] if levels else []
+    return [f"Sparsities of each environment (actor / critic): {'; '.join(parts)}."] if parts else []
 
 
 def _evaluation_share(found: Sequence[dict[str, Any]]) -> list[str]:

@@ -43,9 +43,15 @@ def _sparsifiers() -> list[tuple[str, str]]:
 
 
 def _suites() -> list[tuple[str, str]]:
-    from sparserl_jax.bench import paths, suites
+    from sparserl_jax.bench import budgets, paths, suites
 
-    return [(name, suites.read(paths.suite_path(name)).title) for name in paths.suite_names()]
+    found = []
+    for name in paths.suite_names():
+        path = paths.suite_path(name)
+        lengths = budgets.names(suites.content(path))
+        told = f" (budgets: {', '.join(lengths)})" if lengths else ""
+        found.append((name, suites.read(path).title + told))
+    return found
 
 
 _KINDS: dict[str, Callable[[], list[tuple[str, str]]]] = {

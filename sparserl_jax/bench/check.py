@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import claims, paths, policy, records, schema, single
+from sparserl_jax.bench import claims, partial, paths, policy, records, schema, single
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import leaf
 
@@ -29,7 +29,7 @@ def check(folder: Path, repository: Path | None = None) -> list[str]:
     """
     settings, found = records.load_all(folder)
     present = {record.get("run_id") for record in found}
-    missing = [f"{run_id}: the record is missing" for run_id in settings["runs"] if run_id not in present]
+    missing = partial.problems(folder, settings["runs"], present)
     problems, sound = _unsound(folder, settings, found)
     repository = _publisher(folder) if repository is None else repository
     old = [] if repository is None else claims.commits(sound, repository)
@@ -70,6 +70,20 @@ def _publisher(folder: Path) -> Path | None:
     """The checkout in whose `results/` a folder lies."""
     root = paths.checkout()
     return root if root is not None and folder.resolve().parent == (root / "results").resolve() else None
+
+
+def verdict(folder: Path, problems: list[str]) -> str:
+    """The last line about a folder: how many problems, or that there are none and what it admits to lack."""
+    if problems:
+        return f"{folder}: {len(problems)} problems."
+    missing = partial.declared(folder)
+    if not missing:
+        return f"{folder}: every record is sound."
+    runs = records.load_all(folder)[0]["runs"]
+    return (
+        f"{folder}: every record is sound; {len(missing)} of {len(runs)} runs are missing, as {partial.MISSING} says "
+        f"({partial.words(runs, set(runs) - set(missing))})."
+    )
 
 
 def folders(folder: Path) -> list[Path]:

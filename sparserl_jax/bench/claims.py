@@ -48,6 +48,7 @@ def suite_of(content: dict[str, Any]) -> Suite:
             )
             for arm in content["arms"]
         ),
+        budget=content.get("budget"),
     )
 
 

@@ -56,6 +56,8 @@ def _share(value: float | None) -> str:
 
 
 def _sparsity(row: Row) -> str:
+    if row.level:
+        return row.level
     if row.sparsity == row.critic_sparsity:
         return f"{row.sparsity:g}"
     return f"{row.sparsity:g} / {row.critic_sparsity:g}"

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.bench import caption as captions
-from sparserl_jax.bench import check, records, reproduce, tables
+from sparserl_jax.bench import check, partial, records, reproduce, tables
 from sparserl_jax.bench import rows as rows_of
-from sparserl_jax.bench.rows import Block, Key, key_of
-from sparserl_jax.bench.summary import Summary, fallback_of, levels_of, order, pooled
+from sparserl_jax.bench.rows import Block, key_of
+from sparserl_jax.bench.summary import Summary, fallback_of, follows, levels_of, order, pooled
 from sparserl_jax.errors import UserError
 
 MARK = "comparison.json"
@@ -114,17 +114,11 @@ def _load(folders: Sequence[Path]) -> list[Source]:
 
 def _whole(folder: Path, settings: dict[str, Any], found: list[dict[str, Any]]) -> None:
     """Refuse rows of which some seeds are missing: which ones came first is no random choice."""
-    present = {record["run_id"] for record in found}
-    rows: dict[str, list[str]] = defaultdict(list)
-    for run_id in settings["runs"]:
-        rows[run_id.rpartition("-seed")[0]].append(run_id)
-    for row, runs in rows.items():
-        missing = [run for run in runs if run not in present]
-        if 0 < len(missing) < len(runs):
-            raise UserError(
-                f"'{folder}' has {len(runs) - len(missing)} of the {len(runs)} seeds of '{row}'; finish it with "
-                "`sparserl bench`."
-            )
+    broken = partial.broken_rows(settings["runs"], {record["run_id"] for record in found})
+    for row, (there, every) in broken.items():
+        raise UserError(
+            f"'{folder}' has {there} of the {every} seeds of '{row}'; finish it with `sparserl bench`."
+        )
 
 
 def _shared(sources: list[Source]) -> tuple[list[str], list[str]]:
@@ -337,14 +331,15 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
     fallback = fallback_of(levels, every, lambda record: places[id(record)])
     rows = []
     for source in sources:
-        groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[tuple[str, float, float], list[dict[str, Any]]] = defaultdict(list)
         for record in _of(source, env):
             groups[key_of(record)].append(record)
         file = source.path / reproduce.SUITE_FILE
         for key, group in groups.items():
             arm = key[0].removesuffix(_suffix(source))
             command = reproduce.command(source.settings, env, arm, key[1], file.as_posix())
-            rows.append(rows_of.row(group, env, levels, fallback, command, source.name))
+            own = follows(settings, key[0])
+            rows.append(rows_of.row(group, env, levels, fallback, command, source.name, own))
     return rows_of.block(env, sorted(rows, key=lambda row: order(settings, row.key)), levels)
 
 

@@ -60,13 +60,16 @@ def parse(text: str, plan: Plan) -> Wanted:
             raise suggest(form["env"], sorted(set(envs.values())), "environment of the suite")
         if form["arm"] not in arms:
             raise suggest(form["arm"], arms, "arm of the suite")
-    knobs = {planned.run.knobs["actor"] for planned in plan.runs if planned.arm.name == form["arm"]}
+    env = None if form["env"] is None else envs[form["env"]]
+    mine = [planned for planned in plan.runs if Wanted(env, form["arm"], None).meets(planned)]
+    knobs = {planned.run.knobs["actor"] for planned in mine}
     if sparsity is not None and sparsity not in knobs:
+        place = f"in suite '{plan.suite.name}'" + ("" if env is None else f" on {env}")
         raise UserError(
-            f"{where}: '{form['arm']}' has no sparsity {sparsity:g} in suite '{plan.suite.name}'; it has "
+            f"{where}: '{form['arm']}' has no sparsity {sparsity:g} {place}; it has "
             f"{', '.join(format(knob, 'g') for knob in sorted(knobs))}."
         )
-    return Wanted(None if form["env"] is None else envs[form["env"]], form["arm"], sparsity)
+    return Wanted(env, form["arm"], sparsity)
 
 
 def select(plan: Plan, texts: Sequence[str]) -> Plan:

@@ -206,7 +206,7 @@ def lines(plan: Plan) -> list[str]:
     compilations = sum(int(program.compilations) for program in plan.programs)
     training = suite.training(suite.tasks[0])
     dispatches = suite.steps // training.dispatch_steps
-    members = sum(len(arm.sparsities) * len(arm.seeds) for arm in suite.arms)
+    members = len(plan.runs) // len(suite.tasks)
     text = [
         f"suite {suite.name}-{suite.hash()}: {suite.title}" + ("" if suite.result else "  [never a result]"),
         f"{len(plan.runs)} runs = {len(suite.tasks)} environments x {members} members; "

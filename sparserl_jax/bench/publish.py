@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparserl_jax.bench import claims, paths, plots, policy, provenance, records, tables
+from sparserl_jax.bench import partial as slices
 from sparserl_jax.bench.caption import RESULT_FROM
-from sparserl_jax.bench.check import check
+from sparserl_jax.bench.check import check, unsound
 from sparserl_jax.bench.single import SINGLE
 from sparserl_jax.bench.summary import Row, Summary, key_of, summarise
 from sparserl_jax.errors import UserError
@@ -48,13 +50,18 @@ def _state(settings_name: str, repository: Path) -> None:
         )
 
 
-def publish(folder: Path, *, results: Path | None = None, replace: bool = False) -> Path:
+def publish(
+    folder: Path, *, results: Path | None = None, replace: bool = False, partial: bool = False
+) -> Path:
     """Copy a finished and checked folder to `results/<suite>`, with fresh tables and plots; returns that folder.
+
+    Records of the same configuration that were published before and are not in `folder` stay.
 
     Args:
         folder: what `sparserl bench` made.
         results: the results folder; default that of the checkout.
         replace: overwrite published records whose results differ.
+        partial: publish the whole rows of a suite that is not finished, where dense is there to compare them with.
 
     Raises:
         UserError: dirty tree, unfinished or unsound records, a suite that is no result, or differing records.
@@ -69,11 +76,22 @@ def publish(folder: Path, *, results: Path | None = None, replace: bool = False)
     if not settings["suite"]["result"]:
         raise UserError(f"suite '{name}' is never a result (result = false); it cannot be published.")
     _state(name, results.parent)
-    missing = len(settings["runs"]) - len(found)
-    if missing:
-        raise UserError(f"'{folder}' lacks {missing} of {len(settings['runs'])} runs; run the suite again.")
-    _enough_seeds(name, found)
-    problems = check(folder)
+    target = results / name
+    earlier = _earlier(target, settings, [record["run_id"] for record in found])
+    before = {record["run_id"]: record for record in earlier}
+    every = [*found, *earlier]
+    chosen = settings["runs"] if not partial else slices.publishable(settings, every)
+    missing = len(settings["runs"]) - len(every)
+    if missing and not partial:
+        raise UserError(
+            f"'{folder}' lacks {missing} of {len(settings['runs'])} runs; run the suite again, or publish its whole "
+            "rows with --partial."
+        )
+    found = [record for record in found if record["run_id"] in chosen]
+    if not found:
+        raise UserError(f"'{folder}' has no whole row beside a whole dense one; run the suite again.")
+    _enough_seeds(name, [record for record in every if record["run_id"] in chosen])
+    problems = unsound(folder) if missing or before else check(folder)
     if problems:
         raise UserError(
             f"'{folder}' does not pass the check ({problems[0]}; {len(problems)} problems in all)."
@@ -87,17 +105,24 @@ def publish(folder: Path, *, results: Path | None = None, replace: bool = False)
     stale = claims.commits(found, results.parent)
     if stale:
         raise UserError(f"cannot publish '{name}': {stale[0]}; publish from the branch that made it.")
-    target = results / name
     if not replace:
-        _refuse_differing(folder, target, settings["runs"])
+        _refuse_differing(folder, target, settings["runs"], before)
     staging = results / f".{name}.part"
     shutil.rmtree(staging, ignore_errors=True)
-    for run_id in settings["runs"]:
+    for run_id in chosen:
         unpublished = shutil.ignore_patterns(policy.NETWORKS)
-        shutil.copytree(folder / "records" / run_id, staging / "records" / run_id, ignore=unpublished)
+        source = target if run_id in before else folder
+        shutil.copytree(source / "records" / run_id, staging / "records" / run_id, ignore=unpublished)
+    slices.declare(staging, [run_id for run_id in settings["runs"] if run_id not in chosen])
     for file in COPIED:
         if (folder / file).is_file():
             shutil.copyfile(folder / file, staging / file)
+    if missing or before:
+        # What stands together only here has to be right together.
+        problems = check(staging)
+        if problems:
+            shutil.rmtree(staging)
+            raise UserError(f"'{folder}' and what is published of '{name}' do not fit: {problems[0]}.")
     summary = summarise(staging)
     tables.write(staging, summary)
     plots.write(staging, summary)
@@ -107,6 +132,26 @@ def publish(folder: Path, *, results: Path | None = None, replace: bool = False)
     shutil.rmtree(target, ignore_errors=True)
     staging.replace(target)
     return target
+
+
+def _earlier(target: Path, settings: dict[str, Any], present: list[str]) -> list[dict[str, Any]]:
+    """Published records of the same configuration that are not `present` in the folder to publish."""
+    if not (target / records.CONFIGURATION).is_file():
+        return []
+    theirs, found = records.load_all(target)
+    if theirs["suite_hash"] != settings["suite_hash"]:
+        return []
+    return [record for record in found if record["run_id"] not in present]
+
+
+def left_out(target: Path) -> list[str]:
+    """What a published folder admits to lack, in a sentence; nothing where it is whole."""
+    missing = slices.declared(target)
+    if not missing:
+        return []
+    runs = records.load_all(target)[0]["runs"]
+    told = slices.words(runs, set(runs) - set(missing))
+    return [f"Not published, {len(missing)} of {len(runs)} runs: {told}."]
 
 
 def _enough_seeds(name: str, found: list[dict[str, Any]]) -> None:
@@ -123,17 +168,18 @@ def _enough_seeds(name: str, found: list[dict[str, Any]]) -> None:
         )
 
 
-def _refuse_differing(folder: Path, target: Path, runs: list[str]) -> None:
-    """Published records are never overwritten by different ones, nor dropped, without being asked."""
+def _refuse_differing(folder: Path, target: Path, runs: list[str], kept: Collection[str]) -> None:
+    """Published records are never overwritten by different ones, nor dropped, without being asked; `kept`: those that
+    stay as they are."""
     published = sorted((target / "records").glob("*/*/record.json")) if target.is_dir() else []
     ids = {path: path.parent.relative_to(target / "records").as_posix() for path in published}
     for run_id in ids.values():
-        if run_id not in runs:
+        if run_id not in runs or not (run_id in kept or (folder / "records" / run_id).is_dir()):
             raise UserError(
                 f"the published '{target.name}' has run '{run_id}', which '{folder}' lacks; use --replace."
             )
     for path, run_id in ids.items():
-        if not _same(folder / "records" / run_id, path.parent):
+        if run_id not in kept and not _same(folder / "records" / run_id, path.parent):
             raise UserError(
                 f"the published run '{run_id}' of '{target.name}' has another result; use --replace."
             )

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from sparserl_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from sparserl_jax.bench.suites import Arm, Suite
+    from collections.abc import Sequence
+
+    from sparserl_jax.bench.suites import Arm, Suite, Task
 
 MOST_SEEDS = 10_000
 """Of one arm: every run is planned by itself, and a slip of the pen would fill the memory."""
@@ -82,18 +84,39 @@ def check_unique(names: list[str], what: str, where: str) -> None:
         )
 
 
-def check_seeds(arms: list[Arm], where: str) -> None:
+def check_own_sparsities(tasks: Sequence[Task], sparsities: Sequence[float], where: str) -> bool:
+    """Whether the environments have sparsities of their own, as all of them must if one has; `sparsities`: those at
+    the top of the suite, which then say nothing."""
+    own = [task for task in tasks if task.sparsity is not None]
+    for task in tasks:
+        require(
+            task.sparsity is not None or (task.critic_sparsity is None and not own),
+            where,
+            f"environment '{task.name}' has no 'sparsity', but it or another one has sparsities of its own; give it "
+            "one.",
+        )
+        for knob in (task.sparsity, task.critic_sparsity):
+            if knob is not None:
+                check_knob(knob, f"{where}, environment '{task.name}'")
+    require(
+        not own or not sparsities,
+        where,
+        "'sparsities' at the top say nothing where every environment has its own; drop them, or give them to arms.",
+    )
+    return bool(own)
+
+
+def check_seeds(arms: list[Arm], tasks: Sequence[Task], where: str) -> None:
     """Two arms with the same recipe, knob and seed would be one run counted twice: the A/A row must use other seeds."""
     seen: dict[tuple[Any, ...], str] = {}
-    for arm in arms:
+    every = ((task, arm, *knobs) for task in tasks for arm in arms for knobs in arm.knobs(task))
+    for task, arm, knob, own in every:
         # The key of a run folds in the recipe, not the arm's name.
-        for knob in arm.sparsities:
-            own = arm.critic_sparsity(knob)
-            critic = knob if own is None else own
-            for seed in arm.seeds:
-                other = seen.setdefault((arm.recipe, arm.overrides, knob, critic, seed), arm.name)
-                require(
-                    other == arm.name,
-                    where,
-                    f"arms '{other}' and '{arm.name}' are the same runs (seed {seed}); give one of them 'seeds_from'.",
-                )
+        critic = knob if own is None else own
+        for seed in arm.seeds:
+            other = seen.setdefault((task.name, arm.recipe, arm.overrides, knob, critic, seed), arm.name)
+            require(
+                other == arm.name,
+                where,
+                f"arms '{other}' and '{arm.name}' are the same runs (seed {seed}); give one of them 'seeds_from'.",
+            )

@@ -41,7 +41,8 @@ def command(settings: dict[str, Any], env: str, arm: str, sparsity: float, file:
     suite = settings["suite"]
     if suite["name"] == SINGLE:
         return _train(suite, env)
-    return f"sparserl bench {shlex.quote(file)}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
+    budget = f" --budget {suite['budget']}" if suite.get("budget") else ""
+    return f"sparserl bench {shlex.quote(file)}{budget}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
 
 
 def _train(suite: dict[str, Any], env: str) -> str:
@@ -153,8 +154,9 @@ def page(summary: Summary) -> str:
         told = f"`{row.command}`" if row.command else "the Python program that passed its objects"
         where = f" in {row.origin}" if row.origin else ""
         commits = ", ".join(text[:10] for text in row.commits)
+        sparsity = row.level or f"{row.sparsity:g}"
         lines.append(
-            f"| {env} | {row.label} | {row.sparsity:g} | {told} | {commits} | {', '.join(row.programs)} | "
+            f"| {env} | {row.label} | {sparsity} | {told} | {commits} | {', '.join(row.programs)} | "
             f"`{folded(row.runs)}`{where} |"
         )
     lines += ["", "| program | its runs |", "|---|---|"]

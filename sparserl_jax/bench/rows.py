@@ -24,8 +24,8 @@ NOT_LEARNED = "not learned at this budget"
 SAME_SEEDS = "same seeds as the reference"
 """Verdict of a dense arm whose runs are the reference's own, made elsewhere: what it shows is the machine."""
 
-Key = tuple[str, float, float]
-"""Arm, sparsity of the actor, sparsity of the critic."""
+Key = tuple[str, float | None, float | None]
+"""Arm, sparsity of the actor, sparsity of the critic; None for arms that are trained at each environment's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Row:
     tiny, tiny_comparison: the narrow opponent's label and the difference to it. compression, ratios: relative to the
     dense full-width network. speed: environment steps per second of the whole program, all its members together.
     target: steps of the TD target. origin: folder of the runs in a comparison, else empty. runs, programs, commits:
-    what the row's numbers are made of; command: what makes these runs again.
+    what the row's numbers are made of; command: what makes these runs again. own: whether its sparsities are those of
+    its environment; pooled rows of such arms hold mean sparsities, which are shown nowhere, and `level`, the words that
+    stand for them.
     """
 
     arm: str
@@ -72,6 +74,8 @@ class Row:
     programs: tuple[str, ...] = ()
     commits: tuple[str, ...] = ()
     command: str = ""
+    own: bool = False
+    level: str = ""
 
     @property
     def label(self) -> str:
@@ -81,7 +85,7 @@ class Row:
     @property
     def key(self) -> Key:
         """What makes rows of several environments one row of the pooled block."""
-        return self.arm, self.sparsity, self.critic_sparsity
+        return (self.arm, None, None) if self.own else (self.arm, self.sparsity, self.critic_sparsity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +104,8 @@ def generator(*words: Any) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big"))
 
 
-def key_of(record: dict[str, Any]) -> Key:
-    """What makes runs one row."""
+def key_of(record: dict[str, Any]) -> tuple[str, float, float]:
+    """What makes runs one row of an environment."""
     result = record["result"]
     return result["arm"], result["sparsity"], result["critic_sparsity"]
 
@@ -122,13 +126,14 @@ def row(
     fallback: float,
     command: str = "",
     origin: str = "",
+    own: bool = False,
 ) -> Row:
     """The records of one arm at one knob as a row without its comparisons.
 
     Args:
         levels: random, reference, learned and failure level of the environment.
         fallback: return at which a diverged run enters.
-        command, origin: see `Row`.
+        command, origin, own: see `Row`.
     """
     group = sorted(group, key=lambda record: record["result"]["seed"])
     first, measured = group[0]["result"], [record["measured"] for record in group]
@@ -177,6 +182,7 @@ def row(
         programs=_seen(group, "program"),
         commits=_seen(group, "git_commit"),
         command=command,
+        own=own,
     )
 
 
@@ -309,7 +315,8 @@ def largest_matched(block: Block) -> str | None:
         return None
     swept: dict[str, list[Row]] = defaultdict(list)
     for row in block.rows:
-        if row.role == "method" and row.method != "dense" and row.comparison is not None:
+        # One sparsity that the environment prescribes is no sweep.
+        if row.role == "method" and row.method != "dense" and row.comparison is not None and not row.own:
             swept[row.arm].append(row)
     if not swept:
         return None

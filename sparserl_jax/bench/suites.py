@@ -17,8 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.bench import budgets
 from sparserl_jax.bench import tuning as tunings
-from sparserl_jax.bench.ranges import MOST_SEEDS, check_knob, check_ranges, check_seeds, check_unique, require
+from sparserl_jax.bench.ranges import (
+    MOST_SEEDS,
+    check_knob,
+    check_own_sparsities,
+    check_ranges,
+    check_seeds,
+    check_unique,
+    require,
+)
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
@@ -28,7 +37,8 @@ from sparserl_jax.training.recipe import Recipe, recipe
 # number of a run.
 _OBJECTS = ("object", "env_object", "arrays", "tune")
 # Left out where not given, so that hashes stay what they were.
-_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start")
+_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start", "budget")
+_LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")
 
 
@@ -39,7 +49,9 @@ class Task:
     `learned` is the return the dense arm must reach before any verdict is given; a run that ends below `failed`
     (default: half way between `random` and `learned`) counts as failed. All in units of undiscounted return.
     `episodes` and `final_episodes` replace the suite's own numbers where episodes are long or hardly differ.
-    `object` holds an environment passed from Python instead of a name; it never enters a file or a hash.
+    `sparsity` (of the actor) and `critic_sparsity` (default: the same) are the knobs of all arms that have none of
+    their own; either every environment of a suite has them, or none. `object` holds an environment passed from Python
+    instead of a name; it never enters a file or a hash.
     """
 
     name: str
@@ -49,6 +61,8 @@ class Task:
     failed: float | None = None
     episodes: int | None = None
     final_episodes: int | None = None
+    sparsity: float | None = None
+    critic_sparsity: float | None = None
     object: Any = dataclasses.field(default=None, compare=False, repr=False)
 
 
@@ -57,8 +71,9 @@ class Arm:
     """One row family of the table: a recipe at one or more knobs, with its seeds.
 
     `role` tells the table what the arm is for: `dense` (the arm others are compared with), `aa` (the same with other
-    seeds: shows what chance alone does), `placebo` (must lose, or the task tells nothing), `method`. `overrides`: its
-    own values of traced settings; `tuning`: what they cost to find.
+    seeds: shows what chance alone does), `placebo` (must lose, or the task tells nothing), `method`. `sparsities`:
+    of the actor; empty where the arm is trained at each environment's own. `overrides`: its own values of traced
+    settings; `tuning`: what they cost to find.
     """
 
     recipe: Recipe
@@ -70,10 +85,12 @@ class Arm:
     overrides: tunings.Overrides = ()
     tuning: tunings.Tuning | None = None
 
-    def run(self, training: Training, knob: float, seed: int) -> Run:
-        """One seed of the arm at one knob."""
-        critic = self.critic_sparsity(knob)
-        return Run(training, self.recipe, knob, seed, self.name, critic, self.overrides)
+    def knobs(self, task: Task) -> tuple[tuple[float, float | None], ...]:
+        """(sparsity of the actor, the critic's own or None where they are equal) of its runs on one environment."""
+        if self.sparsities:
+            return tuple((knob, self.critic_sparsity(knob)) for knob in self.sparsities)
+        assert task.sparsity is not None, "parse gives every environment a sparsity, or every arm"
+        return ((task.sparsity, task.critic_sparsity),)
 
     def critic_sparsity(self, knob: float) -> float | None:
         """The critic's own sparsity beside the actor's `knob`; None where they are equal."""
@@ -85,7 +102,8 @@ class Suite:
     """A resolved comparison. `result = False` marks suites whose numbers may never be published.
 
     `tune`: the grid that `sparserl tune` searches. `unequal_tuning`: the suite admits that its arms were not tuned
-    equally. `search`: set in the suites that `sparserl tune` makes of others.
+    equally. `search`: set in the suites that `sparserl tune` makes of others. `budget`: what its length is called in a
+    file that has several, see `bench/budgets.py`.
     """
 
     name: str
@@ -104,6 +122,7 @@ class Suite:
     tune: tunings.Tune | None = None
     unequal_tuning: bool = False
     search: tunings.Search | None = None
+    budget: str | None = None
 
     def training(self, task: Task) -> Training:
         """The training configuration of one environment, shared by all arms."""
@@ -133,10 +152,10 @@ class Suite:
     def runs(self) -> list[tuple[Task, Arm, Run]]:
         """Every run: environment by environment, arm by arm, knob by knob, seed by seed."""
         return [
-            (task, arm, arm.run(training, knob, seed))
+            (task, arm, Run(training, arm.recipe, knob, seed, arm.name, critic, arm.overrides))
             for task, training in ((task, self.training(task)) for task in self.tasks)
             for arm in self.arms
-            for knob in arm.sparsities
+            for knob, critic in arm.knobs(task)
             for seed in arm.seeds
         ]
 
@@ -168,6 +187,8 @@ def plain(value: Any) -> Any:
         found = {name: getattr(value, name) for name in names}
         if found.get("overrides"):
             found["overrides"] = dict(found["overrides"])
+        if isinstance(value, Task):
+            found = {k: v for k, v in found.items() if v is not None or k not in _LATER_OF_TASKS}
         return {name: plain(entry) for name, entry in found.items() if entry or name not in _LATER}
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
@@ -204,12 +225,14 @@ class _SuiteTable:
     title: str = ""
     result: bool = True
     unequal_tuning: bool = False
+    budget: str | None = None
 
 
-def _arm(table: Any, top: _SuiteTable, agent: AgentConfig, where: str) -> Arm:
+def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str) -> Arm:
+    """One `[[arms]]` block; `own`: the environments have sparsities of their own."""
     require(isinstance(table, Mapping), where, f"an arm is a table with a recipe, not {table!r}.")
     table = dict(table)
-    changes, own = table.pop("set", {}), table.pop("overrides", {})
+    changes, values = table.pop("set", {}), table.pop("overrides", {})
     written = from_table(_ArmTable, table, where)
     with located(where):
         chosen = recipe(written.recipe)
@@ -227,7 +250,7 @@ def _arm(table: Any, top: _SuiteTable, agent: AgentConfig, where: str) -> Arm:
     fixed = () if chosen.sparsity is None else (chosen.sparsity,)
     knobs = written.sparsities if written.sparsities is not None else fixed or top.sparsities
     require(
-        len(knobs) > 0,
+        len(knobs) > 0 or (own and written.sparsities is None),
         where,
         f"arm '{name}' has no sparsity; give 'sparsities' here or at the top of the suite.",
     )
@@ -248,13 +271,13 @@ def _arm(table: Any, top: _SuiteTable, agent: AgentConfig, where: str) -> Arm:
     role = written.role or default_role
     if role not in ROLES:
         raise suggest(role, list(ROLES), f"role in {where}")
-    values = tunings.overrides_of(own, agent, f"{where}.overrides")
-    return Arm(chosen, name, role, knobs, tuple(range(first, first + count)), critic, values)
+    overrides = tunings.overrides_of(values, agent, f"{where}.overrides")
+    return Arm(chosen, name, role, knobs, tuple(range(first, first + count)), critic, overrides)
 
 
-def parse(table: Mapping[str, Any], where: str) -> Suite:
-    """A suite from the content of its file; `where` names the file in messages."""
-    table = dict(table)
+def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Suite:
+    """A suite from the content of its file, at one of its budgets; `where` names the file in messages."""
+    table = budgets.chosen(table, budget, where)
     wanted = table.pop("agent", {})
     named = wanted.get("name", "td3") if isinstance(wanted, Mapping) else "td3"
     with located(f"{where} [agent]"):
@@ -292,13 +315,14 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
             require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
         if task.random is not None and task.learned is not None:
             require(task.learned > task.random, where, f"'{task.name}': learned must exceed random.")
-    resolved = [_arm(entry, top, agent, f"{where} [[arms]]") for entry in arms]
+    own = check_own_sparsities(tasks, top.sparsities, where)
+    resolved = [_arm(entry, top, own, agent, f"{where} [[arms]]") for entry in arms]
     check_unique([task.name for task in tasks], "environment", where)
     check_unique([arm.name for arm in resolved], "arm", where)
     dense = [arm for arm in resolved if arm.role == "dense"]
     require(len(dense) <= 1, where, "only one arm may have the role 'dense'.")
     resolved = tunings.apply(resolved, tuned, agent, where)
-    check_seeds(resolved, where)
+    check_seeds(resolved, tasks, where)
     tunings.check_equal(resolved, top.unequal_tuning, where)
     suite = Suite(
         name=top.name,
@@ -315,19 +339,24 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
         arms=tuple(resolved),
         tune=None if tune is None else tunings.parse(tune, resolved, agent, where),
         unequal_tuning=top.unequal_tuning,
+        budget=top.budget,
     )
     check_ranges(suite, where)
     return suite
 
 
-def read(path: Path) -> Suite:
-    """The suite in a TOML file."""
+def read(path: Path, budget: str | None = None) -> Suite:
+    """The suite in a TOML file, at one of its budgets."""
+    return parse(content(path), path.name, budget)
+
+
+def content(path: Path) -> dict[str, Any]:
+    """What stands in a suite's file, not looked at."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"cannot read the suite file '{path.name}': {error.strerror}; check the path."
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path.name} is not valid TOML ({error}); mend that line.") from None
-    return parse(table, path.name)

@@ -19,6 +19,10 @@ from sparserl_jax.errors import UserError
 __all__ = ["NOT_LEARNED", "Block", "Key", "Row", "Summary", "key_of", "levels_of", "pooled", "summarise"]
 
 
+EACH = "each environment's"
+"""What stands for the sparsity of pooled rows whose sparsities differ between environments."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """Everything a table or a plot shows. `records` in the order of the plan; `origins`: the end of the caption, which
@@ -75,6 +79,11 @@ def order(settings: dict[str, Any], key: Key) -> tuple[Any, ...]:
     return (names.index(key[0]) if key[0] in names else len(names), key[1], key[2])
 
 
+def follows(settings: dict[str, Any], arm: str) -> bool:
+    """Whether an arm is trained at the sparsities of each environment, having none of its own."""
+    return any(found["name"] == arm and not found["sparsities"] for found in settings["suite"]["arms"])
+
+
 def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
     """The environments that have verdicts together, on z scores; rows not complete on all of them are left out.
 
@@ -96,6 +105,10 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
         z = np.stack([row.z for row in group if row.z is not None], axis=1)
         value = statistics.bootstrap(statistics.iqm, z, rng=rows_of.generator("pooled", *key))
         spread = statistics.spread(z, -np.inf)
+        own = [(row.sparsity, row.critic_sparsity) for row in group if row.own]
+        sparsity, critic = (
+            np.mean(own, axis=0).tolist() if own else (group[0].sparsity, group[0].critic_sparsity)
+        )
         rates = [row.failure_rate for row in group if row.failure_rate is not None]
         rows.append(
             dataclasses.replace(
@@ -105,6 +118,9 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
                 z=z,
                 value=value,
                 z_value=value,
+                sparsity=sparsity,
+                critic_sparsity=critic,
+                level=EACH if own else "",
                 worst=spread.worst,
                 p10=spread.p10,
                 failure_rate=float(np.mean(rates)) if len(rates) == len(group) else None,
@@ -147,13 +163,13 @@ def summarise(root: Path) -> Summary:
     for env, mine in by_env.items():
         levels = levels_of(settings, env)
         fallback = fallback_of(levels, mine, lambda record: root / "records" / record["run_id"])
-        groups: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[tuple[str, float, float], list[dict[str, Any]]] = defaultdict(list)
         for record in mine:
             groups[key_of(record)].append(record)
-        made = [
-            rows_of.row(groups[key], env, levels, fallback, reproduce.command(settings, env, key[0], key[1]))
-            for key in sorted(groups, key=lambda key: order(settings, key))
-        ]
+        made = []
+        for key in sorted(groups, key=lambda key: order(settings, key)):
+            command, own = reproduce.command(settings, env, key[0], key[1]), follows(settings, key[0])
+            made.append(rows_of.row(groups[key], env, levels, fallback, command, own=own))
         blocks.append(rows_of.block(env, made, levels))
 
     suite, lines = settings["suite"], caption(settings, found, blocks)

@@ -81,15 +81,15 @@ _CSV = (
 )
 
 
-def _three(found: Any) -> tuple[Any, ...]:
+def three(found: Any) -> tuple[Any, ...]:
     """Value and bounds of an interval or of a comparison; empty cells where there is none or it is unknown."""
     numbers = (None,) * 3 if found is None else tuple(map(float, found[:3]))
     return tuple(None if number is None or math.isnan(number) else number for number in numbers)
 
 
 def _own(row: Row, found: Any) -> tuple[Any, ...]:
-    """`_three` of an arm's own interval: a single seed says nothing about its scatter."""
-    value, *bounds = _three(found)
+    """`three` of an arm's own interval: a single seed says nothing about its scatter."""
+    value, *bounds = three(found)
     return (value, *(bounds if len(row.seeds) > 1 else (None, None)))
 
 
@@ -100,13 +100,13 @@ def _csv_row(block: Block, row: Row, pooled: bool) -> list[Any]:
         row.arm,
         row.role,
         row.method,
-        row.sparsity,
-        row.critic_sparsity,
+        None if row.level else row.sparsity,
+        None if row.level else row.critic_sparsity,
         " ".join(map(str, row.seeds)),
         row.diverged,
         *_own(row, None if pooled else row.value),
         *_own(row, row.z_value),
-        *_three(found),
+        *three(found),
         row.verdict,
         None if found is None else found.seeds,
         row.worst,
@@ -119,9 +119,9 @@ def _csv_row(block: Block, row: Row, pooled: bool) -> list[Any]:
         row.executed_ratio,
         row.speed,
         row.members,
-        *_three(row.improvement),
+        *three(row.improvement),
         row.tiny,
-        *_three(row.tiny_comparison),
+        *three(row.tiny_comparison),
         " ".join(row.commits),
         row.command,
     ]

@@ -72,6 +72,9 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     tune = suite.tune
     assert tune is not None
     knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
+    values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
+    if knob is None and not arm.sparsities:  # tuned where it is compared: at every environment's own
+        return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values)
     if knob is None:
         if len(arm.sparsities) > 1:
             raise UserError(
@@ -87,7 +90,6 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
                 "tune it at one of its own."
             )
         critic = (arm.critic_sparsity(knob),)
-    values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
     return Arm(arm.recipe, name, arm.role, (knob,), tune.seeds, critic, values)
 
 

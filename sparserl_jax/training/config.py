@@ -27,12 +27,14 @@ class Schedule:
     at, 8 batches where not given.
     drop_fraction: zeta at the start, cosine to 0 at the end of training.
 
-    TRACED: what may differ between members of one Program all the same.
+    TRACED: what may differ between members of one Program all the same; a member's own `buffer_max` is at most that of
+    the Program, whose replay has room for the largest.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
         "drop_fraction": Range(0.0, 1.0),
         "buffer_threshold": Range(0.0),
+        "buffer_max": Range(8.0, whole=True),
     }
 
     topology_interval: int = 10_000
@@ -256,6 +258,13 @@ class Run:
         if not values:
             return training
         timing = {name: values.pop(name) for name in Schedule.TRACED if name in values}
+        if "buffer_max" in timing:
+            timing["buffer_max"], room = int(timing["buffer_max"]), training.schedule.buffer_max
+            if timing["buffer_max"] > room:
+                raise UserError(
+                    f"arm '{self.arm}': buffer_max = {timing['buffer_max']} is more than the suite's ({room}), for "
+                    "which the replay has room: raise that one."
+                )
         return dataclasses.replace(
             training,
             agent=dataclasses.replace(training.agent, **values),

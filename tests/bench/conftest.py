@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import fake
+from tests.bench.checkout import git
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +23,15 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(original: Path, tmp_path: Path) -> Path:
     """A copy to do anything to."""
     return Path(shutil.copytree(original, tmp_path / "mini"))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A checkout with one committed file."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    (root / "code.py").write_text("x = 1\n")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    return root

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from sparserl_jax.bench import provenance, publish, records
 from sparserl_jax.errors import UserError
 from tests.bench import fake, forge
+from tests.bench.checkout import git, made
 
 SMALL = {
     "seeds": 6,
@@ -21,34 +21,10 @@ SMALL = {
 }
 
 
-def git(repository: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", *identity, *arguments], cwd=repository, check=True, capture_output=True)
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A checkout with one committed file."""
-    root = tmp_path / "checkout"
-    root.mkdir()
-    (root / "code.py").write_text("x = 1\n")
-    git(root, "init", "-q")
-    git(root, "add", "-A")
-    git(root, "commit", "-qm", "first")
-    return root
-
-
 @pytest.fixture
 def folder(tmp_path: Path, repository: Path) -> Path:
     """A finished run, made by committed code."""
     return made(tmp_path / "mini", repository, **SMALL)
-
-
-def made(folder: Path, repository: Path, change=None, **options) -> Path:
-    fake.finished(folder, fake.make_plan(**options), change=change)
-    commit = provenance.head(repository)
-    forge.change_all(folder, lambda record: record["provenance"].update(git_commit=commit, git_dirty=False))
-    return folder
 
 
 def test_a_clean_tree_gets_records_tables_and_plots(folder: Path, repository: Path):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sparserl_jax.bench import paths, suites
+from sparserl_jax import envs
+from sparserl_jax.bench import budgets, paths, suites
+from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
 from tests.bench import fake
 
@@ -17,12 +19,34 @@ def parse(**changes):
     return suites.parse(fake.table(**changes), "mini.toml")
 
 
-def test_shipped_suites_are_valid_and_their_periods_fit():
-    for name in paths.suite_names():
-        suite = suites.read(paths.suite_path(name))
-        assert suite.name == name
-        for task in suite.tasks:
-            suite.training(task).check()
+def shipped() -> list[tuple[str, str | None]]:
+    """Every shipped suite at each of its budgets."""
+    found = {name: budgets.names(suites.content(paths.suite_path(name))) for name in paths.suite_names()}
+    return [(name, budget) for name, own in found.items() for budget in own or [None]]
+
+
+@pytest.mark.parametrize(("name", "budget"), shipped())
+def test_a_shipped_suite_is_valid_and_can_be_planned(name: str, budget: str | None):
+    suite = suites.read(paths.suite_path(name), budget)
+    own = budgets.names(suites.content(paths.suite_path(name)))[:1]
+    assert suite.name == (name if [budget] in ([None], own) else f"{name}_{budget}")
+    if any(task.name.startswith("gymnasium:") for task in suite.tasks):
+        pytest.importorskip("gymnasium")
+    # No tracing: programs are made of the real environments' sizes, and every tensor gets its weights.
+    made = plans.make(suite, group=fake.group, describe=lambda source: envs.make(source).spec)
+    lines = plans.lines(made)
+    shares = [line for line in lines if line.startswith("evaluation on")]
+    assert len(shares) == len(suite.tasks)
+    if name.startswith("rlx2"):
+        assert all(int(line.rpartition(", ")[2].partition(" %")[0]) <= 25 for line in shares)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "budget"), [pair for pair in shipped() if pair[0].startswith("rlx2")])
+def test_the_suites_of_a_paper_are_grouped_into_programs_that_fit(name: str, budget: str | None):
+    made = plans.make(suites.read(paths.suite_path(name), budget))
+    assert len(made.programs) < len(made.runs) / 5
+    assert all(program.memory() < 64 * 2**30 for program in made.programs)
 
 
 def test_quick_and_standard_hold_what_they_promise():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax.errors import UserError
-from sparserl_jax.training import AgentConfig, Evaluation, Program, Run, Schedule, group, recipe
+from sparserl_jax.training import AgentConfig, Evaluation, Program, Run, Schedule, execute, group, recipe
 from sparserl_jax.training.program import clock_at
 from tests.reference import small
 
@@ -57,8 +57,8 @@ def test_settings_are_those_of_a_program_with_these_values_for_everybody():
 
 def test_every_traced_setting_reaches_the_settings():
     plain = Program((run(),)).settings
-    for name in (*AgentConfig.TRACED, *Schedule.TRACED):
-        settings = Program((run(**{name: 0.123}),)).settings
+    for name, values in {**AgentConfig.TRACED, **Schedule.TRACED}.items():
+        settings = Program((run(**{name: 64 if values.whole else 0.123}),)).settings
         assert not all(
             np.array_equal(one, other)
             for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(settings), strict=True)
@@ -85,12 +85,24 @@ def test_values_change_no_random_number():
         ({"drop_fraction": -0.1}, "must be a number in [0, 1], not -0.1"),
         ({"tau": True}, "must be a number"),
         ({"tau": "0.1"}, "must be a number"),
+        ({"buffer_max": 64.5}, "must be a number that is whole and at least 8, not 64.5"),
+        ({"buffer_max": 10**6}, "buffer_max = 1000000 is more than the suite's"),
     ],
 )
 def test_what_cannot_differ_between_members_is_refused_in_one_sentence(values, sentence):
     with pytest.raises(UserError) as error:
         group([run(**values)])
     assert sentence in str(error.value) and "arm 'rlx2'" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_members_own_buffer_holds_no_more_than_it_says_and_the_others_all():
+    of = small.training()
+    room = of.schedule.buffer_max
+    own = max(of.schedule.buffer_min, 40)
+    assert own < room
+    (program,) = group([run("rigl", of=of), run("rigl", of=of, buffer_max=own)])
+    full, small_one = (outcome.curve["buffer"] for outcome in execute(program))
+    assert full[-1] == min(room, of.steps) and small_one[-1] == own
 
 
 @pytest.mark.slow

@@ -1,0 +1,225 @@
+"""The page that sets a paper's tables beside ours, as Markdown and CSV, and `sparserl paper`, which makes its runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparserl_jax.bench import paths, plots, published, records, suites, summary, tables
+from sparserl_jax.bench import plan as plans
+from sparserl_jax.bench import run as runs
+from sparserl_jax.bench.paper import Line, Source, sections, sources
+from sparserl_jax.bench.published import Paper
+from sparserl_jax.errors import suggest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HEADINGS = (
+    "environment",
+    "method",
+    "sparsity, actor / critic",
+    "published, % of dense",
+    "ours, % of dense",
+    "return, IQM [95 % CI]",
+    "delta to dense [95 % CI]",
+    "verdict",
+    "seeds",
+    "size, published",
+    "ours",
+    "training FLOPs, published",
+    "ours",
+    "FLOPs/action, published",
+    "ours",
+    "comparable",
+)
+"""Columns of the page."""
+
+
+def _number(value: float | None, show: str) -> str:
+    return "" if value is None else format(value, show)
+
+
+def cells(line: Line) -> list[str]:
+    """One line of the page as text."""
+    row, ours = line.published, line.ours
+    text = tables.cells(ours) if ours is not None else [""] * len(tables.COLUMNS)
+    level = "" if row.sparsity is None else f"{row.sparsity:g} / {row.critic_sparsity:g}"
+    if ours is not None:
+        level = f"{ours.sparsity:g} / {ours.critic_sparsity:g}"
+    comparable = f"no: {', '.join(line.differs)}" if line.differs else ""
+    return [
+        line.environment if ours is None else plots._title(line.environment),
+        line.method,
+        level,
+        _number(row.returns[line.method], ".1f"),
+        _number(line.percent, ".1f"),
+        text[2],
+        text[4],
+        text[5],
+        "" if ours is None else str(len(ours.seeds)),
+        _number(row.size, ".3f"),
+        _number(line.size, ".3f"),
+        _number(row.training_flops, ".3f"),
+        _number(line.training, ".3f"),
+        _number(row.inference_flops, ".3f"),
+        _number(line.inference, ".3f"),
+        comparable,
+    ]
+
+
+def markdown(paper: Paper, found: Sequence[Source]) -> str:
+    """The whole page."""
+    lines = [
+        f"# {paper.paper} ({paper.venue}): published beside ours",
+        "",
+        f"Published numbers are {paper.unit}, point estimates, read from: {paper.version}. Ours in % of dense is the "
+        "ratio of interquartile means of returns (blank where one of them is not positive); size counts the weights of "
+        "online and target networks, FLOPs live weights, by formula: training with masks executes the dense ones (2 "
+        "per weight are counted here, by some papers one less per unit: shares differ by 1 %). Verdicts are "
+        "explained under each folder's own table.",
+        "",
+    ]
+    for part in sections(paper, found):
+        beside = "nothing yet" if part.source is None else f"`{part.source.path.as_posix()}`"
+        lines += [f"## {part.table.label}: {part.table.title}; beside {beside}", ""]
+        for block in () if part.source is None else part.source.summary.blocks:
+            if block.reason is not None:
+                lines += [f"{plots._title(block.env)}: {block.reason}.", ""]
+        lines += ["| " + " | ".join(HEADINGS) + " |"]
+        lines += ["|---|---|" + "---:|" * (len(HEADINGS) - 3) + "---|"]
+        lines += ["| " + " | ".join(cells(line)) + " |" for line in part.lines]
+        lines += ["", *(text for said in part.said for text in (said, ""))]
+        if part.source is not None:
+            lines += [part.source.summary.caption[-1], ""]
+    for figure in paper.figures:
+        mine = [source for source in found if source.suite in figure.suites]
+        where = ", ".join(f"`{source.path.as_posix()}`" for source in mine)
+        told = (
+            f"Ours: {where}."
+            if mine
+            else "No records yet: run "
+            + ", ".join(f"`sparserl bench {name}`" for name in figure.suites)
+            + "."
+        )
+        lines += [f"## {figure.label}: {figure.title}", "", f"No values of it are in print. {told}", ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def comma_separated(paper: Paper, found: Sequence[Source]) -> str:
+    """The lines of all tables in full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        "table,agent,folder,environment,method,sparsity,critic_sparsity,published_percent,percent,return_iqm,"
+        "return_lower,return_upper,delta,delta_lower,delta_upper,verdict,seeds,published_size,size,"
+        "published_training_flops,training_flops,published_inference_flops,inference_flops,differs".split(",")
+    )
+    for part in sections(paper, found):
+        for line in part.lines:
+            row, ours = line.published, line.ours
+            interval = (None,) * 3 if ours is None else tuple(map(float, ours.value))
+            delta = tables.three(None if ours is None else ours.comparison)
+            values = [
+                part.table.label,
+                part.table.agent,
+                None if part.source is None else part.source.path.as_posix(),
+                line.environment,
+                line.method,
+                row.sparsity if ours is None else ours.sparsity,
+                row.critic_sparsity if ours is None else ours.critic_sparsity,
+                float(row.returns[line.method]),
+                line.percent,
+                *interval,
+                *delta,
+                None if ours is None else ours.verdict,
+                None if ours is None else len(ours.seeds),
+                row.size,
+                line.size,
+                row.training_flops,
+                line.training,
+                row.inference_flops,
+                line.inference,
+                " ".join(line.differs),
+            ]
+            writer.writerow("" if v is None else repr(v) if isinstance(v, float) else v for v in values)
+    return out.getvalue()
+
+
+def write(name: str, roots: Sequence[Path], out: Path) -> list[Path]:
+    """Write `<name>.md` and `<name>.csv` from the records in `roots`; returns their paths."""
+    paper = published.find(name)
+    found = sources(paper, roots)
+    made = {f"{name}.md": markdown(paper, found), f"{name}.csv": comma_separated(paper, found)}
+    for file, text in made.items():
+        records.write_atomic(out / file, text.encode())
+    return [out / file for file in made]
+
+
+def wanted(paper: Paper, chosen: Sequence[str]) -> list[str]:
+    """The suites to run: all of the paper's, or the chosen ones in its order.
+
+    Raises:
+        UserError: one of them is none of the paper's.
+    """
+    known = {suite for table in paper.tables for suite in table.suites} | set(paper.suites)
+    for name in chosen:
+        if name not in known:
+            raise suggest(name, sorted(known), "suite of the paper")
+    return list(chosen or paper.suites)
+
+
+def execute(
+    name: str,
+    console: Console,
+    *,
+    step: str = "run",
+    chosen: Sequence[str] = (),
+    budget: str | None = None,
+    time_budget: float | None = None,
+    out: Path | None = None,
+) -> list[Path]:
+    """Plan a paper's suites, run what is not finished, and write the page from whatever records there then are.
+
+    Args:
+        step: `plan` only prints, `tables` only writes the page, `run` does all of it.
+        chosen: suites; default all of the paper's. budget: of these suites.
+        time_budget: seconds for all of them together.
+        out: folder of the page; default runs/paper-<name>.
+
+    Raises:
+        Unfinished: time budget or Ctrl-C; the page is written all the same.
+    """
+    paper = published.find(name)
+    runs.check_budget(time_budget)
+    deadline = None if time_budget is None else time.monotonic() + time_budget
+    stopped: runs.Unfinished | None = None
+    files = [paths.suite_path(suite) for suite in wanted(paper, chosen)] if step != "tables" else []
+    made = [(file, plans.make(suites.read(file, budget))) for file in files]
+    for _, plan in made:
+        plans.show(plan, console)
+    if step == "plan":
+        return []
+    for file, plan in made:
+        folder = runs.folder_of(plan)
+        left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
+        try:
+            runs.run(plan, folder, console, time_budget=left, suite_file=file)
+        except runs.Unfinished as stop:
+            stopped = stop
+            break
+        found = summary.summarise(folder)
+        tables.write(folder, found)
+        plots.write(folder, found)
+    roots = [Path("runs")]
+    root = paths.checkout()
+    if root is not None:
+        roots.insert(0, root / "results")
+    written = write(name, roots, Path("runs") / f"paper-{name}" if out is None else out)
+    if stopped is not None:
+        raise stopped
+    return written

@@ -1,0 +1,86 @@
+"""Budgets: one comparison at several lengths, never in one folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sparserl_jax.bench import claims, reproduce, suites, summary
+from sparserl_jax.bench import run as runs
+from sparserl_jax.errors import UserError
+from tests.bench import fake
+
+SHORT = {
+    "steps": 2000,
+    "seeds": 2,
+    "schedule": {**fake.SUITE["schedule"], "delay": 200, "buffer_max": 1000},
+    "evaluation": {"interval": 100, "episodes": 5, "final_episodes": 5},
+    "overrides": {"rlx2": {"buffer_threshold": 0.1}},
+}
+TABLE = fake.table(budget="paper", budgets={"short": SHORT}, **fake.SMALL)
+
+
+def parse(budget=None, **changes):
+    return suites.parse({**TABLE, **changes}, "mini.toml", budget)
+
+
+def test_a_budget_replaces_what_it_names_and_belongs_to_name_and_hash():
+    paper, short = parse(), parse("short")
+    assert parse("paper") == paper
+    assert (paper.name, short.name) == ("mini", "mini_short")
+    assert (paper.budget, short.budget) == ("paper", "short")
+    assert short.title == "a miniature (budget short)"
+    assert (paper.steps, short.steps, short.warm_up) == (4000, 2000, 400)
+    assert (short.schedule.delay, short.schedule.topology_interval) == (200, 200)
+    assert (paper.evaluation.interval, short.evaluation.interval, short.points) == (200, 100, 20)
+    assert paper.hash() != short.hash()
+    values = {arm.name: arm.overrides for arm in short.arms}
+    assert values == {"dense": (), "tiny": (), "rlx2": (("buffer_threshold", 0.1),)}
+    assert all(not arm.overrides for arm in paper.arms)
+    again = claims.suite_of(json.loads(json.dumps(short.plain())))
+    assert again.hash() == short.hash()
+
+
+def test_a_suite_without_budgets_is_what_it_was():
+    plain = fake.table(**fake.SMALL)
+    assert suites.parse(plain, "mini.toml").budget is None
+    assert "budget" not in suites.parse(plain, "mini.toml").plain()
+
+
+def test_every_length_has_a_folder_of_its_own(tmp_path: Path):
+    paper, short = (fake.make_plan(parse(budget)) for budget in (None, "short"))
+    assert runs.folder_of(paper) != runs.folder_of(short)
+    fake.finished(tmp_path / "x", short)
+    with pytest.raises(UserError, match="holds another configuration"):
+        fake.finished(tmp_path / "x", paper)
+    row = summary.summarise(tmp_path / "x").blocks[0].rows[0]
+    assert row.command.startswith(f"sparserl bench {reproduce.SUITE_FILE} --budget short --only ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "sentence"),
+    [
+        ({}, "shrt", "unknown budget.*did you mean 'short'"),
+        ({"budgets": {}, "budget": "paper"}, "short", "unknown budget"),
+        ({"budgets": {"paper": SHORT}}, None, "'paper' is that of the top level"),
+        ({"budgets": {"short": {**SHORT, "step": 3}}}, None, "did you mean 'steps'"),
+        ({"budgets": {"short": 3}}, None, "must be a table"),
+        ({"budgets": {"a-b": SHORT}}, None, "letters and digits only"),
+        ({"budgets": {"short": {"steps": 2000}}}, None, r"needs a \[schedule\] of its own"),
+        ({"budgets": {"short": {**SHORT, "overrides": {"rlx": {}}}}}, None, "did you mean 'rlx2'"),
+        ({"budgets": {"short": {**SHORT, "overrides": {"rlx2": 3}}}}, None, "a table per arm"),
+    ],
+)
+def test_a_mistake_gives_one_sentence_whatever_budget_is_chosen(changes, budget, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        parse(budget, **changes)
+    assert "mini.toml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_suite_of_one_length_knows_no_budgets():
+    with pytest.raises(UserError, match="has one budget only; leave --budget short out"):
+        suites.parse(fake.table(), "mini.toml", "short")
+    with pytest.raises(UserError, match="name the budget of the top level"):
+        suites.parse(fake.table(budgets={"short": SHORT}), "mini.toml")
