@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserl_jax.bench import paths, plots, published, records, suites, summary, tables
+from sparserl_jax.bench import figures, paths, plots, published, records, suites, summary, tables
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.bench.paper import Line, Source, sections, sources
@@ -53,7 +53,7 @@ def cells(line: Line) -> list[str]:
         level = f"{ours.sparsity:g} / {ours.critic_sparsity:g}"
     comparable = f"no: {', '.join(line.differs)}" if line.differs else ""
     return [
-        line.environment if ours is None else plots._title(line.environment),
+        line.environment if ours is None else figures.short_name(line.environment),
         line.method,
         level,
         _number(row.returns[line.method], ".1f"),
@@ -89,7 +89,7 @@ def markdown(paper: Paper, found: Sequence[Source]) -> str:
         lines += [f"## {part.table.label}: {part.table.title}; beside {beside}", ""]
         for block in () if part.source is None else part.source.summary.blocks:
             if block.reason is not None:
-                lines += [f"{plots._title(block.env)}: {block.reason}.", ""]
+                lines += [f"{figures.short_name(block.env)}: {block.reason}.", ""]
         lines += ["| " + " | ".join(HEADINGS) + " |"]
         lines += ["|---|---|" + "---:|" * (len(HEADINGS) - 3) + "---|"]
         lines += ["| " + " | ".join(cells(line)) + " |" for line in part.lines]
