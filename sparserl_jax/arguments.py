@@ -125,6 +125,8 @@ class Train:
     """Episodes per evaluation."""
     final_episodes: int = 100
     """Episodes of the final evaluation."""
+    matmul_precision: Literal["default", "highest", "tensorfloat32"] | None = None
+    """Precision of matrix products; default what JAX is configured for."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A finished run's folder (or its policy.npz): begin from its networks and masks."""
     out: Path | None = None

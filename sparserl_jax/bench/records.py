@@ -275,6 +275,7 @@ def write(
             "program": program.name,
             "program_members": members,
             **_tuning(planned),
+            **_precision(planned),
         },
         "files": {
             key: {"path": name, "sha256": digest((staging / name).read_bytes())}
@@ -306,6 +307,12 @@ def _tuning(planned: Planned) -> dict[str, Any]:
         return {}
     cost = {"n_trials": tuned.trials, "seeds": list(tuned.seeds), "space_sha256": tuned.space_sha256}
     return {"tuning": cost}
+
+
+def _precision(planned: Planned) -> dict[str, Any]:
+    """The precision of matrix products, where the suite declares it: it then overrules that of the process."""
+    declared = planned.run.training.matmul_precision
+    return {} if declared is None else {"matmul_precision": declared}
 
 
 def configuration(plan: Plan) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def _train(suite: dict[str, Any], env: str) -> str:
         "learning-rate": agent["learning_rate"],
         "episodes": evaluation["episodes"],
         "final-episodes": evaluation["final_episodes"],
+        **({"matmul-precision": suite["matmul_precision"]} if suite.get("matmul_precision") else {}),
     }
     words = ["sparserl", "train"]
     for name, value in options.items():

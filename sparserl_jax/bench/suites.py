@@ -28,7 +28,7 @@ from sparserl_jax.training.recipe import Recipe, recipe
 # number of a run.
 _OBJECTS = ("object", "env_object", "arrays", "tune")
 # Left out where not given, so that hashes stay what they were.
-_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start")
+_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start", "matmul_precision")
 ROLES = ("method", "dense", "aa", "placebo")
 
 
@@ -104,6 +104,7 @@ class Suite:
     tune: tunings.Tune | None = None
     unequal_tuning: bool = False
     search: tunings.Search | None = None
+    matmul_precision: str | None = None
 
     def training(self, task: Task) -> Training:
         """The training configuration of one environment, shared by all arms."""
@@ -118,6 +119,7 @@ class Suite:
             evaluation=self.evaluation_of(task),
             dispatch=self.dispatch,
             start=self.start,
+            matmul_precision=self.matmul_precision,
         )
 
     def evaluation_of(self, task: Task) -> Evaluation:
@@ -204,6 +206,7 @@ class _SuiteTable:
     title: str = ""
     result: bool = True
     unequal_tuning: bool = False
+    matmul_precision: str | None = None
 
 
 def _arm(table: Mapping[str, Any], top: _SuiteTable, agent: AgentConfig, where: str) -> Arm:
@@ -311,6 +314,7 @@ def parse(table: Mapping[str, Any], where: str) -> Suite:
         arms=tuple(resolved),
         tune=None if tune is None else tunings.parse(tune, resolved, agent, where),
         unequal_tuning=top.unequal_tuning,
+        matmul_precision=top.matmul_precision,
     )
     check_ranges(suite, where)
     return suite
