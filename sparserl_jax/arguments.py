@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+
+def duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `10m`, `1h30m`; raises `ValueError` for anything else."""
+    form = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(-?\d+(?:\.\d+)?)s?)?", text.strip())
+    if form is None or not any(form.groups()):
+        raise ValueError(f"'{text}' is no time; write seconds, or 90s, 10m, 1h30m")
+    return sum(float(part or 0) * unit for part, unit in zip(form.groups(), (3600.0, 60.0, 1.0), strict=True))
+
+
+_TIME = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="TIME",
+    instance_from_str=lambda words: duration(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, float),
+    str_from_instance=lambda value: ["None" if value is None else f"{value:g}"],
+)
+Duration = Annotated[float | None, _TIME]
+"""Seconds, typed with units."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +37,16 @@ class Bench:
     """A shipped suite by name, or your own by path (my_suite.toml)."""
     out: Path | None = None
     """Folder for records and tables; default runs/<suite>-<hash>."""
-    time_budget: float | None = None
-    """Seconds after which to stop with exit code 3; run again to go on."""
+    time_budget: Duration = None
+    """Time (90, 10m, 1h30m) in which to do what fits, divided by seeds; exit code 3 if something is left."""
     only: tuple[str, ...] = ()
     """Run only the programs that hold these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM."""
+    skip_published: bool = False
+    """Leave out the runs that results/ has already."""
+    pack: Path | None = None
+    """Archive (NAME.tar.gz) of all finished runs, at most 16 MiB; further ones are numbered. See `unpack`."""
+    divided_as: Path | None = None
+    """Divide programs as those of this folder's records were."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +75,8 @@ class Tune:
     """A shipped suite by name, or your own by path, with a [tune] table."""
     out: Path | None = None
     """Folder for records and tables; default runs/<suite>-tune-<hash>."""
-    time_budget: float | None = None
-    """Seconds after which to stop with exit code 3; run again to go on."""
+    time_budget: Duration = None
+    """Time (90, 10m, 1h30m) after which to stop with exit code 3; run again to go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +95,16 @@ class Publish:
     """What `sparserl bench` made."""
     replace: bool = False
     """Overwrite published records whose results differ."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unpack:
+    """Bring in runs that another machine packed with `bench --pack`; nothing here is overwritten."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """The archives, in any order."""
+    into: Path | None = None
+    """Folder of the runs; default runs/<suite>-<hash>."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +167,8 @@ class Train:
     """A finished run's folder (or its policy.npz): begin from its networks and masks."""
     out: Path | None = None
     """Folder for the results; default runs/train-<hash>."""
-    time_budget: float | None = None
-    """Seconds after which to stop with exit code 3; run again to go on."""
+    time_budget: Duration = None
+    """Time (90, 10m, 1h30m) after which to stop with exit code 3; run again to go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +217,7 @@ Command = (
     | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
+    | Annotated[Unpack, tyro.conf.subcommand("unpack")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]

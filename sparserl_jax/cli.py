@@ -8,6 +8,7 @@ go on).
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from sparserl_jax.arguments import (
     Table,
     Train,
     Tune,
+    Unpack,
 )
 from sparserl_jax.errors import DISK, UserError
 
@@ -46,6 +48,12 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
+def _say(console: Console, *lines: str) -> None:
+    """Lines as they are."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _show(plan: Plan, folder: Path, console: Console) -> None:
     """Tables, figures and the comparison with what is published, of a folder that is finished."""
     from sparserl_jax.bench import plots, publish, single, summary, tables
@@ -61,22 +69,45 @@ def _show(plan: Plan, folder: Path, console: Console) -> None:
 
 def bench(command: Bench, console: Console) -> int:
     """`sparserl bench`."""
-    from sparserl_jax.bench import only, paths, suites
+    from sparserl_jax.bench import pack, paths, select, suites
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
+    began = time.monotonic()
     runs.check_budget(command.time_budget)
     path = paths.suite_path(command.suite)
     plan = plans.make(suites.read(path))
     folder = runs.folder_of(plan, command.out)
-    if command.only:
-        plan = only.select(plan, command.only)
+    if command.pack is not None:
+        pack.check_target(command.pack, plan.suite.hash())
+    plan, said = select.select(plan, folder, command.divided_as, command.only, command.skip_published)
     plans.show(plan, console)
-    for line in only.lines(plan, command.only) if command.only else []:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    runs.run(plan, folder, console, time_budget=command.time_budget, suite_file=path)
-    _show(plan, folder, console)
+    _say(console, *said)
+    try:
+        if plan.programs:
+            runs.run(
+                plan,
+                folder,
+                console,
+                time_budget=command.time_budget,
+                suite_file=path,
+                divide=command.time_budget is not None,
+                began=began,
+            )
+    finally:
+        if command.pack is not None:  # what is finished leaves, however this ends
+            _say(console, pack.line(pack.pack(folder, command.pack)))
+    if plan.programs:
+        _show(plan, folder, console)
     return runs.EXIT_OK
+
+
+def unpack(command: Unpack, console: Console) -> int:
+    """`sparserl unpack`."""
+    from sparserl_jax.bench import unpack as unpacking
+
+    _say(console, *(found.line() for found in unpacking.unpack(command.files, command.into)))
+    return 0
 
 
 def plan(command: PlanSuite, console: Console) -> int:
@@ -246,6 +277,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Bench: bench,
     PlanSuite: plan,
     Tune: tune,
+    Unpack: unpack,
     Check: check,
     Publish: publish,
     Compare: compare,

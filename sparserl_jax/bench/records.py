@@ -276,6 +276,7 @@ def write(
             "program_members": members,
             **_tuning(planned),
             **_precision(planned),
+            **_whole(plan, program),
         },
         "files": {
             key: {"path": name, "sha256": digest((staging / name).read_bytes())}
@@ -313,6 +314,12 @@ def _precision(planned: Planned) -> dict[str, Any]:
     """The precision of matrix products, where the suite declares it: it then overrules that of the process."""
     declared = planned.run.training.matmul_precision
     return {} if declared is None else {"matmul_precision": declared}
+
+
+def _whole(plan: Plan, program: Any) -> dict[str, Any]:
+    """The program that this one is a part of, where it was divided."""
+    whole = plan.wholes.get(program.name)
+    return {} if whole is None else {"part_of": {"program": whole[0], "members": whole[1]}}
 
 
 def configuration(plan: Plan) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparserl_jax.bench.single import SINGLE
@@ -26,17 +27,31 @@ def pattern(env: str, arm: str, sparsity: float) -> str:
     return f"{env}/{arm}@{sparsity:.12g}"
 
 
-def command(settings: dict[str, Any], env: str, arm: str, sparsity: float, file: str = SUITE_FILE) -> str:
+def command(
+    settings: dict[str, Any],
+    env: str,
+    arm: str,
+    sparsity: float,
+    file: str = SUITE_FILE,
+    divided: bool = False,
+) -> str:
     """The command that makes the runs of one row again; empty where no command can (an environment object).
 
     Args:
         settings: `configuration.json` of the folder.
-        file: where the suite's file lies.
+        file: where the suite's file lies, beside the records.
+        divided: the row's runs were computed in parts of Programs; see `bench/slices.py`.
     """
     suite = settings["suite"]
     if suite["name"] == SINGLE:
         return _train(suite, env)
-    return f"sparserl bench {shlex.quote(file)}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
+    parts = f" --divided-as {shlex.quote(Path(file).parent.as_posix())}" if divided else ""
+    return f"sparserl bench {shlex.quote(file)}{parts}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
+
+
+def divided(group: Iterable[dict[str, Any]]) -> bool:
+    """Whether any of these records was made in a part of a Program."""
+    return any("part_of" in record["provenance"] for record in group)
 
 
 def _train(suite: dict[str, Any], env: str) -> str:

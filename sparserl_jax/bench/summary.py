@@ -135,7 +135,13 @@ def summarise(root: Path) -> Summary:
         for record in mine:
             groups[key_of(record)].append(record)
         made = [
-            rows_of.row(groups[key], env, levels, fallback, reproduce.command(settings, env, key[0], key[1]))
+            rows_of.row(
+                groups[key],
+                env,
+                levels,
+                fallback,
+                reproduce.command(settings, env, key[0], key[1], divided=reproduce.divided(groups[key])),
+            )
             for key in sorted(groups, key=lambda key: order(settings, key))
         ]
         blocks.append(rows_of.block(env, made, levels))
