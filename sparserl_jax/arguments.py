@@ -98,6 +98,11 @@ class Publish:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stamp:
+    """Name this checkout's commit in a file, for a copy that goes to a machine without its git history."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Unpack:
     """Bring in runs that another machine packed with `bench --pack`; nothing here is overwritten."""
 
@@ -217,6 +222,7 @@ Command = (
     | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
+    | Annotated[Stamp, tyro.conf.subcommand("stamp")]
     | Annotated[Unpack, tyro.conf.subcommand("unpack")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Train, tyro.conf.subcommand("train")]

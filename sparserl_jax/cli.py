@@ -27,6 +27,7 @@ from sparserl_jax.arguments import (
     PlanSuite,
     Plot,
     Publish,
+    Stamp,
     Table,
     Train,
     Tune,
@@ -100,6 +101,15 @@ def bench(command: Bench, console: Console) -> int:
     if plan.programs:
         _show(plan, folder, console)
     return runs.EXIT_OK
+
+
+def stamp(command: Stamp, console: Console) -> int:
+    """`sparserl stamp`."""
+    from sparserl_jax.bench import stamp as stamping
+
+    path, commit = stamping.write()
+    _say(console, f"{path}: commit {commit}; take it along with the copy of the work tree.")
+    return 0
 
 
 def unpack(command: Unpack, console: Console) -> int:
@@ -277,6 +287,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Bench: bench,
     PlanSuite: plan,
     Tune: tune,
+    Stamp: stamp,
     Unpack: unpack,
     Check: check,
     Publish: publish,
