@@ -98,6 +98,20 @@ class Publish:
 
 
 @dataclasses.dataclass(frozen=True)
+class Profile:
+    """Trace a few dispatches of a suite's first program and print where their time goes."""
+
+    suite: tyro.conf.Positional[str] = "quick"
+    """A shipped suite by name, or your own by path."""
+    only: tuple[str, ...] = ()
+    """The program that holds these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM."""
+    out: Path = Path("runs/profile")
+    """Empty folder for the trace, which TensorBoard and Perfetto read."""
+    dispatches: int = 2
+    """Calls of every stage that are timed, and as many again that are traced."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Stamp:
     """Name this checkout's commit in a file, for a copy that goes to a machine without its git history."""
 
@@ -222,6 +236,7 @@ Command = (
     | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
+    | Annotated[Profile, tyro.conf.subcommand("profile")]
     | Annotated[Stamp, tyro.conf.subcommand("stamp")]
     | Annotated[Unpack, tyro.conf.subcommand("unpack")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]

@@ -26,6 +26,7 @@ from sparserl_jax.arguments import (
     List,
     PlanSuite,
     Plot,
+    Profile,
     Publish,
     Stamp,
     Table,
@@ -101,6 +102,18 @@ def bench(command: Bench, console: Console) -> int:
     if plan.programs:
         _show(plan, folder, console)
     return runs.EXIT_OK
+
+
+def profile(command: Profile, console: Console) -> int:
+    """`sparserl profile`."""
+    from sparserl_jax.bench import only, paths, profiling, suites
+    from sparserl_jax.bench import plan as plans
+
+    plan = plans.make(suites.read(paths.suite_path(command.suite)))
+    plan = only.select(plan, command.only) if command.only else plan
+    found = profiling.profile(plan, command.out, command.dispatches)
+    _say(console, *profiling.lines(found, command.out))
+    return 0
 
 
 def stamp(command: Stamp, console: Console) -> int:
@@ -287,6 +300,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Bench: bench,
     PlanSuite: plan,
     Tune: tune,
+    Profile: profile,
     Stamp: stamp,
     Unpack: unpack,
     Check: check,
