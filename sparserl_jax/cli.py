@@ -62,7 +62,17 @@ def _show(plan: Plan, folder: Path, console: Console) -> None:
 
     found = summary.summarise(folder)
     tables.write(folder, found)
-    plots.write(folder, found)
+    try:
+        plots.write(folder, found)
+    except (
+        ModuleNotFoundError
+    ) as missing:  # a machine lent for its accelerator may have only what training needs
+        if (missing.name or "").partition(".")[0] not in ("matplotlib", "pandas"):
+            raise
+        _say(
+            console,
+            f"No plots: {missing.name} is not installed here; `sparserl plot` draws them where it is.",
+        )
     tables.screen(found, console)
     if plan.suite.name != single.SINGLE:
         publish.beside(folder, found, console)
