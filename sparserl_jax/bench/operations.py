@@ -7,7 +7,7 @@ and GPUs; of what a trace does not name nothing is said.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ def _parts(one: Instruction, computations: Mapping[str, list[Instruction]]) -> I
             yield from _parts(inner, computations)
 
 
-def spent(trace: Path, programs: Mapping[str, Mapping[str, str]]) -> dict[str, Counter[str]]:
+def spent(trace: Path, programs: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, float]]:
     """Nanoseconds by program and kind of work that a trace attributes to operations.
 
     Args:
@@ -111,7 +111,7 @@ def spent(trace: Path, programs: Mapping[str, Mapping[str, str]]) -> dict[str, C
     """
     import jax
 
-    found: dict[str, Counter[str]] = {}
+    found: dict[str, dict[str, float]] = {}
     for file in sorted(trace.rglob("*.xplane.pb")):
         for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
             for line in plane.lines:
@@ -125,7 +125,8 @@ def spent(trace: Path, programs: Mapping[str, Mapping[str, str]]) -> dict[str, C
                         )
                 for module, name, nanoseconds in own_time(events):
                     kind = programs[module].get(name, UNKNOWN)
-                    found.setdefault(module, Counter())[kind] += nanoseconds
+                    work = found.setdefault(module, {})
+                    work[kind] = work.get(kind, 0.0) + nanoseconds
     return found
 
 

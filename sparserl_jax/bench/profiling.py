@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ class Stage:
     compiling: float
     call: float
     calls: int
-    work: Counter[str]
+    work: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +61,11 @@ class Profile:
         return said
 
 
-def _work(name: str, work: Counter[str]) -> list[str]:
+def _work(name: str, work: dict[str, float]) -> list[str]:
     total = sum(work.values())
     if not total:
         return []
-    shares = [f"{100 * work[kind] / total:.0f} % {kind}" for kind in operations.KINDS if work[kind]]
+    shares = [f"{100 * work[kind] / total:.0f} % {kind}" for kind in operations.KINDS if work.get(kind)]
     return [f"work in {name}: {', '.join(shares)} (of {total / 1e6:.1f} ms in the trace)"]
 
 
@@ -134,9 +133,7 @@ def profile(plan: Plan, trace: Path, dispatches: int = 2) -> Profile:
         rates.device_of(provenance.system()),
         running.compile_seconds["trace"],
         {
-            name: Stage(
-                running.compile_seconds[name], each[name], calls[name], work.get(modules[name], Counter())
-            )
+            name: Stage(running.compile_seconds[name], each[name], calls[name], work.get(modules[name], {}))
             for name in STAGES
         },
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import jax
@@ -96,15 +95,15 @@ def test_a_real_trace_of_products_is_mostly_products(tmp_path: Path):
     found = operations.spent(tmp_path, {operations.module_name(text): operations.kinds(text)})
     work = found["jit_train"]
     assert set(work) <= set(operations.KINDS)
-    assert work[MATRIX] > 0.3 * sum(work.values()) and work[ELEMENTWISE] + work[MATRIX] > 0
+    assert work[MATRIX] > 0.3 * sum(work.values())
     assert operations.spent(tmp_path, {"jit_other": {}}) == {}
 
 
 def test_a_backend_whose_trace_names_nothing_is_said_to_do_so():
-    stage = profiling.Stage(1.0, 0.5, 4, Counter())
+    stage = profiling.Stage(1.0, 0.5, 4, {})
     told = profiling.Profile("p", 3, "1 x device", 0.1, {"train": stage}).lines()
     assert "names no operations" in told[-1] and any("2.0 s" in line and "100 %" in line for line in told)
-    work = profiling.Stage(1.0, 0.5, 4, Counter({MATRIX: 750e6, COPY: 250e6}))
+    work = profiling.Stage(1.0, 0.5, 4, {MATRIX: 750e6, COPY: 250e6})
     told = profiling.Profile("p", 3, "1 x device", 0.1, {"train": work}).lines()
     assert told[-1] == "work in train: 75 % matrix products, 25 % copies (of 1000.0 ms in the trace)"
 
