@@ -47,6 +47,8 @@ class Bench:
     """Archive (NAME.tar.gz) of all finished runs, at most 16 MiB; further ones are numbered. See `unpack`."""
     divided_as: Path | None = None
     """Divide programs as those of this folder's records were."""
+    compilation_cache: Path | None = None
+    """Folder in which compiled programs are kept for the next time on this kind of machine."""
 
 
 @dataclasses.dataclass(frozen=True)

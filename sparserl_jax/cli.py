@@ -81,7 +81,7 @@ def _show(plan: Plan, folder: Path, console: Console) -> None:
 
 def bench(command: Bench, console: Console) -> int:
     """`sparserl bench`."""
-    from sparserl_jax.bench import pack, paths, select, suites
+    from sparserl_jax.bench import cache, pack, paths, select, suites
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
@@ -97,18 +97,19 @@ def bench(command: Bench, console: Console) -> int:
     _say(console, *said)
     try:
         if plan.programs:
-            runs.run(
-                plan,
-                folder,
-                console,
-                time_budget=command.time_budget,
-                suite_file=path,
-                divide=command.time_budget is not None,
-                began=began,
-            )
+            with cache.used(command.compilation_cache):
+                runs.run(
+                    plan,
+                    folder,
+                    console,
+                    time_budget=command.time_budget,
+                    suite_file=path,
+                    divide=True,
+                    began=began,
+                )
     finally:
         if command.pack is not None:  # what is finished leaves, however this ends
-            _say(console, pack.line(pack.pack(folder, command.pack)))
+            _say(console, pack.line(pack.pack(folder, command.pack, plan.suite.hash())))
     if plan.programs:
         _show(plan, folder, console)
     return runs.EXIT_OK

@@ -57,12 +57,13 @@ def check_target(file: Path, suite_hash: str) -> None:
             )
 
 
-def pack(folder: Path, file: Path, limit: int = LIMIT) -> list[Path]:
+def pack(folder: Path, file: Path, of: str | None = None, limit: int = LIMIT) -> list[Path]:
     """Write the finished runs of a folder as `file` and, where they are too large for one, numbered further archives.
 
     Args:
         folder: what `sparserl bench` made, finished or not.
         file: first archive; one of the same suite is replaced, as are its further ones.
+        of: hash of the suite whose runs are meant; a folder that is not there yet, or another suite's, has none.
         limit: bytes of one archive at most.
 
     Returns:
@@ -71,8 +72,12 @@ def pack(folder: Path, file: Path, limit: int = LIMIT) -> list[Path]:
     Raises:
         UserError: a single run is larger than the limit, or see `check_target`.
     """
+    if of is not None and not (folder / records.CONFIGURATION).is_file():
+        return []
     settings, _ = records.load_all(folder)
     suite_hash = settings["suite_hash"]
+    if of not in (None, suite_hash):
+        return []
     check_target(file, suite_hash)
     common = {name: (folder / name).read_bytes() for name in COMMON if (folder / name).is_file()}
     done = [run_id for run_id in settings["runs"] if records.finished(folder, run_id, suite_hash)]

@@ -181,9 +181,7 @@ def run(
         with interrupt.watch(), Live(console, interrupt, total) as live:
             while (program := queue.next()) is not None:
                 number += 1
-                label = (
-                    f"program {number}/{number - 1 + len(queue.waiting()) if divide else len(plan.programs)}"
-                )
+                label = queue.label(number)
                 try:
                     _one(queue, program, label, folder, live, deadline, execute, found)
                 except TooLong:

@@ -166,6 +166,10 @@ class InOrder:
         """The program to take up now; None at the end."""
         return next(self._next, None)
 
+    def label(self, number: int) -> str:
+        """What to call the program that is taken up as `number`, counted from 1."""
+        return f"program {number}/{len(self.plan.programs)}"
+
     def unsure(self, program: Any) -> bool:
         """Whether a program is to be rehearsed."""
         return False
@@ -224,6 +228,10 @@ class Slices(InOrder):
             if run_id not in self._finished and records.finished(self.folder, run_id, suite_hash):
                 self._finished.add(run_id)
         return [run_id for run_id in ids(self.plan, program) if run_id not in self._finished]
+
+    def label(self, number: int) -> str:
+        """See InOrder.label; how many there will be depends on how they are divided."""
+        return f"program {number}"
 
     def waiting(self) -> list[Any]:
         """Programs still to be done, those with a checkpoint first."""

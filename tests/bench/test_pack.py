@@ -80,7 +80,7 @@ def test_equal_folders_give_equal_archives_without_clock_user_or_machine(tmp_pat
 
 def test_what_is_too_large_for_one_goes_into_numbered_further_ones(tmp_path: Path):
     limit = len(archive()) // 2
-    made = pack.pack(source(), tmp_path / "x.tar.gz", limit)
+    made = pack.pack(source(), tmp_path / "x.tar.gz", limit=limit)
     assert [path.name for path in made] == [f"x{n}.tar.gz" for n in ("", *(f".{i}" for i in range(2, 99)))][
         : len(made)
     ]
@@ -92,7 +92,7 @@ def test_what_is_too_large_for_one_goes_into_numbered_further_ones(tmp_path: Pat
     assert pack.pack(source(), tmp_path / "x.tar.gz") == made[:1]
     assert [path.name for path in tmp_path.glob("*.gz")] == ["x.tar.gz"]
     with pytest.raises(UserError, match=r"run '.*' takes .* more than an archive may have \(2,000\)"):
-        pack.pack(source(), tmp_path / "x.tar.gz", 2000)
+        pack.pack(source(), tmp_path / "x.tar.gz", limit=2000)
     assert unpack.read(tmp_path / "x.tar.gz").runs.keys() == set(forge.run_ids(source()))
 
 
@@ -105,7 +105,7 @@ def test_any_set_of_finished_runs_survives_the_round_trip(kept, limit):
         for index, run_id in enumerate(forge.run_ids(folder)):
             if index not in kept:
                 shutil.rmtree(folder / "records" / run_id)
-        made = pack.pack(folder, place / "x.tgz", limit)
+        made = pack.pack(folder, place / "x.tgz", limit=limit)
         assert all(path.stat().st_size <= limit for path in made) and bool(made) is bool(kept)
         if made:
             (found,) = unpack.unpack(made, place / "there")
@@ -202,6 +202,14 @@ def test_a_record_that_was_changed_before_it_was_packed_is_not_packed(tmp_path: 
         file.write("1,1,1,1,1\n")
     pack.pack(folder, tmp_path / "x.tar.gz")
     assert first not in unpack.read(tmp_path / "x.tar.gz").runs
+
+
+def test_only_the_meant_suites_runs_are_packed(tmp_path: Path):
+    assert pack.pack(source(), tmp_path / "x.tar.gz", "0" * 12) == []
+    assert pack.pack(tmp_path / "nowhere", tmp_path / "x.tar.gz", "0" * 12) == []
+    with pytest.raises(UserError, match=r"holds no configuration\.json"):
+        pack.pack(tmp_path / "nowhere", tmp_path / "x.tar.gz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_claims_more_than_there_is_room_for_is_refused(tmp_path: Path, monkeypatch):
