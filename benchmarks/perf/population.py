@@ -120,7 +120,7 @@ def _size(
     ready = time.perf_counter() - began
     per_step = timed(crowd, repeats, min(seconds, 60.0)) / crowd.training.dispatch_steps
     held = memory.compiled_bytes(crowd.train) or 0
-    text = f"{members} members, {precision}: "
+    text = f"{members} member{'s' * (members > 1)}, {precision}: "
     return [
         row(text + "aggregate member updates", members / per_step, "per s", ""),
         row(text + "time per step", per_step * 1e3, "ms", ""),

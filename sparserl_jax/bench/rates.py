@@ -2,8 +2,8 @@
 
 What is known comes from records made on the same kind of device (in the folder and in `results/`: the seconds and
 FLOPs of their whole programs) and from rehearsals, a few timed dispatches before a program begins, which `rates.json`
-keeps. The rate depends on the environment, whose physics no FLOP count holds, and on the number of members that are
-computed together; between two measured numbers the time is taken as linear.
+keeps. The rate depends on the environment, whose physics no FLOP count holds, on the sizes of networks and batches, and
+on the number of members that are computed together; between two measured numbers the time is taken as linear.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,13 @@ FILE = "rates.json"
 class Sample:
     """One measured program: where, what, and for how long.
 
-    flops: executed by all its members together. seconds: of all its dispatches and evaluations. compile_seconds:
-    before the first of them.
+    kind: sizes on which the speed depends, see `kind_of`. flops: executed by all its members together. seconds: of all
+    its dispatches and evaluations. compile_seconds: before the first of them.
     """
 
     device: str
     env: str
+    kind: str
     members: int
     flops: float
     seconds: float
@@ -40,8 +41,8 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """Seconds of a program, `compile_seconds` among them. own: its own environment was measured; sure: and with as few
-    members. basis: what it rests on, in words."""
+    """Seconds of a program, `compile_seconds` among them. own: programs like it were measured, in its environment;
+    sure: and with as few members. basis: what it rests on, in words."""
 
     seconds: float
     compile_seconds: float
@@ -56,6 +57,21 @@ def device_of(system: dict[str, Any]) -> str:
     if system["platform"] == "cpu":  # JAX calls every processor "cpu"
         kind = f"{system['cpu']}, {system['cpu_count']} cores"
     return f"{system['device_count']} x {kind}"
+
+
+def kind_of(training: Mapping[str, Any]) -> str:
+    """Sizes on which the speed of a training depends, from its settings as a record has them."""
+    agent = training["agent"]
+    words = [
+        str(agent["name"]),
+        "x".join(str(width) for width in agent.get("hidden", ())),
+        f"batch {agent.get('batch_size')}",
+        f"delay {agent.get('policy_delay')}",
+        f"{training['num_envs']} environments",
+        f"dispatch {training.get('dispatch')}",
+        str(training.get("matmul_precision") or ""),
+    ]
+    return ", ".join(words).removesuffix(", ")
 
 
 def flops(plan: Plan, program: Any) -> float:
@@ -74,10 +90,11 @@ class Rates:
         """Take in what has just been measured."""
         self.samples = sorted({*self.samples, sample})
 
-    def forecast(self, env: str, members: int, work: float) -> Forecast | None:
+    def forecast(self, env: str, kind: str, members: int, work: float) -> Forecast | None:
         """Seconds of a program of `members` that executes `work` FLOPs in all; None where nothing is known."""
-        same = [sample for sample in self.samples if sample.env == env]
-        used = same or self.samples
+        there = [sample for sample in self.samples if sample.env == env]
+        same = [sample for sample in there if sample.kind == kind]
+        used = same or there or self.samples
         if not used:
             return None
         # Seconds per FLOP of one member, by the number of members: what a step of all of them takes.
@@ -87,9 +104,8 @@ class Rates:
         counts = sorted(by_count)
         per_flop = _between(counts, [sum(by_count[n]) / len(by_count[n]) for n in counts], members)
         compiling = max(sample.compile_seconds for sample in used)
-        basis = f"measured with {', '.join(map(str, counts))} members" + (
-            "" if same else ", in other environments"
-        )
+        other = "" if same else ", of other sizes" if there else ", in other environments"
+        basis = f"measured with {', '.join(map(str, counts))} members{other}"
         own = bool(same)
         seconds = compiling + per_flop * work / members
         return Forecast(seconds, compiling, own, own and members >= counts[0], basis)
@@ -146,6 +162,7 @@ def _sample(group: list[dict[str, Any]]) -> Sample | None:
         return Sample(
             device_of(first["provenance"]["system"]),
             first["result"]["env"],
+            kind_of(first["provenance"]["config"]["training"]),
             members,
             mean * members,
             seconds,
@@ -170,6 +187,7 @@ def _parse(data: bytes) -> list[Sample]:
         sound = all(
             isinstance(s.device, str)
             and isinstance(s.env, str)
+            and isinstance(s.kind, str)
             and s.members >= 1
             and s.flops > 0
             and s.seconds > 0

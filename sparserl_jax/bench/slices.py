@@ -17,6 +17,7 @@ from typing import Any
 
 from sparserl_jax.bench import rates, records
 from sparserl_jax.bench.plan import Plan
+from sparserl_jax.bench.suites import plain
 from sparserl_jax.errors import UserError
 
 FILE = "divisions.json"
@@ -271,8 +272,7 @@ class Slices(InOrder):
         Raises:
             TooLong: they are more than are left, and would fit after a division or at another time.
         """
-        env, members, work = self._work(program)
-        sample = rates.Sample(self.known.device, env, members, work, seconds, compile_seconds)
+        sample = rates.Sample(self.known.device, *self._work(program), seconds, compile_seconds)
         self.known.add(sample)
         rates.store(self.folder, [sample])
         fits = seconds * MARGIN <= self.left
@@ -315,10 +315,11 @@ class Slices(InOrder):
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
-    def _work(self, program: Any, plan: Plan | None = None) -> tuple[str, int, float]:
-        """Environment, members and FLOPs of a program."""
-        plan = self.plan if plan is None else plan
-        return plan.of(program)[0].task.name, len(program.runs), rates.flops(plan, program)
+    def _work(self, program: Any) -> tuple[str, str, int, float]:
+        """Environment, kind, members and FLOPs of a program."""
+        training = program.runs[0].training
+        work = rates.flops(self.plan, program)
+        return training.env, rates.kind_of(plain(training)), len(program.runs), work
 
     def _resumes(self, program: Any) -> bool:
         return any((self.folder / "programs" / program.name).glob("checkpoint-*"))

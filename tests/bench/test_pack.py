@@ -19,7 +19,7 @@ from sparserl_jax.bench import check, pack, rates, records, unpack
 from sparserl_jax.errors import UserError
 from tests.bench import fake, forge
 
-SAMPLE = rates.Sample("1 x fast", "gymnax:Pendulum-v1", 6, 1e9, 2.0, 1.0)
+SAMPLE = rates.Sample("1 x fast", "gymnax:Pendulum-v1", "td3", 6, 1e9, 2.0, 1.0)
 
 
 def content(folder: Path) -> dict[str, bytes]:

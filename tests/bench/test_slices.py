@@ -246,22 +246,24 @@ def _plan_of(counts: tuple[int, ...]) -> plans.Plan:
     st.integers(1, 400),
 )
 def test_a_forecast_goes_through_what_was_measured(seconds, at):
-    samples = [rates.Sample(DEVICE, "env", n, 100.0 * n, value, 3.0) for n, value in seconds.items()]
-    rate = rates.Rates(DEVICE, [*samples, rates.Sample("2 x other", "env", at, 1.0, 1.0, 1e6)])
+    samples = [rates.Sample(DEVICE, "env", "kind", n, 100.0 * n, value, 3.0) for n, value in seconds.items()]
+    rate = rates.Rates(DEVICE, [*samples, rates.Sample("2 x other", "env", "kind", at, 1.0, 1.0, 1e6)])
     for n, value in seconds.items():
-        told = rate.forecast("env", n, 100.0 * n)
+        told = rate.forecast("env", "kind", n, 100.0 * n)
         assert told is not None and told.own and told.seconds == pytest.approx(3.0 + value)
-    told, twice = rate.forecast("env", at, 100.0 * at), rate.forecast("env", at, 200.0 * at)
+    told, twice = rate.forecast("env", "kind", at, 100.0 * at), rate.forecast("env", "kind", at, 200.0 * at)
     assert told is not None and twice is not None
     assert told.sure is (at >= min(seconds)) and told.compile_seconds == 3.0
     assert twice.seconds - 3.0 == pytest.approx(2 * (told.seconds - 3.0))
-    elsewhere = rate.forecast("another", at, 100.0 * at)
-    assert elsewhere is not None and not elsewhere.own and not elsewhere.sure
-    assert rates.Rates(DEVICE).forecast("env", at, 1.0) is None
+    elsewhere = rate.forecast("another", "kind", at, 100.0 * at)
+    larger = rate.forecast("env", "larger", at, 100.0 * at)
+    for guess in (elsewhere, larger):
+        assert guess is not None and not guess.own and not guess.sure
+    assert rates.Rates(DEVICE).forecast("env", "kind", at, 1.0) is None
 
 
 def test_rates_are_kept_merged_and_read_with_care(tmp_path: Path):
-    one, two = (rates.Sample(DEVICE, "env", n, 1e9, 2.0, 1.0) for n in (1, 2))
+    one, two = (rates.Sample(DEVICE, "env", "kind", n, 1e9, 2.0, 1.0) for n in (1, 2))
     rates.store(tmp_path, [one])
     rates.merge(tmp_path, json.dumps([dataclasses.asdict(two), dataclasses.asdict(one)]).encode())
     assert rates.stored(tmp_path) == [one, two]
