@@ -43,6 +43,8 @@ class Bench:
     """Run only the programs that hold these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM."""
     skip_published: bool = False
     """Leave out the runs that results/ has already."""
+    skip_finished: Path | None = None
+    """Leave out the runs that this finished.json (see `unpack`) lists."""
     pack: Path | None = None
     """Archive (NAME.tar.gz) of all finished runs, at most 16 MiB; further ones are numbered. See `unpack`."""
     divided_as: Path | None = None

@@ -81,7 +81,7 @@ def _show(plan: Plan, folder: Path, console: Console) -> None:
 
 def bench(command: Bench, console: Console) -> int:
     """`sparserl bench`."""
-    from sparserl_jax.bench import cache, pack, paths, select, suites
+    from sparserl_jax.bench import cache, finished, pack, paths, select, suites
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
@@ -92,7 +92,10 @@ def bench(command: Bench, console: Console) -> int:
     folder = runs.folder_of(plan, command.out)
     if command.pack is not None:
         pack.check_target(command.pack, plan.suite.hash())
-    plan, said = select.select(plan, folder, command.divided_as, command.only, command.skip_published)
+    done, times = (
+        finished.read(command.skip_finished, plan.suite.hash()) if command.skip_finished else ((), None)
+    )
+    plan, said = select.select(plan, folder, command.divided_as, command.only, command.skip_published, done)
     plans.show(plan, console)
     _say(console, *said)
     try:
@@ -106,6 +109,7 @@ def bench(command: Bench, console: Console) -> int:
                     suite_file=path,
                     divide=True,
                     began=began,
+                    times=times,
                 )
     finally:
         if command.pack is not None:  # what is finished leaves, however this ends

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import paths, provenance, rates, records
+from sparserl_jax.bench import finished, paths, provenance, rates, records
 from sparserl_jax.bench.plan import Plan
 from sparserl_jax.bench.progress import Interrupt, Live
 from sparserl_jax.bench.slices import InOrder, Slices, TooLong
@@ -100,7 +100,8 @@ def claim_as(folder: Path, ours: dict[str, Any], write: bool = True) -> None:
                 "give another folder with --out, or move this one away."
             )
         return
-    ours_unfinished = (".lock", f".{records.CONFIGURATION}.part")  # of a process killed in its first moments
+    # Of a process killed in its first moments, and a list that was brought along.
+    ours_unfinished = (".lock", f".{records.CONFIGURATION}.part", finished.FILE)
     strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours_unfinished)
     if strangers:
         raise UserError(
@@ -141,6 +142,7 @@ def run(
     execute: Callable[..., list[Any]] | None = None,
     divide: bool = False,
     began: float | None = None,
+    times: bytes | None = None,
 ) -> Path:
     """Execute what is not finished yet; returns the folder.
 
@@ -149,6 +151,7 @@ def run(
         divide: with a time budget, take up only programs that fit into it, divided by seeds where that makes them fit
             (see `bench/slices.py`).
         began: `time.monotonic()` value from which the time budget counts; default now.
+        times: what other folders measured, see `finished.read`.
         suite_file: copied into the folder.
         execute: programs to outcomes; default `training.runner.execute`.
 
@@ -171,6 +174,7 @@ def run(
         found = provenance.collect()
         if suite_file is not None:
             records.write_atomic(folder / "suite.toml", suite_file.read_bytes())
+        rates.merge(folder, times)
         queue = InOrder(plan)
         if divide and time_budget is not None and deadline is not None:
             queue = Slices(plan, folder, _known(folder, found), time_budget, deadline)

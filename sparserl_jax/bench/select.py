@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sparserl_jax.bench import only, paths, records, slices
@@ -12,7 +12,12 @@ from sparserl_jax.errors import UserError
 
 
 def select(
-    plan: Plan, folder: Path, divided_as: Path | None, rows: Sequence[str], skip_published: bool
+    plan: Plan,
+    folder: Path,
+    divided_as: Path | None,
+    rows: Sequence[str],
+    skip_published: bool,
+    elsewhere: Collection[str] = (),
 ) -> tuple[Plan, list[str]]:
     """The plan with the programs to take up, and what to say about the others.
 
@@ -21,6 +26,7 @@ def select(
         divided_as: see `slices.divide`.
         rows: what `--only` names.
         skip_published: leave out what `results/` has.
+        elsewhere: runs that are finished on another machine, left out, too.
 
     Raises:
         UserError: unknown rows, a folder of another suite, or no `results/` to look into.
@@ -38,6 +44,13 @@ def select(
             )
         plan, line = without_published(plan, root / "results")
         said.append(line)
+    if elsewhere:
+        runs = [run_id for program in plan.programs for run_id in slices.ids(plan, program)]
+        done = set(elsewhere) & set(runs)
+        plan = slices.without(plan, done)
+        said.append(
+            f"--skip-finished: {len(done)} of {len(runs)} runs are skipped: they are finished elsewhere"
+        )
     return plan, said
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparserl_jax.bench import pack, rates, records
+from sparserl_jax.bench import finished, pack, rates, records
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
 
@@ -252,8 +252,8 @@ def _write(folder: Path, archives: list[Archive]) -> Unpacked:
                 records.write_atomic(staging / name, data)
             shutil.rmtree(final, ignore_errors=True)
             staging.replace(final)
-    settings = archives[0].settings
+        settings = archives[0].settings
+        done = finished.write(folder, settings)
     given = [run_id for archive in archives for run_id in archive.runs]
     known = tuple(dict.fromkeys(run_id for run_id in given if run_id not in fresh))
-    done = sum(records.finished(folder, run_id, settings["suite_hash"]) for run_id in settings["runs"])
-    return Unpacked(folder, tuple(fresh), known, done, len(settings["runs"]))
+    return Unpacked(folder, tuple(fresh), known, len(done), len(settings["runs"]))

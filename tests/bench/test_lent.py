@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparserl_jax import cli
-from sparserl_jax.bench import paths, provenance, publish, records, slices, suites
+from sparserl_jax.bench import pack, paths, provenance, publish, records, slices, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.training.runner import Stopped
@@ -128,6 +128,36 @@ def test_what_is_finished_leaves_although_the_command_ends_early(home: Path, mon
     assert cli.run(["unpack", "x.tar.gz", "--into", "runs/lent"]) == 0
     assert "11 runs unpacked; of its suite's runs it now has 11 of 12 of them" in capsys.readouterr().out
     assert cli.run(["check", "runs/lent"]) == 1
+
+
+def test_what_was_unpacked_but_not_published_is_left_out_by_its_list(home: Path, monkeypatch, capsys):
+    """Rows are published whole; parts of them that are at home already must not be made again meanwhile."""
+    miniature = Miniature(monkeypatch)
+    assert cli.run(["bench", "home/suite.toml", "--out", "first"]) == 0
+    for seed in (3, 4, 5):
+        for row in ("dense-s0000", "rigl-s0600"):
+            shutil.rmtree(f"first/records/gymnax-Pendulum-v1/{row}-seed00{seed}")
+    assert pack.pack(Path("first"), Path("x.tar.gz"))
+    assert cli.run(["unpack", "x.tar.gz", "--into", "runs/lent"]) == 0
+    # Only the list travels.
+    Path("second").mkdir()
+    shutil.copy("runs/lent/finished.json", "second/finished.json")
+    capsys.readouterr()
+    slice_ = ["bench", "home/suite.toml", "--out", "second", "--time-budget", "10m", "--pack", "y.tar.gz"]
+    assert cli.run([*slice_, "--skip-finished", "second/finished.json"]) == 0
+    said = capsys.readouterr().out
+    assert "--skip-finished: 6 of 12 runs are skipped" in said and "rehearsed" not in said
+    ids = {path.parent.name for path in Path("second").glob("records/*/*/record.json")}
+    assert {name[-3:] for name in ids} == {"003", "004", "005"} and len(miniature.executed) == 2
+    assert cli.run(["unpack", "y.tar.gz", "--into", "runs/lent"]) == 0
+    assert cli.run(["check", "runs/lent"]) == 0
+    for harm, sentence in (
+        ("{", "is no list"),
+        ('{"runs": [], "suite_hash": "x", "rates": []}', "lists runs of"),
+    ):
+        Path("finished.json").write_text(harm)
+        assert cli.run([*slice_, "--skip-finished", "finished.json"]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_a_name_no_archive_can_have_is_refused_before_anything_runs(home: Path, monkeypatch, capsys):

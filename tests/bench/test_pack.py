@@ -27,7 +27,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", "networks.npz")
+        if path.is_file() and path.name not in (".lock", "networks.npz", "finished.json")
     }
 
 
