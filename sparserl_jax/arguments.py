@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+
+def duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `10m`, `1h30m`; raises `ValueError` for anything else."""
+    form = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(-?\d+(?:\.\d+)?)s?)?", text.strip())
+    if form is None or not any(form.groups()):
+        raise ValueError(f"'{text}' is no time; write seconds, or 90s, 10m, 1h30m")
+    return sum(float(part or 0) * unit for part, unit in zip(form.groups(), (3600.0, 60.0, 1.0), strict=True))
+
+
+_TIME = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="TIME",
+    instance_from_str=lambda words: duration(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, float),
+    str_from_instance=lambda value: ["None" if value is None else f"{value:g}"],
+)
+Duration = Annotated[float | None, _TIME]
+"""Seconds, typed with units."""
+Rows = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
+"""`--only`, which takes several rows and may be given several times; see `flat`."""
+
+
+def flat(groups: tuple[tuple[str, ...], ...]) -> list[str]:
+    """All rows of a repeated `--only`."""
+    return [row for group in groups for row in group]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +46,20 @@ class Bench:
     """One of the suite's budgets; default: the one its file begins with."""
     out: Path | None = None
     """Folder for records and tables; default runs/<suite>-<hash>."""
-    time_budget: float | None = None
-    """Seconds after which to stop with exit code 3; run again to go on."""
-    only: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    time_budget: Duration = None
+    """Time (90, 10m, 1h30m) in which to do what fits, divided by seeds; exit code 3 if something is left."""
+    only: Rows = ()
     """Run only the programs that hold these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM; repeatable."""
+    skip_published: bool = False
+    """Leave out the runs that results/ has already."""
+    skip_finished: Path | None = None
+    """Leave out the runs that this finished.json (see `unpack`) lists."""
+    pack: Path | None = None
+    """Archive (NAME.tar.gz) of all finished runs, at most 16 MiB; further ones are numbered. See `unpack`."""
+    divided_as: Path | None = None
+    """Divide programs as those of this folder's records were."""
+    compilation_cache: Path | None = None
+    """Folder in which compiled programs are kept for the next time on this kind of machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +92,8 @@ class Tune:
     """One of the suite's budgets; default: the one its file begins with."""
     out: Path | None = None
     """Folder for records and tables; default runs/<suite>-tune-<hash>."""
-    time_budget: float | None = None
-    """Seconds after which to stop with exit code 3; run again to go on."""
+    time_budget: Duration = None
+    """Time (90, 10m, 1h30m) after which to stop with exit code 3; run again to go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +128,39 @@ class Paper:
     """Which of the paper's suites; default all."""
     budget: str | None = None
     """One of the suites' budgets (e.g. short); default: the published one."""
-    time_budget: float | None = None
-    """Seconds after which to stop with exit code 3; run again to go on."""
+    time_budget: Duration = None
+    """Time (90, 10m, 1h30m) after which to stop with exit code 3; run again to go on."""
     out: Path | None = None
     """Folder of the page; default runs/paper-<paper>."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Trace a few dispatches of a suite's first program and print where their time goes."""
+
+    suite: tyro.conf.Positional[str] = "quick"
+    """A shipped suite by name, or your own by path."""
+    only: Rows = ()
+    """The program that holds these rows, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM."""
+    out: Path = Path("runs/profile")
+    """Empty folder for the trace, which TensorBoard and Perfetto read."""
+    dispatches: int = 2
+    """Calls of every stage that are timed, and as many again that are traced."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stamp:
+    """Name this checkout's commit in a file, for a copy that goes to a machine without its git history."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unpack:
+    """Bring in runs that another machine packed with `bench --pack`; nothing here is overwritten."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """The archives, in any order."""
+    into: Path | None = None
+    """Folder of the runs; default runs/<suite>-<hash>."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +217,14 @@ class Train:
     """Episodes per evaluation."""
     final_episodes: int = 100
     """Episodes of the final evaluation."""
+    matmul_precision: Literal["default", "highest", "tensorfloat32"] | None = None
+    """Precision of matrix products; default what JAX is configured for."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A finished run's folder (or its policy.npz): begin from its networks and masks."""
     out: Path | None = None
     """Folder for the results; default runs/train-<hash>."""
-    time_budget: float | None = None
-    """Seconds after which to stop with exit code 3; run again to go on."""
+    time_budget: Duration = None
+    """Time (90, 10m, 1h30m) after which to stop with exit code 3; run again to go on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +273,9 @@ Command = (
     | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[Publish, tyro.conf.subcommand("publish")]
+    | Annotated[Profile, tyro.conf.subcommand("profile")]
+    | Annotated[Stamp, tyro.conf.subcommand("stamp")]
+    | Annotated[Unpack, tyro.conf.subcommand("unpack")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Paper, tyro.conf.subcommand("paper")]
     | Annotated[Train, tyro.conf.subcommand("train")]

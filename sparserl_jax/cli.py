@@ -8,6 +8,7 @@ go on).
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,14 @@ from sparserl_jax.arguments import (
     Paper,
     PlanSuite,
     Plot,
+    Profile,
     Publish,
+    Stamp,
     Table,
     Train,
     Tune,
+    Unpack,
+    flat,
 )
 from sparserl_jax.errors import DISK, UserError
 
@@ -47,13 +52,29 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=200)
 
 
+def _say(console: Console, *lines: str) -> None:
+    """Lines as they are."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _show(plan: Plan, folder: Path, console: Console) -> None:
     """Tables, figures and the comparison with what is published, of a folder that is finished."""
     from sparserl_jax.bench import plots, publish, single, summary, tables
 
     found = summary.summarise(folder)
     tables.write(folder, found)
-    plots.write(folder, found)
+    try:
+        plots.write(folder, found)
+    except (
+        ModuleNotFoundError
+    ) as missing:  # a machine lent for its accelerator may have only what training needs
+        if (missing.name or "").partition(".")[0] not in ("matplotlib", "pandas"):
+            raise
+        _say(
+            console,
+            f"No plots: {missing.name} is not installed here; `sparserl plot` draws them where it is.",
+        )
     tables.screen(found, console)
     if plan.suite.name != single.SINGLE:
         publish.beside(folder, found, console)
@@ -62,23 +83,73 @@ def _show(plan: Plan, folder: Path, console: Console) -> None:
 
 def bench(command: Bench, console: Console) -> int:
     """`sparserl bench`."""
-    from sparserl_jax.bench import only, paths, suites
+    from sparserl_jax.bench import cache, finished, pack, paths, select, suites
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
+    began = time.monotonic()
     runs.check_budget(command.time_budget)
     path = paths.suite_path(command.suite)
     plan = plans.make(suites.read(path, command.budget))
     folder = runs.folder_of(plan, command.out)
-    rows = [row for group in command.only for row in group]
-    if rows:
-        plan = only.select(plan, rows)
+    if command.pack is not None:
+        pack.check_target(command.pack, plan.suite.hash())
+    done, times = (
+        finished.read(command.skip_finished, plan.suite.hash()) if command.skip_finished else ((), None)
+    )
+    plan, said = select.select(
+        plan, folder, command.divided_as, flat(command.only), command.skip_published, done
+    )
     plans.show(plan, console)
-    for line in only.lines(plan, rows) if rows else []:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    runs.run(plan, folder, console, time_budget=command.time_budget, suite_file=path)
-    _show(plan, folder, console)
+    _say(console, *said)
+    try:
+        if plan.programs:
+            with cache.used(command.compilation_cache):
+                runs.run(
+                    plan,
+                    folder,
+                    console,
+                    time_budget=command.time_budget,
+                    suite_file=path,
+                    divide=True,
+                    began=began,
+                    times=times,
+                )
+    finally:
+        if command.pack is not None:  # what is finished leaves, however this ends
+            _say(console, pack.line(pack.pack(folder, command.pack, plan.suite.hash())))
+    if plan.programs:
+        _show(plan, folder, console)
     return runs.EXIT_OK
+
+
+def profile(command: Profile, console: Console) -> int:
+    """`sparserl profile`."""
+    from sparserl_jax.bench import only, paths, profiling, suites
+    from sparserl_jax.bench import plan as plans
+
+    plan = plans.make(suites.read(paths.suite_path(command.suite)))
+    plan = only.select(plan, flat(command.only)) if command.only else plan
+    found = profiling.profile(plan, command.out, command.dispatches)
+    _say(console, *profiling.lines(found, command.out))
+    return 0
+
+
+def stamp(command: Stamp, console: Console) -> int:
+    """`sparserl stamp`."""
+    from sparserl_jax.bench import stamp as stamping
+
+    path, commit = stamping.write()
+    _say(console, f"{path}: commit {commit}; take it along with the copy of the work tree.")
+    return 0
+
+
+def unpack(command: Unpack, console: Console) -> int:
+    """`sparserl unpack`."""
+    from sparserl_jax.bench import unpack as unpacking
+
+    _say(console, *(found.line() for found in unpacking.unpack(command.files, command.into)))
+    return 0
 
 
 def plan(command: PlanSuite, console: Console) -> int:
@@ -271,6 +342,9 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Bench: bench,
     PlanSuite: plan,
     Tune: tune,
+    Profile: profile,
+    Stamp: stamp,
+    Unpack: unpack,
     Check: check,
     Publish: publish,
     Compare: compare,

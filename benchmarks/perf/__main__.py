@@ -16,13 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.perf import population
+from benchmarks.perf.population import update_flops
 from benchmarks.perf.workload import ACTIONS, OBS, Workload
 from sparserl_jax import replay
-from sparserl_jax.accounting.flops import forward, td3_update
-from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import provenance
 from sparserl_jax.errors import UserError
-from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
 
 INTERVAL = 1000
 """Ticks between topology events where their cost is measured."""
@@ -51,14 +50,6 @@ def matrix_product() -> tuple[Callable[[], None], float]:
         return jax.lax.fori_loop(0, count, lambda _, x: x @ w, x)
 
     return lambda: chain(left, right).block_until_ready(), count * 2.0 * 256**3
-
-
-def update_flops() -> float:
-    """Matrix-product FLOPs of one TD3 step per member at HalfCheetah size, `mac2` (2.5 A + 9 C per sample)."""
-    config = algorithm("td3").config()
-    actor = forward(actor_layers(Actor(config.hidden, ACTIONS), OBS))
-    twin = forward(twin_critic_layers(TwinCritic(config.hidden), OBS, ACTIONS))
-    return float(td3_update(actor, twin // 2, batch=config.batch_size, delay=config.policy_delay))
 
 
 def learner(repeats: int, many: int) -> list[dict[str, Any]]:
@@ -195,24 +186,33 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=10, help="repeats of each comparison")
     parser.add_argument("--members", type=int, default=8, help="members of the many-member measurements")
+    parser.add_argument("--minutes", type=float, default=population.MINUTES, help="of the section population")
+    parser.add_argument("--sections", nargs="*", help="only these; default all")
     options = parser.parse_args()
     facts = provenance.collect()
     rows: list[dict[str, Any]] = []
-    sections: list[Callable[[], list[dict[str, Any]]]] = [
-        memory,
-        compilation,
-        lambda: learner(options.repeats, options.members),
-        lambda: topology(max(3, options.repeats // 3), options.members),
-        lambda: on_the_host(options.repeats, options.members),
-        lambda: checkpoint(max(3, options.repeats // 3), options.members),
-    ]
-    for section in sections:
-        rows += section()
+    many = options.members
+    sections: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "memory": memory,
+        "compilation": compilation,
+        "learner": lambda: learner(options.repeats, many),
+        "topology": lambda: topology(max(3, options.repeats // 3), many),
+        "host": lambda: on_the_host(options.repeats, many),
+        "checkpoint": lambda: checkpoint(max(3, options.repeats // 3), many),
+        "population": lambda: population.measure(row, options.repeats, options.minutes),
+        "ways": lambda: population.ways(row, max(3, options.repeats // 3), many),
+    }
+    for name in options.sections or sections:
+        if name not in sections:
+            parser.error(f"no section '{name}': there are {', '.join(sections)}")
+    for name in options.sections or sections:
+        rows += sections[name]()
         print(table(rows, facts), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     name = "".join(
         c if c.isalnum() else "-" for c in f"{facts['system']['device_kind']}-{facts['system']['cpu_count']}"
     )
+    name += "".join(f"-{section}" for section in options.sections or ())
     (options.out / f"{name}.json").write_text(
         json.dumps({"rows": rows, "provenance": facts}, indent=1) + "\n"
     )

@@ -6,6 +6,7 @@ so the time per step is that of the learner, the replay and the loop; physics is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,10 +25,14 @@ from sparserl_jax.sparsity.contract import (
     no_penalty,
 )
 from sparserl_jax.training import AgentConfig, Evaluation, Run, Schedule, Training, recipe
+from sparserl_jax.training.precision import precise
 from sparserl_jax.training.program import Program, clock_at
+from sparserl_jax.training.sharding import Layout, devices
 from sparserl_jax.training.stages import Stages
 
 OBS, ACTIONS = 17, 6
+WAYS = ("batched", "mapped", "sharded")
+"""How a population may be computed: `vmap` on one device, `lax.map` on one, `vmap` on each of all local devices."""
 
 
 class LinearDynamics:
@@ -73,7 +78,11 @@ BARE = Sparsifier(
 
 
 def training(
-    interval: int, dispatch: int = 1000, buffer: int = 100_000, hidden: tuple[int, ...] = (256, 256)
+    interval: int,
+    dispatch: int = 1000,
+    buffer: int = 100_000,
+    hidden: tuple[int, ...] = (256, 256),
+    precision: str | None = None,
 ) -> Training:
     """The workload's settings: warm-up of one dispatch, updates at every step after it."""
     return Training(
@@ -85,6 +94,7 @@ def training(
         evaluation=Evaluation(dispatch),
         dispatch=dispatch,
         env_object=LinearDynamics(),
+        matmul_precision=precision,
     )
 
 
@@ -92,9 +102,16 @@ class Workload:
     """A compiled training dispatch with a population to run it on."""
 
     def __init__(
-        self, members: int, method: str = "static", bare: bool = False, interval: int = 10**9
+        self,
+        members: int,
+        method: str = "static",
+        bare: bool = False,
+        interval: int = 10**9,
+        dispatch: int = 1000,
+        precision: str | None = None,
+        way: str = "batched",
     ) -> None:
-        self.training = training(interval)
+        self.training = training(interval, dispatch, precision=precision)
         # Different sparsities, so that no member's work is another's.
         knobs = [0.5 + 0.45 * i / max(members - 1, 1) for i in range(members)]
         runs = [Run(self.training, recipe(method), knob, seed, method) for seed, knob in enumerate(knobs)]
@@ -106,13 +123,29 @@ class Workload:
             settings = settings._replace(
                 agent={name: {} for name in events} | {"dense_targets": np.zeros(members, bool)}
             )
-        self.settings = jax.device_put(settings)
+        layout = Layout(members, tuple(devices() if way == "sharded" else devices()[:1]))
         stages = Stages(self.training, agent, make_env(LinearDynamics()), 1, False)
-        self.population = jax.jit(jax.vmap(stages.init))(self.settings)
-        warm_up = jax.jit(jax.vmap(stages.warm_up, in_axes=(0, 0, None)), donate_argnums=0)
-        self.population = warm_up(self.population, self.settings, clock_at(self.training, 0))
-        self.train = jax.jit(jax.vmap(stages.train, in_axes=(0, 0, None)), donate_argnums=0)
+
+        def stage(fn: Callable[..., Any], *axes: int | None) -> Any:
+            fn = precise(fn, precision)
+            if way != "mapped":
+                return layout.stage(fn, *axes, donate=len(axes) > 1)
+
+            def one_by_one(member: Any, *others: Any) -> Any:
+                if not others:
+                    return jax.lax.map(fn, member)
+                own, clock = others
+                return jax.lax.map(lambda pair: fn(*pair, clock), (member, own))
+
+            return jax.jit(one_by_one, donate_argnums=(0,) if len(axes) > 1 else ())
+
+        self.settings = layout.place(settings)
+        self.population = stage(stages.init, 0)(self.settings)
+        start = clock_at(self.training, 0)
+        self.population = stage(stages.warm_up, 0, 0, None)(self.population, self.settings, start)
         self.step = self.training.warm_up
+        clock = clock_at(self.training, self.step)
+        self.train = stage(stages.train, 0, 0, None).lower(self.population, self.settings, clock).compile()
 
     def __call__(self) -> None:
         """One dispatch."""

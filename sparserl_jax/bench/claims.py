@@ -33,6 +33,7 @@ def suite_of(content: dict[str, Any]) -> Suite:
         **{key: content[key] for key in plain},
         agent=from_table(algorithm(content["agent"]["name"]).config, content["agent"], f"{where} agent"),
         schedule=from_table(Schedule, content["schedule"], f"{where} schedule"),
+        matmul_precision=content.get("matmul_precision"),
         evaluation=from_table(Evaluation, content["evaluation"], f"{where} evaluation"),
         tasks=tuple(from_table(Task, task, f"{where} tasks", skip=("object",)) for task in content["tasks"]),
         arms=tuple(

@@ -337,7 +337,8 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
         file = source.path / reproduce.SUITE_FILE
         for key, group in groups.items():
             arm = key[0].removesuffix(_suffix(source))
-            command = reproduce.command(source.settings, env, arm, key[1], file.as_posix())
+            parts = reproduce.divided(group)
+            command = reproduce.command(source.settings, env, arm, key[1], file.as_posix(), parts)
             own = follows(settings, key[0])
             rows.append(rows_of.row(group, env, levels, fallback, command, source.name, own))
     return rows_of.block(env, sorted(rows, key=lambda row: order(settings, row.key)), levels)

@@ -142,7 +142,8 @@ def fresh(saved: Saved, env: str | None = None, episodes: int = EPISODES, seed: 
     from sparserl_jax.training.population import key_data
 
     key = key_data("fresh evaluation", played.spec.name, str(seed))
-    evaluated = _evaluation(saved.policy, played, key, 1, min(episodes, AT_ONCE))
+    declared = None if saved.record is None else _precision(saved.record)
+    evaluated = _evaluation(saved.policy, played, key, 1, min(episodes, AT_ONCE), declared)
     parts = [evaluated(0, repeat)[0] for repeat in range(-(-episodes // AT_ONCE))]
     return np.concatenate(parts)[:episodes]
 
@@ -203,7 +204,8 @@ def _again(saved: Saved, env: Environment | HostEnvironment, members: int, place
     training = saved.record["provenance"]["config"]["training"]
     plan, step = training["evaluation"], training["steps"]
     key = key_data("evaluation", training["env"])
-    evaluated = _evaluation(saved.policy, env, key, members, plan["episodes"])
+    declared = _precision(saved.record)
+    evaluated = _evaluation(saved.policy, env, key, members, plan["episodes"], declared)
     point = records.number(evaluated(step, 0).mean(axis=1)[place])
     parts = [evaluated(step, 1 + repeat) for repeat in range(plan["final_episodes"] // plan["episodes"])]
     final = tuple(records.number(value) for value in np.concatenate(parts, axis=1)[place])
@@ -213,19 +215,26 @@ def _again(saved: Saved, env: Environment | HostEnvironment, members: int, place
 
 
 def _evaluation(
-    policy: Policy, env: Environment | HostEnvironment, key: np.ndarray, members: int, episodes: int
+    policy: Policy,
+    env: Environment | HostEnvironment,
+    key: np.ndarray,
+    members: int,
+    episodes: int,
+    precision: str | None,
 ) -> Callable[[int, int], np.ndarray]:
-    """`(step, number of the evaluation) -> returns f32[members, episodes]`, compiled once."""
+    """`(step, number of the evaluation) -> returns f32[members, episodes]`, compiled once, at a precision of matrix
+    products."""
     import jax
 
     from sparserl_jax.envs import HostEnvironment
     from sparserl_jax.envs.host import instances
     from sparserl_jax.training.episodes import BrokenAt, play, reset_seed
+    from sparserl_jax.training.precision import precise
     from sparserl_jax.training.stages import evaluation_returns
 
     params = jax.tree.map(lambda x: np.broadcast_to(x, (members, *x.shape)), policy.params)
     if isinstance(env, HostEnvironment):
-        act = jax.jit(jax.vmap(policy.apply))
+        act = jax.jit(jax.vmap(precise(policy.apply, precision)))
         envs = instances(env, members)
 
         def on_host(step: int, repeat: int) -> np.ndarray:
@@ -242,14 +251,21 @@ def _evaluation(
     def one(params: Any, key: jax.Array, step: jax.Array, repeat: jax.Array) -> jax.Array:
         return evaluation_returns(env, lambda obs: policy.apply(params, obs), key, step, repeat, episodes)
 
-    compiled = jax.jit(jax.vmap(one, in_axes=(0, None, None, None)))
+    compiled = jax.jit(jax.vmap(precise(one, precision), in_axes=(0, None, None, None)))
     return lambda step, repeat: np.asarray(compiled(params, key, np.int32(step), np.int32(repeat)))
+
+
+def _precision(record: dict[str, Any]) -> str | None:
+    """The precision of matrix products that a recorded training declared."""
+    return record["provenance"]["config"]["training"].get("matmul_precision")
 
 
 def _different(saved: Saved) -> list[str]:
     """What is not as it was when the run was recorded."""
     assert saved.record is not None
     then, now = saved.record["provenance"], provenance.collect()
+    if _precision(saved.record) is not None:
+        now["matmul_precision"] = _precision(saved.record)  # declared, so it holds here as it did there
     found = ["policy.npz: changed after it was recorded"] if saved.changed else []
 
     def compare(name: str, before: Any, after: Any) -> None:

@@ -38,6 +38,7 @@ class Plan:
 
     specs: environment descriptions by environment name. layers: LayerTables by environment name and network.
     declared: promised counts by environment name and (recipe, knobs); see `promise`.
+    wholes: by name of a program that is part of another one, that one's name and number of members; see `slices.py`.
     """
 
     suite: Suite
@@ -46,6 +47,7 @@ class Plan:
     specs: dict[str, Any]
     layers: dict[str, dict[str, LayerTable]]
     declared: dict[Any, dict[str, Promise]]
+    wholes: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
 
     def promise(self, run: Run) -> dict[str, Promise]:
         """The live weights per tensor that a run's method declares, by network."""
@@ -248,12 +250,14 @@ def _paragraph(plan: Plan, program: Any) -> list[str]:
         )
         arms[label] = arms.get(label, 0) + 1
     members = ", ".join(f"{label} x{count}" for label, count in arms.items())
+    whole = plan.wholes.get(program.name)
     layout = Layout.of(len(planned))
     each = "" if len(layout.devices) == 1 else " on each"
     text = [
         f"program {program.name}: {planned[0].task.name}, {layout}, {program.compilations} compilations, "
         f"memory {_quantity(int(program.memory()), 'B', 1024)}{each}",
         f"    why: {program.why}",
+        *([] if whole is None else [f"    part of: {whole[0]}, which has {whole[1]} members"]),
         f"    members: {members}",
     ]
     dense = [entry.run for entry in planned if entry.run.recipe.method == "dense"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -26,6 +28,11 @@ PACKAGES = (
 )
 
 
+STAMP, CODE = ".sparserl-commit.json", "sparserl_jax"
+"""The file that names the commit of a copy without its git history, at the root of the copy, and the package's folder
+there; see `bench/stamp.py`."""
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
@@ -37,7 +44,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def repository(folder: Path | None = None) -> dict[str, Any]:
-    """Commit, description and dirty flag of the checkout that holds this package; nulls where there is none.
+    """Commit, description and dirty flag of the checkout that holds this package, or of the stamp on a copy of one;
+    nulls where there is neither.
 
     Published results and local runs do not make the tree dirty: they are the outcome of the code, not part of it.
     """
@@ -46,13 +54,38 @@ def repository(folder: Path | None = None) -> dict[str, Any]:
     # A package installed inside somebody else's checkout must not claim that checkout's commit.
     ours = top is not None and _git(folder, "ls-files", "--error-unmatch", ".") is not None
     if not ours or (commit := _git(folder, "rev-parse", "HEAD")) is None:
-        return {"git_commit": None, "git_describe": None, "git_dirty": None}
+        return _stamped(folder)
     changes = _git(folder, "status", "--porcelain", "--", ":/", ":(exclude,top)results", ":(exclude,top)runs")
     return {
         "git_commit": commit,
         "git_describe": _git(folder, "describe", "--tags", "--always", "--dirty"),
         "git_dirty": None if changes is None else bool(changes),
     }
+
+
+def code_files(root: Path) -> dict[str, str]:
+    """SHA-256 of every file below `root` that decides numbers: the package and the shipped suites."""
+    found = [path for path in (root / CODE).rglob("*") if path.suffix in (".py", ".json")]
+    found += (root / "benchmarks").rglob("*.toml")
+    # A wheel's copies of the suites are no source.
+    kept = [path for path in found if path.relative_to(root).parts[:2] != (CODE, "_data")]
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(kept)
+    }
+
+
+def _stamped(folder: Path) -> dict[str, Any]:
+    """What the stamp beside the package says, dirty where a file is not the stamped one; nulls without a stamp."""
+    root = folder if (folder / STAMP).is_file() else folder.parent
+    try:
+        stamp = json.loads((root / STAMP).read_text(encoding="utf-8"))
+        commit, describe, files = stamp["git_commit"], stamp["git_describe"], stamp["files"]
+        if re.fullmatch("[0-9a-f]{40}", commit) is None:
+            raise ValueError("no commit's name")
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"git_commit": None, "git_describe": None, "git_dirty": None}
+    return {"git_commit": commit, "git_describe": describe, "git_dirty": code_files(root) != files}
 
 
 def head(folder: Path) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sparserl_jax.errors import UserError
+from sparserl_jax.training import precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,7 @@ def check_knob(knob: float, where: str) -> None:
 
 def check_ranges(suite: Suite, where: str) -> None:
     """Refuse numbers that no training could use."""
+    precision.check(suite.matmul_precision, f"{where}: 'matmul_precision'")
     agent, evaluation, schedule = suite.agent, suite.evaluation, suite.schedule
     positive = {
         "steps": suite.steps,

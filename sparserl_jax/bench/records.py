@@ -285,6 +285,8 @@ def write(
             "program": program.name,
             "program_members": members,
             **_tuning(planned),
+            **_precision(planned),
+            **_whole(plan, program),
         },
         "files": {
             key: {"path": name, "sha256": digest((staging / name).read_bytes())}
@@ -316,6 +318,18 @@ def _tuning(planned: Planned) -> dict[str, Any]:
         return {}
     cost = {"n_trials": tuned.trials, "seeds": list(tuned.seeds), "space_sha256": tuned.space_sha256}
     return {"tuning": cost}
+
+
+def _precision(planned: Planned) -> dict[str, Any]:
+    """The precision of matrix products, where the suite declares it: it then overrules that of the process."""
+    declared = planned.run.training.matmul_precision
+    return {} if declared is None else {"matmul_precision": declared}
+
+
+def _whole(plan: Plan, program: Any) -> dict[str, Any]:
+    """The program that this one is a part of, where it was divided."""
+    whole = plan.wholes.get(program.name)
+    return {} if whole is None else {"part_of": {"program": whole[0], "members": whole[1]}}
 
 
 def configuration(plan: Plan) -> dict[str, Any]:

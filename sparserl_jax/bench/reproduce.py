@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparserl_jax.bench.single import SINGLE
@@ -30,19 +31,35 @@ def pattern(env: str, arm: str, sparsity: float) -> str:
     return f"{env}/{arm}@{sparsity:.12g}"
 
 
-def command(settings: dict[str, Any], env: str, arm: str, sparsity: float, file: str = SUITE_FILE) -> str:
+def command(
+    settings: dict[str, Any],
+    env: str,
+    arm: str,
+    sparsity: float,
+    file: str = SUITE_FILE,
+    divided: bool = False,
+) -> str:
     """The command that makes the runs of one row again; empty where no command can (an environment or recipe
     that is a Python object). `FOLDER` stands for the folder of a run that a training began from.
 
     Args:
         settings: `configuration.json` of the folder.
-        file: where the suite's file lies.
+        file: where the suite's file lies, beside the records.
+        divided: the row's runs were computed in parts of Programs; see `bench/slices.py`.
     """
     suite = settings["suite"]
     if suite["name"] == SINGLE:
         return _train(suite, env)
     budget = f" --budget {suite['budget']}" if suite.get("budget") else ""
-    return f"sparserl bench {shlex.quote(file)}{budget}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
+    parts = f" --divided-as {shlex.quote(Path(file).parent.as_posix())}" if divided else ""
+    return (
+        f"sparserl bench {shlex.quote(file)}{budget}{parts}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
+    )
+
+
+def divided(group: Iterable[dict[str, Any]]) -> bool:
+    """Whether any of these records was made in a part of a Program."""
+    return any("part_of" in record["provenance"] for record in group)
 
 
 def _train(suite: dict[str, Any], env: str) -> str:
@@ -67,6 +84,7 @@ def _train(suite: dict[str, Any], env: str) -> str:
         "learning-rate": agent["learning_rate"],
         "episodes": evaluation["episodes"],
         "final-episodes": evaluation["final_episodes"],
+        **({"matmul-precision": suite["matmul_precision"]} if suite.get("matmul_precision") else {}),
     }
     if suite.get("start"):
         source = suite["start"][

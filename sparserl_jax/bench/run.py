@@ -4,6 +4,7 @@ runs/<suite>-<hash>/  configuration.json   what the folder belongs to
                       suite.toml           the file it came from, where there was one
                       records/             finished runs
                       programs/            checkpoints of the program in progress, and what began it (origin.json)
+                      divisions.json       how a time budget divided programs; rates.json: what was measured for it
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import provenance, records
+from sparserl_jax.bench import finished, paths, provenance, rates, records
 from sparserl_jax.bench.plan import Plan
 from sparserl_jax.bench.progress import Interrupt, Live
+from sparserl_jax.bench.slices import InOrder, Slices, TooLong
 from sparserl_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,7 +82,12 @@ def _difference(ours: Any, theirs: Any, where: str = "") -> str:
 
 def claim(folder: Path, plan: Plan) -> None:
     """Make the folder this configuration's; refuse one that belongs to another, or that holds somebody else's files."""
-    path, ours = folder / records.CONFIGURATION, records.configuration(plan)
+    claim_as(folder, records.configuration(plan))
+
+
+def claim_as(folder: Path, ours: dict[str, Any], write: bool = True) -> None:
+    """The same with what `configuration.json` shall hold; without `write`, only the refusals."""
+    path = folder / records.CONFIGURATION
     if path.exists():
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
@@ -99,13 +106,15 @@ def claim(folder: Path, plan: Plan) -> None:
                 "give another folder with --out, or move this one away."
             )
         return
-    ours_unfinished = (".lock", f".{records.CONFIGURATION}.part")  # of a process killed in its first moments
+    # Of a process killed in its first moments, and a list that was brought along.
+    ours_unfinished = (".lock", f".{records.CONFIGURATION}.part", finished.FILE)
     strangers = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours_unfinished)
     if strangers:
         raise UserError(
             f"'{folder}' is not empty and no suite made it ('{strangers[0]}'); give another with --out."
         )
-    records.write_atomic(path, (json.dumps(ours, indent=1, sort_keys=True) + "\n").encode())
+    if write:
+        records.write_atomic(path, (json.dumps(ours, indent=1, sort_keys=True) + "\n").encode())
 
 
 def check_machine(plan: Plan, limit: int | None = None) -> None:
@@ -137,11 +146,18 @@ def run(
     time_budget: float | None = None,
     suite_file: Path | None = None,
     execute: Callable[..., list[Any]] | None = None,
+    divide: bool = False,
+    began: float | None = None,
+    times: bytes | None = None,
 ) -> Path:
     """Execute what is not finished yet; returns the folder.
 
     Args:
-        time_budget: seconds from now after which the work stops, within one dispatch.
+        time_budget: seconds after which the work stops, within one dispatch.
+        divide: with a time budget, take up only programs that fit into it, divided by seeds where that makes them fit
+            (see `bench/slices.py`).
+        began: `time.monotonic()` value from which the time budget counts; default now.
+        times: what other folders measured, see `finished.read`.
         suite_file: copied into the folder.
         execute: programs to outcomes; default `training.runner.execute`.
 
@@ -156,40 +172,55 @@ def run(
 
         execute = execute_program
     check_budget(time_budget)
-    deadline = None if time_budget is None else time.monotonic() + time_budget
+    began = time.monotonic() if began is None else began
+    deadline = None if time_budget is None else began + time_budget
     check_machine(plan)
     with locked(folder):
         claim(folder, plan)
         found = provenance.collect()
         if suite_file is not None:
             records.write_atomic(folder / "suite.toml", suite_file.read_bytes())
-        total = sum(len(program.runs) for program in plan.programs) * plan.suite.steps
-        interrupt = Interrupt()
+        rates.merge(folder, times)
+        queue = InOrder(plan)
+        if divide and time_budget is not None and deadline is not None:
+            queue = Slices(plan, folder, _known(folder, found), time_budget, deadline)
+        for line in queue.lines():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        total = sum(len(program.runs) for program in queue.waiting()) * plan.suite.steps
+        interrupt, number = Interrupt(), 0
         with interrupt.watch(), Live(console, interrupt, total) as live:
-            for number, program in enumerate(plan.programs, start=1):
+            while (program := queue.next()) is not None:
+                number += 1
+                label = queue.label(number)
                 try:
-                    _one(
-                        plan,
-                        program,
-                        f"program {number}/{len(plan.programs)}",
-                        folder,
-                        live,
-                        deadline,
-                        execute,
-                        found,
-                    )
+                    _one(queue, program, label, folder, live, deadline, execute, found)
+                except TooLong:
+                    number -= 1
+                    live.warn(program.name, f"{program.name} does not fit into the time left as it is.")
                 except Stopped as stop:
                     code = EXIT_INTERRUPTED if stop.reason == "interrupted" else EXIT_TIME_BUDGET
                     raise Unfinished(
-                        code, f"{stop.reason} at step {stop.step:,}; run again to go on."
+                        code, _sentence(f"{stop.reason} at step {stop.step:,}", queue.rest())
                     ) from None
                 except KeyboardInterrupt:
-                    raise Unfinished(EXIT_INTERRUPTED, "interrupted; run again to go on.") from None
+                    raise Unfinished(EXIT_INTERRUPTED, _sentence("interrupted", queue.rest())) from None
+        if queue.rest():
+            raise Unfinished(EXIT_TIME_BUDGET, _sentence("time budget", queue.rest()))
     return folder
 
 
+def _known(folder: Path, found: dict[str, Any]) -> rates.Rates:
+    """What is known of this device's speed, from this folder and from published ones."""
+    root = paths.checkout()
+    return rates.known(folder, None if root is None else root / "results", found["system"])
+
+
+def _sentence(why: str, rest: str) -> str:
+    return f"{why}{rest and ': ' + rest}; run again to go on."
+
+
 def _one(
-    plan: Plan,
+    queue: InOrder,
     program: Any,
     label: str,
     folder: Path,
@@ -202,6 +233,7 @@ def _one(
 
     `found`: where this process's results come from, as `provenance.collect` saw it before any training.
     """
+    plan = queue.plan
     planned = plan.of(program)
     checkpoints = folder / "programs" / program.name
     live.begin(label, len(planned), plan.suite.steps)
@@ -213,7 +245,10 @@ def _one(
     if missing:
         _still_time(deadline)
         begun = _begun_by(checkpoints, found)
-        outcomes = execute(program, folder=checkpoints, deadline=deadline, progress=live)
+        more: dict[str, Any] = {}
+        if queue.unsure(program):
+            more["rehearsed"] = lambda seconds, compiling: queue.rehearsed(program, seconds, compiling)
+        outcomes = execute(program, folder=checkpoints, deadline=deadline, progress=live, **more)
         said = {**found, "created_utc": provenance.now()}
         if begun != provenance.origin(found):
             # Two codes made these numbers: neither commit describes them.
@@ -222,6 +257,7 @@ def _one(
             records.write(folder, plan, planned[index], outcomes[index], program, said)
     # Only now may the checkpoint go: a kill before this line finds it again and loses nothing.
     shutil.rmtree(checkpoints, ignore_errors=True)
+    queue.took(program)
     live.finish(plan.suite.steps)
 
 

@@ -48,6 +48,7 @@ def suite_of(
     learning_rate: float | None = None,
     episodes: int = 10,
     final_episodes: int = 100,
+    matmul_precision: str | None = None,
     start: str | Path | None = None,
 ) -> Suite:
     """A suite of one arm.
@@ -64,6 +65,7 @@ def suite_of(
         num_envs: parallel environments per member.
         hidden, batch_size, learning_rate: of the agent; default its own.
         episodes, final_episodes: per evaluation, and at the end.
+        matmul_precision: of all stages; default what JAX is configured for. See `training/precision.py`.
         start: a finished run's folder, or its policy.npz: every member begins from its networks and masks, with fresh
             optimiser and replay; `hidden` is then that run's where it is not given. See `bench/continuing.py`.
 
@@ -125,6 +127,7 @@ def suite_of(
             ),
         ),
         start=begun,
+        matmul_precision=matmul_precision,
     )
     check_ranges(suite, where)
     return suite

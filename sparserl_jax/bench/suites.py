@@ -37,7 +37,7 @@ from sparserl_jax.training.recipe import Recipe, recipe
 # number of a run.
 _OBJECTS = ("object", "env_object", "arrays", "tune")
 # Left out where not given, so that hashes stay what they were.
-_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start", "budget")
+_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start", "budget", "matmul_precision")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")
 
@@ -123,6 +123,7 @@ class Suite:
     unequal_tuning: bool = False
     search: tunings.Search | None = None
     budget: str | None = None
+    matmul_precision: str | None = None
 
     def training(self, task: Task) -> Training:
         """The training configuration of one environment, shared by all arms."""
@@ -137,6 +138,7 @@ class Suite:
             evaluation=self.evaluation_of(task),
             dispatch=self.dispatch,
             start=self.start,
+            matmul_precision=self.matmul_precision,
         )
 
     def evaluation_of(self, task: Task) -> Evaluation:
@@ -226,6 +228,7 @@ class _SuiteTable:
     result: bool = True
     unequal_tuning: bool = False
     budget: str | None = None
+    matmul_precision: str | None = None
 
 
 def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str) -> Arm:
@@ -340,6 +343,7 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
         tune=None if tune is None else tunings.parse(tune, resolved, agent, where),
         unequal_tuning=top.unequal_tuning,
         budget=top.budget,
+        matmul_precision=top.matmul_precision,
     )
     check_ranges(suite, where)
     return suite

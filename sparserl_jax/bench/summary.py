@@ -168,7 +168,9 @@ def summarise(root: Path) -> Summary:
             groups[key_of(record)].append(record)
         made = []
         for key in sorted(groups, key=lambda key: order(settings, key)):
-            command, own = reproduce.command(settings, env, key[0], key[1]), follows(settings, key[0])
+            parts = reproduce.divided(groups[key])
+            command = reproduce.command(settings, env, key[0], key[1], divided=parts)
+            own = follows(settings, key[0])
             made.append(rows_of.row(groups[key], env, levels, fallback, command, own=own))
         blocks.append(rows_of.block(env, made, levels))
 

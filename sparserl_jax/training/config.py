@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from sparserl_jax.agents.agent import Range
 from sparserl_jax.agents.td3 import TD3Config
 from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.training import precision
 from sparserl_jax.training.recipe import Recipe
 
 AgentConfig = TD3Config
@@ -98,6 +99,7 @@ class Training:
     (random actions, no updates) included in `steps`; `num_envs` (E) environments run in parallel per member, and one
     gradient update is made per environment step. `env_object` stands for `env` when the user passed an object. With
     `start`, all members begin from the networks of a finished run, which then also acts in the warm-up.
+    `matmul_precision`: see precision.py; None: what JAX is configured for.
     """
 
     env: str
@@ -110,6 +112,7 @@ class Training:
     dispatch: int | None = None
     env_object: Any = dataclasses.field(default=None, compare=False, repr=False)
     start: Start | None = None
+    matmul_precision: str | None = None
 
     @property
     def updates(self) -> int:
@@ -151,6 +154,7 @@ class Training:
         }.items():
             if value < 1:
                 raise UserError(f"{name} = {value} must be at least 1.")
+        precision.check(self.matmul_precision, "matmul_precision")
         schedule, agent = self.schedule, self.agent
         for name, number in {
             "agent.exploration_noise": agent.exploration_noise,

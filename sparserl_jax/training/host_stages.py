@@ -19,6 +19,7 @@ from sparserl_jax.agents.agent import Clock
 from sparserl_jax.envs import EnvState, Lookahead, Step, follow, start_steps
 from sparserl_jax.replay import cut
 from sparserl_jax.training.population import Member, MemberSettings
+from sparserl_jax.training.precision import precise
 from sparserl_jax.training.stages import Stages
 
 HOST_STAGES = ("init", "uniform", "act", "warm_up", "train", "policy", "evaluate", "harvest")
@@ -163,6 +164,7 @@ class HostStages(Stages):
         """The stages over the member axis, jitted; the clock is unbatched and the state is donated."""
 
         def over_members(fn: Callable[..., Any], *axes: int | None, donate: tuple[int, ...] = ()) -> Any:
+            fn = precise(fn, self.training.matmul_precision)
             return jax.jit(jax.vmap(fn, in_axes=axes), donate_argnums=donate)
 
         return {

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ from sparserl_jax.sparsity import method
 from sparserl_jax.training.config import Run, Training
 from sparserl_jax.training.host_stages import HOST_STAGES, HostStages
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
+from sparserl_jax.training.precision import precise
 from sparserl_jax.training.sharding import Layout
 from sparserl_jax.training.stages import Stages
 
@@ -77,6 +79,8 @@ class Program:
         ]
         for run in named:
             run["training"].pop("start")  # the names of programs that start afresh stay what they were
+            if training.matmul_precision is None:  # of those of unspoken precision, too
+                run["training"].pop("matmul_precision")
             if not run["overrides"]:  # and of those without any
                 del run["overrides"]
         words = [json.dumps(run, sort_keys=True, default=str) for run in named]
@@ -156,7 +160,10 @@ class Program:
             return self.host_stages.jitted()
         assert not isinstance(self.env, HostEnvironment)
         stages = Stages(self.training, self.agent, self.env, self.n_max, self.keep_mean)
-        over_members = self.layout.stage
+
+        def over_members(fn: Callable[..., Any], *axes: int | None, donate: bool) -> Any:
+            return self.layout.stage(precise(fn, self.training.matmul_precision), *axes, donate=donate)
+
         return {
             "init": over_members(stages.init, 0, donate=False),
             "warm_up": over_members(stages.warm_up, 0, 0, None, donate=True),

@@ -12,7 +12,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -71,6 +71,7 @@ def execute(
     deadline: float | None = None,
     progress: Progress | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    rehearsed: Callable[[float, float], None] | None = None,
 ) -> list[Outcome]:
     """Train and evaluate all members of `program`; one Outcome per Run, in order.
 
@@ -80,13 +81,16 @@ def execute(
         deadline: `time.monotonic()` value after which no further dispatch is begun.
         progress: told what happens.
         checkpoint_seconds: least time between checkpoints.
+        rehearsed: told, before a fresh beginning, the seconds that all dispatches and evaluations will take by a few
+            timed ones, and those of the compilation; what it raises ends the execution. Not called for environments
+            on the host.
 
     Raises:
         Stopped: at the deadline or on Ctrl-C, after a checkpoint.
     """
     execution = _kind(program)(program, folder, progress or Silent(), checkpoint_seconds)
     try:
-        return execution.run(deadline)
+        return execution.run(deadline, rehearsed)
     except KeyboardInterrupt:
         execution.save()
         raise Stopped("interrupted", execution.step) from None
@@ -135,10 +139,14 @@ class Execution:
         self.saved_at = time.monotonic()
         self.saved_step: int | None = None
 
-    def run(self, deadline: float | None) -> list[Outcome]:
+    def run(
+        self, deadline: float | None, rehearsed: Callable[[float, float], None] | None = None
+    ) -> list[Outcome]:
         """Everything, from the compilation to the outcomes."""
         self.prepare()
         if not self.restore():
+            if rehearsed is not None and not self.program.host:
+                rehearsed(self.rehearse(), self.seconds["compile"])
             self.begin()
         self.loop(deadline)
         self.progress.stage(self.program.name, "final evaluation")
@@ -161,6 +169,33 @@ class Execution:
     def begin(self) -> None:
         """A fresh population."""
         self.population = self.compiled["init"](self.settings)
+
+    def rehearse(self) -> float:
+        """Seconds that all dispatches and evaluations will take, by timed ones of a population that is thrown away."""
+        training, folder = self.training, self.folder
+        self.progress.stage(self.program.name, "measuring its speed")
+        calls = {
+            "warm_up": training.warm_up // training.dispatch_steps,
+            "train": training.updates // training.dispatch_steps,
+            "evaluate": training.steps // training.evaluation.interval
+            + training.evaluation.final_episodes // training.evaluation.episodes,
+        }
+        kept, each = dict(self.seconds), dict.fromkeys(calls, 0.0)
+        try:
+            self.folder = None  # nothing of it may become a checkpoint
+            self.begin()
+            for kind in calls:
+                for _ in range(2):  # the first call also sets the device up
+                    self.step, before = (0 if kind == "warm_up" else training.warm_up), self.seconds[kind]
+                    if kind == "evaluate":
+                        self._evaluate(1)
+                    else:
+                        self.dispatch()
+                    each[kind] = self.seconds[kind] - before
+        finally:
+            self.population, self.metrics, self.step = None, {}, 0
+            self.seconds, self.folder = kept, folder
+        return sum(calls[kind] * each[kind] for kind in calls)
 
     def loop(self, deadline: float | None) -> None:
         """Dispatch after dispatch, up to the last evaluation of the curve."""

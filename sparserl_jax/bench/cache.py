@@ -1,0 +1,54 @@
+"""`--compilation-cache`: compiled programs kept in a folder, so that the next process need not compile them again.
+
+JAX does the keeping; a program is found again by its operations, compiler options, versions and kind of device. A
+folder belongs to one kind of machine: code compiled for one processor may not run on another of the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparserl_jax.errors import UserError
+
+_OPTIONS: dict[str, Any] = {
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@contextlib.contextmanager
+def used(folder: Path | None) -> Iterator[None]:
+    """Keep and find compiled programs in `folder` while the block runs; nothing for None.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+    if folder is None:
+        yield
+        return
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(
+            f"--compilation-cache '{folder}' cannot be written ({error.strerror}); give another folder."
+        ) from None
+    options = {**_OPTIONS, "jax_compilation_cache_dir": str(folder.resolve())}
+    config: Any = jax.config
+    before = {name: getattr(config, name) for name in options}
+    try:
+        for name, value in options.items():
+            config.update(name, value)
+        compilation_cache.reset_cache()  # one that is open already would stay where it is
+        yield
+    finally:
+        for name, value in before.items():
+            config.update(name, value)
+        compilation_cache.reset_cache()

@@ -1,0 +1,72 @@
+"""A folder of compiled programs: found again by another process's eyes, with the same numbers, and only while asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparserl_jax.bench import cache, records
+from sparserl_jax.errors import UserError
+from tests.bench import trained
+
+
+def compiled() -> np.ndarray:
+    """A fresh compilation of the same small program."""
+
+    def small(x):
+        return jnp.tanh(x @ x) * 3.0
+
+    x = jnp.arange(16.0).reshape(4, 4) / 16
+    jax.clear_caches()
+    return np.asarray(jax.jit(small)(x))
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
+
+
+def test_programs_are_kept_in_the_folder_and_found_there(tmp_path: Path):
+    plain = compiled()
+    with cache.used(tmp_path / "new" / "cache"):
+        first = compiled()
+        kept = entries(tmp_path / "new/cache")
+        assert any(name.startswith("jit_small-") for name in kept)
+        np.testing.assert_array_equal(compiled(), first)
+        assert entries(tmp_path / "new/cache") == kept
+    np.testing.assert_array_equal(plain, first)
+
+
+def test_outside_nothing_is_kept_and_the_configuration_is_as_before(tmp_path: Path):
+    before = jax.config.jax_compilation_cache_dir
+    with cache.used(None):
+        assert jax.config.jax_compilation_cache_dir == before
+    with cache.used(tmp_path), pytest.raises(RuntimeError), cache.used(tmp_path / "inner"):
+        raise RuntimeError
+    assert jax.config.jax_compilation_cache_dir == before
+    compiled()
+    assert entries(tmp_path) == set()
+
+
+def test_a_folder_that_cannot_be_is_told_in_a_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(UserError, match="--compilation-cache .* cannot be written"),
+        cache.used(tmp_path / "file"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_results_from_found_programs_are_the_same_bit_for_bit(tmp_path: Path):
+    found = []
+    for name, folder in (("a", None), ("b", tmp_path / "cache"), ("c", tmp_path / "cache")):
+        jax.clear_caches()
+        with cache.used(folder):
+            found.append([records.read(run) for run in sorted(trained.train(tmp_path / name).iterdir())])
+    for plain, kept, again in zip(*found, strict=True):
+        assert plain["result"] == kept["result"] == again["result"]
+        assert plain["files"]["curve"] == again["files"]["curve"]
