@@ -8,7 +8,7 @@ everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -118,7 +118,11 @@ class ActorCritic:
             for name, pair in given.items()
         }
         changed: dict[str, Any] = dict(taken)
-        changed |= {f"target_{name}": (taken[name].params, taken[name].extra) for name in self.targets if name in taken}
+        changed |= {
+            f"target_{name}": (taken[name].params, taken[name].extra)
+            for name in self.targets
+            if name in taken
+        }
         return state._replace(**changed)
 
     def networks(self, state: Any) -> dict[str, Network]:
@@ -127,9 +131,7 @@ class ActorCritic:
 
     def deployed(self, state: Any) -> tuple[Params, Params, str]:
         """The actor as it leaves the building."""
-        return self.sparsifiers["actor"].deployed(
-            state.actor.params, state.actor.extra, state.actor.sparsity
-        )
+        return self.sparsifiers["actor"].deployed(state.actor.params, state.actor.extra, state.actor.sparsity)
 
     def masks(self, state: Any) -> dict[str, Params]:
         """Masks by network."""
@@ -150,7 +152,8 @@ class ActorCritic:
 
     def target(self, name: str, state: Any, key: jax.Array) -> Params:
         """Effective weights of a target network, under the online network's own state."""
-        network = Network(*getattr(state, f"target_{name}"), None, getattr(state, name).sparsity)
+        params, extra = getattr(state, f"target_{name}")
+        network = Network(params, extra, None, getattr(state, name).sparsity)
         return effective(self.trainers[name], network, "target", key)
 
     def values(self, params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
@@ -178,7 +181,9 @@ class ActorCritic:
         inputs = (batch.obs,) if name == "actor" else (batch.obs, batch.action)
         _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
         units = sown["intermediates"]["mlp"]
-        return {layer.name: units[f"{layer.name}_units"][0] for layer in self.layers[name] if not layer.output}
+        return {
+            layer.name: units[f"{layer.name}_units"][0] for layer in self.layers[name] if not layer.output
+        }
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -270,7 +275,7 @@ class ActorCritic:
     def diagnose(
         self,
         state: Any,
-        losses: dict[str, Callable[[Any, Any, jax.Array], Loss]],
+        losses: Mapping[str, Callable[[Any, Any, jax.Array], Loss]],
         batch: Any,
         key: jax.Array,
         clock: Clock,
@@ -286,9 +291,7 @@ class ActorCritic:
             seen[f"{name}_masked_grad_norm"] = masked_grad_norm(
                 self.trainers[name], network, loss, clock=clock, key=gate_key
             )
-            params, live, _ = self.sparsifiers[name].deployed(
-                network.params, network.extra, network.sparsity
-            )
+            params, live, _ = self.sparsifiers[name].deployed(network.params, network.extra, network.sparsity)
             shares = dormant_shares(self.layers[name], live, self.hidden_units(name, params, batch))
             seen |= {f"dormant_{name}_{layer}": share for layer, share in shares.items()}
         return seen

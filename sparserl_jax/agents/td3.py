@@ -165,7 +165,9 @@ def make(
         state, info = common.step(
             "critic", state, loss, batch, tick=tick, clock=clock, keys=tuple(keys), evidence=evidence
         )
-        return common.reset_targets(state, info.effects.reset_targets), common.told("critic", info, q=info.aux)
+        return common.reset_targets(state, info.effects.reset_targets), common.told(
+            "critic", info, q=info.aux
+        )
 
     def delayed(
         state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence

@@ -7,8 +7,8 @@ saturates: 1 - tanh(u)^2 is exactly 0 in single precision from |u| = 9.1 on.
 
 Densities are those of actions in [-1, 1]. An environment's own box [low, high] is reached by a linear map, under which
 the log density shifts by a constant (`rescaled`); entropies and target entropies of the agents are in units of [-1, 1],
-whatever the environment's box. (Multiplying mean and log std by the bound before the squash, as RLx2's code does, is the
-same for bounds of 1 and a different distribution for others.)
+whatever the environment's box. (To multiply mean and log std by the bound before the squash, as RLx2's code does, is
+the same for bounds of 1 and another distribution for others.)
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class TanhNormal(NamedTuple):
 
     def sample(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Actions [..., action] in [-1, 1] and their log densities [...], differentiable in mean and log_std."""
-        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.at(jax.random.normal(key, self.mean.shape, self.mean.dtype))
+
+    def at(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`sample` from given standard normal noise [..., action]."""
         before = self.mean + jnp.exp(self.log_std) * noise
         return jnp.tanh(before), self._log_density(before, noise)
 

@@ -164,7 +164,9 @@ def init(key: jax.Array, params: Params, layers: LayerTable, settings: Settings)
         live_columns = jnp.arange(layer.units_out) < settings.live_out[index]
         exists = jnp.broadcast_to(live_rows[:, None] & live_columns, layer.stack + layer.shape)
         masks = with_leaf(masks, layer.kernel, exists)
-        params = with_leaf(params, layer.kernel, _own_draw(layer, leaf(params, layer.kernel), exists, settings, index))
+        params = with_leaf(
+            params, layer.kernel, _own_draw(layer, leaf(params, layer.kernel), exists, settings, index)
+        )
         if layer.bias is not None:
             bias = leaf(params, layer.bias)
             params = with_leaf(params, layer.bias, bias * settings.scale[index])

@@ -8,10 +8,10 @@ import pytest
 
 from sparserl_jax.networks import Actor, TwinCritic
 from sparserl_jax.training import (
-    AgentConfig,
     Evaluation,
     Run,
     Schedule,
+    TD3Config,
     Training,
     execute,
     group,
@@ -39,7 +39,7 @@ def training(env, num_envs, delay):
     return Training(
         env=env.spec.name,
         env_object=env,
-        agent=AgentConfig(
+        agent=TD3Config(
             hidden=HIDDEN, batch_size=64, learning_rate=3e-3, policy_delay=delay, gamma=GAMMA, tau=0.02
         ),
         steps=STEPS,
