@@ -1,7 +1,7 @@
 """TD3 and SAC under RLx2, through the real Program, learn the known values of the probe environments at every sparsity.
 
-SAC's values count entropy, too. In the probes of one step nothing follows that could be counted; in the others the action
-does nothing, so the policy keeps more entropy than the target and the temperature falls towards zero.
+SAC's values count entropy, too. In the probes of one step nothing follows that could be counted; in the others the
+action does nothing, so the policy keeps more entropy than the target and the temperature falls towards zero.
 """
 
 import dataclasses

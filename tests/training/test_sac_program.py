@@ -102,6 +102,7 @@ def test_the_published_schedule_of_sac_keeps_more_experience():
     assert Schedule.scaled(300_000, 10, SACConfig()).buffer_min == 20_000
 
 
+@pytest.mark.slow
 def test_host_loop_computes_what_the_compiled_loop_computes(monkeypatch):
     pytest.importorskip("gymnasium")
     from tests.reference import host_toys
