@@ -23,7 +23,8 @@ class Layer:
 
     `shape` is that of one copy: `(in, out)` for dense layers, `(height, width, in, out)` for convolutions.
     `stack` holds the axes in front of it in the parameters: `(2,)` in a twin critic, `()` otherwise; every copy counts
-    as a tensor of its own.
+    as a tensor of its own. `law` is that of the initial weights: `fan_in_uniform` (any that scales with 1/sqrt(fan_in))
+    or `orthogonal` (dense layers; zero bias).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Layer:
     outputs: str = ""
     output: bool = False
     maskable: bool = True
+    law: str = "fan_in_uniform"
 
     @property
     def size(self) -> int:

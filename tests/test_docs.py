@@ -135,6 +135,7 @@ def test_every_key_of_a_suite_is_listed_with_its_default():
     assert [entry[1] for entry in found] == [
         "_SuiteTable",
         "TD3Config",
+        "SACConfig",
         "Schedule",
         "Evaluation",
         "Task",

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparserl_jax.training import AgentConfig, Evaluation, Program, Run, Schedule, Silent, Training, recipe
+from sparserl_jax.training import Evaluation, Program, Run, Schedule, Silent, TD3Config, Training, recipe
 from sparserl_jax.training.host import HostExecution
 
 ENV = "gymnasium:HalfCheetah-v5"
@@ -20,7 +20,7 @@ def measure(members: int, repeats: int, steps: int = 100) -> dict[str, np.ndarra
     (the jitted insert-and-update) and `environment` (physics and its Python)."""
     training = Training(
         env=ENV,
-        agent=AgentConfig(hidden=(256, 256), batch_size=256),
+        agent=TD3Config(hidden=(256, 256), batch_size=256),
         steps=1_000_000,
         warm_up=WARM_UP,
         schedule=Schedule(topology_interval=1000, delay=0, buffer_max=100_000, buffer_check=1000),

@@ -24,7 +24,7 @@ from sparserl_jax.sparsity.contract import (
     identity_effective,
     no_penalty,
 )
-from sparserl_jax.training import AgentConfig, Evaluation, Run, Schedule, Training, recipe
+from sparserl_jax.training import Evaluation, Run, Schedule, TD3Config, Training, recipe
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.sharding import Layout, devices
@@ -87,7 +87,7 @@ def training(
     """The workload's settings: warm-up of one dispatch, updates at every step after it."""
     return Training(
         env=LinearDynamics.spec.name,
-        agent=AgentConfig(hidden=hidden, batch_size=256),
+        agent=TD3Config(hidden=hidden, batch_size=256),
         steps=1_000_000,
         warm_up=dispatch,
         schedule=Schedule(topology_interval=interval, delay=0, buffer_max=buffer, buffer_check=dispatch),

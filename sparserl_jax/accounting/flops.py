@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.layers import Layer, LayerTable
@@ -121,14 +122,19 @@ def td3_update(
     return batch * (actor + 8 * critic + (3 * actor + (3 if full_backward else 2) * critic) / delay)
 
 
-def sac_update(actor: float, critic: float, *, batch: int = 1, n: int = 1) -> float:
-    """FLOPs of one SAC gradient step with n-step soft targets: (3 + n) A + 12 C per sample (RLx2 reproduction
-    3.2).
+def sac_update(actor: float, critic: float, *, batch: int = 1, n: int = 1, delay: int = 1) -> float:
+    """FLOPs of one SAC gradient step, the actor step shared out over `delay` steps; (3 + n) A + 12 C per sample at
+    delay 1 (RLx2 reproduction 3.2, with f_a = A and f_q = 2 C for both critics: (3 + n) f_a + 6 f_q).
 
-    Critic step n*A + 8C (a fresh action at every step of the window), actor step 3A + 4C (both critics
-    forward and their input gradients). Arguments as in `td3_update`.
+    Backward passes cost twice the forward pass. The critic step draws a fresh action of the actor in every state
+    after a row of the n-step window (n A), evaluates both target critics once, in the state bootstrapped from (2 C),
+    and takes both online critics forward and backward (6 C): n A + 8 C. The actor step takes the actor forward and
+    backward (3 A) and, for the smaller of the two values, both critics forward and back to their inputs (4 C):
+    3 A + 4 C. Where the entropy of a target counts in its last state alone, n = 1 whatever the window. The
+    temperature costs nothing.
+    Arguments as in `td3_update`.
     """
-    return batch * ((3 + n) * actor + 12 * critic)
+    return batch * (n * actor + 8 * critic + (3 * actor + 4 * critic) / delay)
 
 
 def dense_gradient_surcharge(dense: int, live: int, batch: int = 1) -> int:
@@ -169,12 +175,48 @@ class TrainingCost:
         return self.total / self.dense
 
 
-def _td3_steps(actor: int, twin: int, updates: int, batch: int, delay: int, full_backward: bool) -> int:
-    """Exact FLOPs of a number of updates; `twin` is the forward cost of both critics."""
-    critic_steps = updates * (actor + 4 * twin)
-    through_critic = (3 if full_backward else 2) * twin
-    actor_steps = (updates // delay) * (6 * actor + through_critic)
+def _steps(
+    actor: int, twin: int, updates: int, target_actions: int, batch: int, delay: int, through: int
+) -> int:
+    """Exact FLOPs of a number of updates; `twin` is the forward cost of both critics, `through` how many times that of
+    one critic an actor step spends on the critics."""
+    critic_steps = target_actions * actor + updates * 4 * twin
+    actor_steps = (updates // delay) * (6 * actor + through * twin)
     return batch * (2 * critic_steps + actor_steps) // 2
+
+
+def _run(
+    actor: LayerTable,
+    critic: LayerTable,
+    actor_nnz: Sequence[int] | None,
+    critic_nnz: Sequence[int] | None,
+    *,
+    updates: int,
+    delay: int,
+    through: int,
+    target_actions: int | None = None,
+    env_steps: int = 0,
+    batch: int = 256,
+    dense_growth: bool = False,
+    actor_events: int = 0,
+    critic_events: int = 0,
+    convention: str = "mac2",
+) -> TrainingCost:
+    live_actor, dense_actor = forward(actor, actor_nnz, convention), forward(actor, None, convention)
+    live_twin, dense_twin = forward(critic, critic_nnz, convention), forward(critic, None, convention)
+    surcharge = 0
+    if dense_growth:
+        surcharge += actor_events * dense_gradient_surcharge(dense_actor, live_actor, batch)
+        surcharge += critic_events * dense_gradient_surcharge(dense_twin, live_twin, batch)
+    drawn = updates if target_actions is None else target_actions
+    return TrainingCost(
+        convention=convention,
+        updates=_steps(live_actor, live_twin, updates, drawn, batch, delay, through),
+        acting=env_steps * live_actor,
+        surcharge=surcharge,
+        dense=_steps(dense_actor, dense_twin, updates, updates, batch, delay, through)
+        + env_steps * dense_actor,
+    )
 
 
 def td3_run(
@@ -184,14 +226,9 @@ def td3_run(
     critic_nnz: Sequence[int] | None = None,
     *,
     updates: int,
-    env_steps: int = 0,
-    batch: int = 256,
     delay: int = 2,
-    dense_growth: bool = False,
-    actor_events: int = 0,
-    critic_events: int = 0,
-    convention: str = "mac2",
     full_backward: bool = False,
+    **rest: Any,
 ) -> TrainingCost:
     """FLOPs of a TD3 run whose live-weight counts stay constant.
 
@@ -199,23 +236,31 @@ def td3_run(
         actor, critic: the networks; the critic's table holds both copies.
         actor_nnz, critic_nnz: live weights per tensor; None: dense.
         updates: gradient steps, events included; the actor's share is `updates // delay` steps.
-        env_steps: environment steps acted by the policy (warm-up excluded).
-        batch, delay, full_backward: as in `td3_update`.
-        dense_growth: the method grows by dense gradients (RigL; not SET, static or dense).
-        actor_events, critic_events: topology events of each network, charged only with `dense_growth`.
-        convention: one of `CONVENTIONS`.
+        env_steps: environment steps acted by the policy (warm-up excluded), default 0.
+        batch, delay, full_backward: as in `td3_update`, but for `batch`, default 256.
+        dense_growth: the method grows by dense gradients (RigL; not SET, static or dense), default False.
+        actor_events, critic_events: topology events of each network, charged only with `dense_growth`, default 0.
+        convention: one of `CONVENTIONS`, default the first.
+        target_actions: actor passes for the targets of the whole run, per sample, default one per update.
     """
-    live_actor, dense_actor = forward(actor, actor_nnz, convention), forward(actor, None, convention)
-    live_twin, dense_twin = forward(critic, critic_nnz, convention), forward(critic, None, convention)
-    surcharge = 0
-    if dense_growth:
-        surcharge += actor_events * dense_gradient_surcharge(dense_actor, live_actor, batch)
-        surcharge += critic_events * dense_gradient_surcharge(dense_twin, live_twin, batch)
-    return TrainingCost(
-        convention=convention,
-        updates=_td3_steps(live_actor, live_twin, updates, batch, delay, full_backward),
-        acting=env_steps * live_actor,
-        surcharge=surcharge,
-        dense=_td3_steps(dense_actor, dense_twin, updates, batch, delay, full_backward)
-        + env_steps * dense_actor,
-    )
+    through = 3 if full_backward else 2
+    return _run(actor, critic, actor_nnz, critic_nnz, updates=updates, delay=delay, through=through, **rest)
+
+
+def sac_run(
+    actor: LayerTable,
+    critic: LayerTable,
+    actor_nnz: Sequence[int] | None = None,
+    critic_nnz: Sequence[int] | None = None,
+    *,
+    updates: int,
+    delay: int = 1,
+    **rest: Any,
+) -> TrainingCost:
+    """FLOPs of a SAC run whose live-weight counts stay constant, step by step those of `sac_update`.
+
+    Arguments as of `td3_run`. Its `target_actions` is where n-step targets enter: with delayed n-step targets it is the
+    number of one-step updates plus n times that of the others. The dense run it is compared with has one-step targets,
+    as in the published ratios; a dense network with n-step targets therefore costs more than 1.
+    """
+    return _run(actor, critic, actor_nnz, critic_nnz, updates=updates, delay=delay, through=4, **rest)

@@ -32,7 +32,8 @@ class Agent(NamedTuple):
     value(state, obs [..., obs]) -> [...]: the critic's estimate of the discounted return of the deployed policy.
     diagnose(state, batch, key, clock) -> {name: f32 scalar}: what one batch shows without training on it, with at least
         `dormant_<network>_<layer>` and `<network>_masked_grad_norm`; names are documented in training/diagnostics.py.
-    layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`.
+    layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`. successors: whether batches of
+        multi-step windows must come with the observations inside them (`replay.Batch.successors`).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Agent(NamedTuple):
     value: Callable[[Any, jax.Array], jax.Array]
     diagnose: Callable[..., dict[str, jax.Array]]
     begin: Callable[[Any, dict[str, tuple[Any, Any]]], Any] | None = None
+    successors: bool = False
 
 
 class Range(NamedTuple):

@@ -5,21 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sparserl_jax.agents import td3
+from sparserl_jax.accounting import flops
+from sparserl_jax.agents import sac, td3
+from sparserl_jax.agents.actor_critic import Modules
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.errors import suggest
 
 
 class Algorithm(NamedTuple):
-    """A named algorithm: its configuration class and its constructor."""
+    """A named algorithm.
+
+    config: its configuration class. make: its constructor. modules: (hidden, action_dim) to its networks.
+    cost: FLOPs of a run, see `accounting.flops.td3_run`.
+    """
 
     config: type
     make: Callable[..., Agent]
+    modules: Callable[[tuple[int, ...], int], Modules]
+    cost: Callable[..., flops.TrainingCost]
     summary: str
 
 
 AGENTS: dict[str, Algorithm] = {
-    "td3": Algorithm(td3.TD3Config, td3.make, "twin delayed deterministic policy gradient"),
+    "td3": Algorithm(
+        td3.TD3Config,
+        td3.make,
+        td3.modules,
+        flops.td3_run,
+        "twin delayed deterministic policy gradient",
+    ),
+    "sac": Algorithm(
+        sac.SACConfig,
+        sac.make,
+        sac.modules,
+        flops.sac_run,
+        "soft actor-critic with a learned temperature",
+    ),
 }
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from sparserl_jax.accounting import flops, sizes
+from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.layers import LayerTable
-from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
 from sparserl_jax.sparsity import Promise, promised
 from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import AgentConfig, Run
@@ -23,8 +23,7 @@ NETWORKS = ("actor", "critic")
 
 def layer_tables(agent: AgentConfig, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
     """LayerTables of the full-width networks of an agent."""
-    actor, critic = Actor(tuple(agent.hidden), action_dim), TwinCritic(tuple(agent.hidden))
-    return {"actor": actor_layers(actor, obs_dim), "critic": twin_critic_layers(critic, obs_dim, action_dim)}
+    return algorithm(agent.name).modules(tuple(agent.hidden), action_dim).layers(obs_dim, action_dim)
 
 
 def declared(run: Run, layers: dict[str, LayerTable]) -> dict[str, Promise]:
@@ -39,6 +38,16 @@ def declared(run: Run, layers: dict[str, LayerTable]) -> dict[str, Promise]:
 def forward_dense(layers: LayerTable) -> int:
     """Forward operations per sample of all copies of a dense network."""
     return flops.forward(layers, None, CONVENTION)
+
+
+def _target_actions(run: Run, executed: bool = False) -> int:
+    """Actor passes for the targets of all updates, per sample: multi-step targets begin with the schedule's delay."""
+    agent, updates = run.training.agent, run.training.updates
+    if executed:  # windows have one length from the start, and every member computes what the hungriest needs
+        return updates * agent.target_actions(run.recipe.n)
+    early = min(updates, max(run.training.schedule.delay - 1, 0)) if run.recipe.delayed else 0
+    late = (updates - early) * agent.target_actions(run.recipe.n, run.recipe.source)
+    return early * agent.target_actions(1, run.recipe.source) + late
 
 
 def costs(
@@ -64,8 +73,8 @@ def costs(
         "delay": agent.policy_delay,
         "convention": CONVENTION,
     }
-    events = events_of(training)
-    theory = flops.td3_run(
+    events, count = events_of(training), algorithm(agent.name).cost
+    theory = count(
         layers["actor"],
         layers["critic"],
         promises["actor"].trained(events["actor"]),
@@ -73,9 +82,12 @@ def costs(
         dense_growth=promises["critic"].dense_growth,
         actor_events=promises["actor"].events,
         critic_events=promises["critic"].events,
+        target_actions=_target_actions(run),
         **shared,
     )
-    executed = flops.td3_run(narrow["actor"], narrow["critic"], **shared)
+    executed = count(
+        narrow["actor"], narrow["critic"], target_actions=_target_actions(run, executed=True), **shared
+    )
     full = sizes.sizes(layers["actor"])
     kept = sizes.sizes(layers["actor"], counts["actor"])
     if promises["actor"].narrow is not None:
@@ -107,10 +119,14 @@ def surcharge(run: Run, layers: dict[str, LayerTable], events: int) -> float:
     actor, critic = layers["actor"].weights, layers["critic"].weights
     masks = critic + (critic + 2 * actor) / agent.policy_delay
     selection = events * 64 * (critic + actor / agent.policy_delay) / updates
-    update = flops.td3_update(
-        forward_dense(layers["actor"]),
-        forward_dense(layers["critic"]) / layers["critic"][0].copies,
+    delay = agent.policy_delay
+    update = algorithm(agent.name).cost(
+        layers["actor"],
+        layers["critic"],
+        updates=delay,
+        target_actions=delay * agent.target_actions(run.recipe.n),
         batch=agent.batch_size,
-        delay=agent.policy_delay,
+        delay=delay,
+        convention=CONVENTION,
     )
-    return float((masks + selection) / update)
+    return float((masks + selection) / (update.updates / delay))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-ENDS = {"actor": ("observation", "action"), "critic": ("input", "value")}
-"""What goes into a network and what comes out of it."""
+ENDS = {"actor": ("observation", "action"), "policy": ("observation", "output"), "critic": ("input", "value")}
+"""What goes into a network and what comes out of it; `policy`: an actor whose outputs are not its actions."""
 FORMS = {
     "dense": "every weight, 32 bits",
     "bitmask": "live weights, one bit per weight",
@@ -190,9 +190,10 @@ def origin(saved: Saved) -> list[str]:
     ]
 
 
-def _ends(facts: NetworkFacts) -> str:
-    """In words: what is connected with what."""
-    start, end = ENDS[facts.name.partition("[")[0]]
+def _ends(facts: NetworkFacts, actions: int) -> str:
+    """In words: what is connected with what; `actions`: dimensions of an action."""
+    name = facts.name.partition("[")[0]
+    start, end = ENDS["policy" if name == "actor" and facts.outputs != actions else name]
     if not facts.connected:
         return f"no path leads from any {start} to any {end}: the {end}s are constant"
     return (
@@ -256,7 +257,8 @@ def show(saved: Saved, console: Console) -> None:
     console.print(_layer_table(facts))
     say("dead units: unfed (no path from an input) or unread (no path to an output) or both", "dim")
     for one in facts:
-        say(f"{one.name}: {_ends(one)}", "" if one.connected else "yellow")
+        words = _ends(one, saved.policy.description["action_dim"])
+        say(f"{one.name}: {words}", "" if one.connected else "yellow")
     table = narrow(layers["actor"], masks["actor"])
     if table != layers["actor"]:
         widths = " x ".join(str(layer.units_out) for layer in table if not layer.output)

@@ -163,10 +163,11 @@ class Policy:
         """`act` with other weights of the same shapes, which may be traced."""
         import jax.numpy as jnp
 
-        from sparserl_jax.networks import Actor
+        from sparserl_jax.agents.registry import algorithm
 
-        actor = Actor(tuple(self.description["hidden"]), self.description["action_dim"])
-        return jnp.asarray(actor.apply({"params": params}, jnp.asarray(obs, jnp.float32)))
+        known = algorithm(self.description["agent"])
+        found = known.modules(tuple(self.description["hidden"]), self.description["action_dim"])
+        return found.policy(params, jnp.asarray(obs, jnp.float32))
 
     def __call__(self, obs: Any) -> Any:
         """Action `[..., action]` in environment units for observations `[..., obs]`."""

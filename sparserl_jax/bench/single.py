@@ -112,7 +112,7 @@ def suite_of(
         steps=steps,
         warm_up=warm_up,
         num_envs=num_envs,
-        schedule=Schedule.scaled(steps, grid),
+        schedule=Schedule.scaled(steps, grid, config),
         evaluation=Evaluation(interval, episodes, final_episodes),
         dispatch=None,
         tasks=(Task(name, object=None if isinstance(env, str) else env),),

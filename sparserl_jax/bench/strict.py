@@ -42,6 +42,11 @@ def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
 
 
 def _name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(repr(option) for option in typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(annotation) if option is not types.NoneType]
+        return " or ".join(_name(option) for option in options)
     return (
         annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("NoneType", "None")
     )

@@ -298,9 +298,10 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
     top = from_table(_SuiteTable, table, where)
     if timing is None:
         grid = top.dispatch or math.lcm(max(top.num_envs, 1), max(agent.policy_delay, 1))
-        schedule = Schedule.scaled(top.steps, grid)
+        schedule = Schedule.scaled(top.steps, grid, agent)
     else:
-        schedule = from_table(Schedule, timing, f"{where} [schedule]")
+        given = {**agent.SCHEDULE, **timing} if isinstance(timing, Mapping) else timing
+        schedule = from_table(Schedule, given, f"{where} [schedule]")
     plain_name = top.name.replace("_", "").isalnum()
     require(plain_name, where, f"suite name '{top.name}' may hold letters, digits and _ only.")
     for key, value in (("environments", environments), ("arms", arms)):

@@ -1,6 +1,7 @@
-"""A small TD3 that carries one family of sparsity methods, and what is needed to look at its trainings.
+"""A small agent (TD3 unless asked otherwise) that carries one family of sparsity methods, and what is needed to look at
+its trainings.
 
-`laboratory(family)` compiles the TD3 once per family and process; `train` records every state of a short training.
+`laboratory(family)` compiles a TD3 once per family and process; `train` records every state of a short training.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import numpy as np
 from sparserl_jax.agents import td3
 from sparserl_jax.agents.agent import Clock
 from sparserl_jax.agents.optimise import Network
+from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.conformance.broken import host
 from sparserl_jax.replay import Batch
 from sparserl_jax.sparsity.contract import Events, Evidence, Method, Sparsifier
 from sparserl_jax.sparsity.slots import map_slots
+from sparserl_jax.training.config import AgentConfig
 
 OBS, ACTION, WINDOW, BATCH = 5, 2, 3, 8
 CONFIG = td3.TD3Config(hidden=(16, 16), batch_size=BATCH, learning_rate=1e-2, tau=0.05)
@@ -32,8 +35,11 @@ def observations(seed: int = 0, count: int = BATCH) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, OBS)).astype(np.float32)
 
 
-def batch(seed: int, size: int = BATCH, window: int = WINDOW) -> Batch:
-    """Made-up windows: some end in a terminal state, some at a time limit, some after `window` steps."""
+def batch(seed: int, size: int = BATCH, window: int = WINDOW, successors: bool = False) -> Batch:
+    """Made-up windows: some end in a terminal state, some at a time limit, some after `window` steps.
+
+    `successors`: with the observations inside the windows.
+    """
     rng = np.random.default_rng(seed)
     used = rng.integers(1, window + 1, size).astype(np.int32)
     kind = np.where(
@@ -51,6 +57,10 @@ def batch(seed: int, size: int = BATCH, window: int = WINDOW) -> Batch:
         "used": used,
         "valid": np.ones(size, bool),
     }
+    if successors:
+        inside = observations(seed + 3, size * window).reshape(size, window, OBS)
+        closed = (place >= used[:, None] - 1)[..., None]
+        arrays["successors"] = np.where(closed, arrays["closing_obs"][:, None], inside)
     return Batch(**arrays)
 
 
@@ -75,17 +85,17 @@ def hasty(fn: Any, **options: Any) -> Any:
 
 
 class Laboratory:
-    """A small TD3 whose two networks carry one family of methods, each part compiled at its first use."""
+    """A small agent whose two networks carry one family of methods, each part compiled at its first use."""
 
     def __init__(
         self,
         family: Sparsifier,
         events: Events = EVENTS,
-        config: td3.TD3Config = CONFIG,
+        config: AgentConfig = CONFIG,
         evidence: Evidence = EVIDENCE,
     ) -> None:
-        self.family, self.events = family, events
-        self.agent = agent = td3.make(
+        self.family, self.events, self.config = family, events, config
+        self.agent = agent = algorithm(config.name).make(
             config, OBS, ACTION, dict.fromkeys(NETWORKS, family), dict.fromkeys(NETWORKS, events)
         )
         self.layers = agent.layers
@@ -134,19 +144,21 @@ def clock_at(updates: int) -> Clock:
 
 
 @functools.cache
-def laboratory(family: Sparsifier, events: Events = EVENTS) -> Laboratory:
+def laboratory(family: Sparsifier, events: Events = EVENTS, config: AgentConfig = CONFIG) -> Laboratory:
     """The laboratory of a family, shared by all tests of a process."""
-    return Laboratory(family, events)
+    return Laboratory(family, events, config)
 
 
 class Moment(NamedTuple):
-    """One call of a training. `updates` counts the critic updates done when it returned."""
+    """One call of a training. `updates` counts the critic updates done when it returned, of which `delay` go to one of
+    the actor."""
 
     part: str
     updates: int
     before: Any
     after: Any
     metrics: dict[str, Any]
+    delay: int = 2
 
     @property
     def events(self) -> dict[str, bool]:
@@ -157,21 +169,23 @@ class Moment(NamedTuple):
         """Gradient computations of a network done when the call returned."""
         if network == "critic":
             return self.updates
-        return self.updates // 2 - int(self.part == "update" and self.updates % 2 == 0)
+        return self.updates // self.delay - int(self.part == "update" and self.updates % self.delay == 0)
 
 
 def train(lab: Laboratory, state: Any, cycles: int, seed: int = 0, done: int = 0) -> list[Moment]:
-    """Twice update and once delayed, `cycles` times, each on a batch of its own, from `done` updates on."""
-    moments = []
+    """The updates up to a delayed part, and that (in TD3: twice update, once delayed), `cycles` times, from `done`
+    updates on; each update on a batch of its own."""
+    moments, delay = [], lab.agent.delay
     for cycle in range(cycles):
-        for _ in range(2):
-            before, windows = state, batch(1000 * seed + 10 * done)
+        for _ in range(delay):
+            before = state
+            windows = batch(1000 * seed + 10 * done, successors=lab.agent.successors)
             state, metrics = lab.update(before, windows, seed + 10_000 + done, done)
             done += 1
-            moments.append(Moment("update", done, before, state, metrics))
+            moments.append(Moment("update", done, before, state, metrics, delay))
         before = state
         state, metrics = lab.delayed(before, windows, seed + 20_000 + cycle, done)
-        moments.append(Moment("delayed", done, before, state, metrics))
+        moments.append(Moment("delayed", done, before, state, metrics, delay))
     return moments
 
 

@@ -1,14 +1,18 @@
-"""Multi-layer perceptrons of TD3: the deterministic actor and the twin critic (RLx2 section 1.1).
+"""Multi-layer perceptrons: the deterministic actor of TD3 and the twin critic of all (RLx2 section 1.1).
 
-Initialisation is the uniform law U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weights and biases, that of the networks the
-published results were made with. It scales with the fan-in alone, which lets a narrow network be initialised inside a
-wide one (see `sparsity/tiny.py`).
+Two laws of initial weights, those of the networks the published results were made with:
+
+    fan_in_uniform   weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in))     (TD3)
+    orthogonal       (semi-)orthogonal weights of gain 1, zero biases          (SAC)
+
+A layer's law stands in the LayerTable, which lets a narrow network be initialised by its own law inside a wide one (see
+`sparsity/tiny.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -27,8 +31,15 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+LAWS: dict[str, Callable[[int], tuple[nn.initializers.Initializer, nn.initializers.Initializer]]] = {
+    "fan_in_uniform": lambda fan_in: (fan_in_uniform(fan_in), fan_in_uniform(fan_in)),
+    "orthogonal": lambda fan_in: (nn.initializers.orthogonal(), nn.initializers.zeros),
+}
+"""Initialisers of weights and biases by the name of their law and the fan-in."""
+
+
 class MLP(nn.Module):
-    """Dense layers `hidden_0 ... hidden_k, output` with ReLU between them.
+    """Dense layers `hidden_0 ... hidden_k, output` with ReLU between them; `law` is one of `LAWS`.
 
     Maps `[..., in]` to `[..., features_out]`. Hidden activations are sown as `hidden_0_units`, ... under
     `intermediates` for methods that score units; nothing is stored unless that collection is asked for.
@@ -36,15 +47,16 @@ class MLP(nn.Module):
 
     hidden: Sequence[int]
     features_out: int
+    law: str = "fan_in_uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for index, width in enumerate(self.hidden):
-            init = fan_in_uniform(x.shape[-1])
-            x = nn.relu(nn.Dense(width, kernel_init=init, bias_init=init, name=f"hidden_{index}")(x))
+            kernel, bias = LAWS[self.law](x.shape[-1])
+            x = nn.relu(nn.Dense(width, kernel_init=kernel, bias_init=bias, name=f"hidden_{index}")(x))
             self.sow("intermediates", f"hidden_{index}_units", x)
-        init = fan_in_uniform(x.shape[-1])
-        return nn.Dense(self.features_out, kernel_init=init, bias_init=init, name="output")(x)
+        kernel, bias = LAWS[self.law](x.shape[-1])
+        return nn.Dense(self.features_out, kernel_init=kernel, bias_init=bias, name="output")(x)
 
 
 class Actor(nn.Module):
@@ -52,10 +64,27 @@ class Actor(nn.Module):
 
     hidden: Sequence[int]
     action_dim: int
+    law: str = "fan_in_uniform"
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        return jnp.tanh(MLP(self.hidden, self.action_dim, name="mlp")(obs))
+        return jnp.tanh(MLP(self.hidden, self.action_dim, self.law, name="mlp")(obs))
+
+
+class GaussianActor(nn.Module):
+    """Stochastic policy of SAC: observation `[..., obs]` to (mean, spread), `[..., action]` each, both unbounded.
+
+    The output layer has 2 * action units, means first; `distributions.tanh_normal` makes a policy of them.
+    """
+
+    hidden: Sequence[int]
+    action_dim: int
+    law: str = "orthogonal"
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean, spread = jnp.split(MLP(self.hidden, 2 * self.action_dim, self.law, name="mlp")(obs), 2, axis=-1)
+        return mean, spread
 
 
 class TwinCritic(nn.Module):
@@ -65,6 +94,7 @@ class TwinCritic(nn.Module):
     """
 
     hidden: Sequence[int]
+    law: str = "fan_in_uniform"
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
@@ -76,14 +106,15 @@ class TwinCritic(nn.Module):
             out_axes=0,
             axis_size=2,
         )
-        return twin(self.hidden, 1, name="mlp")(jnp.concatenate([obs, action], axis=-1))[..., 0]
+        return twin(self.hidden, 1, self.law, name="mlp")(jnp.concatenate([obs, action], axis=-1))[..., 0]
 
 
-def actor_layers(module: Actor, obs_dim: int) -> LayerTable:
+def actor_layers(module: Actor | GaussianActor, obs_dim: int) -> LayerTable:
     """LayerTable of an actor that reads observations of length `obs_dim`."""
-    return derive(
+    layers = derive(
         lambda key, obs: module.init(key, obs)["params"], jax.ShapeDtypeStruct((obs_dim,), jnp.float32)
     )
+    return LayerTable(dataclasses.replace(layer, law=module.law) for layer in layers)
 
 
 def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
@@ -91,9 +122,9 @@ def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> Lay
 
     Derived from one of the twins: a lifted module returns its parameters sorted by name, not in forward order.
     """
-    one = MLP(module.hidden, 1)
+    one = MLP(module.hidden, 1, module.law)
     layers = derive(
         lambda key, x: {"mlp": one.init(key, x)["params"]},
         jax.ShapeDtypeStruct((obs_dim + action_dim,), jnp.float32),
     )
-    return LayerTable(dataclasses.replace(layer, stack=(2,)) for layer in layers)
+    return LayerTable(dataclasses.replace(layer, stack=(2,), law=module.law) for layer in layers)

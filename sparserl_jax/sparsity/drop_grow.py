@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparserl_jax.layers import LayerTable, leaf, with_leaf
+from sparserl_jax.layers import Layer, LayerTable, leaf, with_leaf
 from sparserl_jax.sparsity import masks as mask_ops
-from sparserl_jax.sparsity import schedules
+from sparserl_jax.sparsity import orthogonal, schedules
 from sparserl_jax.sparsity.contract import (
     Declares,
     Effects,
@@ -50,7 +50,8 @@ class Settings(NamedTuple):
     random_mask: bool, the initial mask is drawn uniformly or holds the largest |w| of the initial weights.
     zero_slots: bool, optimiser slots of grown weights restart at zero.
     live_in, live_out: i32[L], leading units of each layer that exist (all of them except in `tiny`).
-    scale: f32[L], factor on the initial weights and biases (1 except in `tiny`).
+    scale: f32[L], factor on the initial weights and biases (1 except in `tiny`) of layers whose law scales with the
+        fan-in; orthogonal weights of a narrow layer are made orthogonal again.
     """
 
     counts: Any
@@ -147,6 +148,14 @@ def _from_rows(rows: jax.Array, tree: Params, layers: LayerTable) -> Params:
     return tree
 
 
+def _own_draw(layer: Layer, kernel: jax.Array, exists: jax.Array, chosen: Settings, index: int) -> jax.Array:
+    """The wide network's draw of a kernel as one of the network that exists in its leading units."""
+    if layer.law != "orthogonal":
+        return kernel * chosen.scale[index]
+    narrow = (chosen.live_in[index] < layer.units_in) | (chosen.live_out[index] < layer.units_out)
+    return jnp.where(narrow, orthogonal.nearest(jnp.where(exists, kernel, 0.0)), kernel)
+
+
 def init(key: jax.Array, params: Params, layers: LayerTable, settings: Settings) -> tuple[Params, Any, State]:
     """Initial masks with exact counts, and the parameters under them."""
     masks: Params = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
@@ -155,7 +164,9 @@ def init(key: jax.Array, params: Params, layers: LayerTable, settings: Settings)
         live_columns = jnp.arange(layer.units_out) < settings.live_out[index]
         exists = jnp.broadcast_to(live_rows[:, None] & live_columns, layer.stack + layer.shape)
         masks = with_leaf(masks, layer.kernel, exists)
-        params = with_leaf(params, layer.kernel, leaf(params, layer.kernel) * settings.scale[index])
+        params = with_leaf(
+            params, layer.kernel, _own_draw(layer, leaf(params, layer.kernel), exists, settings, index)
+        )
         if layer.bias is not None:
             bias = leaf(params, layer.bias)
             params = with_leaf(params, layer.bias, bias * settings.scale[index])

@@ -1,10 +1,10 @@
 """Tiny: the honest small dense baseline: a narrow network with as many weights as the sparse arm keeps.
 
 Width: the smallest number of hidden units whose weight count reaches the sparse arm's (RLx2, baseline "Tiny"). The
-narrow network sits in the leading units of the wide tensors, drawn from the narrow network's own initialiser (the law
-scales with 1/sqrt(fan_in), so the wide draw is rescaled); all other weights and biases are masked. It then computes
-exactly what a really narrow network computes. Its speed, memory and executed FLOPs are always reported from a really
-narrow program.
+narrow network sits in the leading units of the wide tensors, drawn from the narrow network's own initialiser (a wide
+draw whose law scales with 1/sqrt(fan_in) is rescaled; orthogonal weights: see `sparsity/orthogonal.py`); all other
+weights and biases are masked. It then computes exactly what a really narrow network computes. Its speed, memory and
+executed FLOPs are always reported from a really narrow program.
 """
 
 from __future__ import annotations

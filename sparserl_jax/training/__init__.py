@@ -1,6 +1,14 @@
 """Programs, populations and their execution."""
 
-from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Training
+from sparserl_jax.training.config import (
+    AgentConfig,
+    Evaluation,
+    Run,
+    SACConfig,
+    Schedule,
+    TD3Config,
+    Training,
+)
 from sparserl_jax.training.program import Program, group
 from sparserl_jax.training.progress import Progress, Silent
 from sparserl_jax.training.recipe import RECIPES, Recipe, recipe
@@ -15,9 +23,11 @@ __all__ = [
     "Progress",
     "Recipe",
     "Run",
+    "SACConfig",
     "Schedule",
     "Silent",
     "Stopped",
+    "TD3Config",
     "Training",
     "execute",
     "group",

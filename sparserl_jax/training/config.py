@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sparserl_jax.agents.agent import Range
+from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.training import precision
 from sparserl_jax.training.recipe import Recipe
 
-AgentConfig = TD3Config
-"""Configuration of the only algorithm so far."""
+AgentConfig = TD3Config | SACConfig
+"""Configurations of the algorithms."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Schedule:
     delay: gradient updates before multi-step targets begin (T0).
     buffer_max, buffer_min: transitions per member. buffer_check: environment steps between checks.
     buffer_threshold: policy distance above which the oldest data is dropped. buffer_oldest: transitions looked
-    at, 8 batches where not given.
+    at, 8 batches where not given. Defaults are those published for TD3; an algorithm's `SCHEDULE` says where others
+    were published for it.
     drop_fraction: zeta at the start, cosine to 0 at the end of training.
 
     TRACED: what may differ between members of one Program all the same; a member's own `buffer_max` is at most that of
@@ -48,11 +50,12 @@ class Schedule:
     drop_fraction: float = 0.5
 
     @staticmethod
-    def scaled(steps: int, grid: int) -> Schedule:
-        """The published schedule (3,000,000 steps) shrunk to a budget of `steps`, periods rounded to multiples of
-        `grid` (RLx2: interval, delay, buffer sizes and check scale with the budget; fractions and thresholds do not).
+    def scaled(steps: int, grid: int, agent: AgentConfig | None = None) -> Schedule:
+        """The published schedule of an algorithm (default: TD3; 3,000,000 steps) shrunk to a budget of `steps`, periods
+        rounded to multiples of `grid` (RLx2: interval, delay, buffer sizes and check scale with the budget; fractions
+        and thresholds do not).
         """
-        paper = Schedule()
+        paper = Schedule(**({} if agent is None else agent.SCHEDULE))
         ratio = steps / 3_000_000
 
         def fit(value: int) -> int:
@@ -155,11 +158,12 @@ class Training:
             if value < 1:
                 raise UserError(f"{name} = {value} must be at least 1.")
         precision.check(self.matmul_precision, "matmul_precision")
-        schedule, agent = self.schedule, self.agent
+        schedule = self.schedule
+        for name, allowed in self.agent.TRACED.items():
+            number = getattr(self.agent, name)
+            if not allowed.holds(number):
+                raise UserError(f"agent.{name} = {number} must be {allowed}.")
         for name, number in {
-            "agent.exploration_noise": agent.exploration_noise,
-            "agent.target_noise": agent.target_noise,
-            "agent.target_noise_clip": agent.target_noise_clip,
             "schedule.delay": schedule.delay,
             "schedule.buffer_threshold": schedule.buffer_threshold,
             "schedule.buffer_min": schedule.buffer_min,

@@ -46,7 +46,8 @@ COLUMNS = (
         "mean over states of evaluation episodes of Q1(s, pi(s)) minus the discounted return that followed; the states "
         "are those at up to 8 steps spread over the first half of the time limit. Behind a cut by a time limit, Q1 of "
         "the last state stands in, and the sum is divided by 1 - gamma^(steps to the cut), which makes a bias that is "
-        "the same everywhere come out in full (after Fujimoto et al. 2018, section 4.1)",
+        "the same everywhere come out in full (after Fujimoto et al. 2018, section 4.1). SAC's Q values count future "
+        "entropy, which shows here as bias",
     ),
     Column(
         "q", "Q on replay batches", "discounted return",
@@ -56,7 +57,16 @@ COLUMNS = (
         "critic_loss", "TD loss", "squared return",
         "TD loss: mean squared error of each critic to the target, summed over both; mean over the last dispatch",
     ),
-    Column("actor_loss", "actor loss", "discounted return", "mean of -Q1(s, pi(s)) over the last dispatch"),
+    Column(
+        "actor_loss", "actor loss", "discounted return",
+        "TD3: mean of -Q1(s, pi(s)); SAC: mean of temperature * log pi(a) - min(Q1, Q2)(s, a), a drawn from pi(s); "
+        "over the last dispatch",
+    ),
+    Column("temperature", "temperature", "return per nat", "SAC's learned temperature"),
+    Column(
+        "policy_entropy", "policy entropy", "nats",
+        "entropy of SAC's policy on one replay batch, estimated from one action per state, of actions in [-1, 1]",
+    ),
     Column(
         "dormant_{network}_{layer}", "dormant units, {network} {layer}", "share",
         "share of the layer's units whose mean |activation| on a replay batch is at most 0.025 of the layer's mean "

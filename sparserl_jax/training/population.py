@@ -107,7 +107,7 @@ def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> Member
         agent={
             **per_network,
             "dense_targets": np.bool_(recipe.dense_targets),
-            "traced": training.agent.traced(),
+            "traced": training.agent.traced(recipe.source),
         },
     )
 

@@ -245,7 +245,8 @@ class Stages:
             clock.update + 1 < self.training.schedule.delay
         )  # updates are counted from 1, as in RLx2's code
         n = jnp.where(early, settings.n_early, settings.n)
-        return sample(member.replay, self._head(clock), key, size, self.n_max, n)
+        inside = self.agent.successors and self.n_max > 1
+        return sample(member.replay, self._head(clock), key, size, self.n_max, n, successors=inside)
 
     def _evidence(self, member: Member, clock: Clock, settings: MemberSettings) -> Evidence:
         def unavailable(*_: Any) -> Any:

@@ -42,6 +42,28 @@ def test_delay_one_charges_the_actor_every_step():
     assert run.total == 2 * (7 * (a + 8 * c) + 2 * (3 * a + 2 * c))
 
 
+@pytest.mark.parametrize("delay", [1, 3])
+def test_a_run_of_sac_adds_up_its_updates_step_by_step(delay):
+    pi, q = actor(17, 12), critic(17, 6)
+    a, c = flops.forward(pi), flops.forward(q) // 2
+    short, long = (flops.sac_update(a, c, batch=256, n=n, delay=delay) for n in (1, 3))
+    if delay == 1:
+        assert (short, long) == (256 * (4 * a + 12 * c), 256 * (6 * a + 12 * c))
+    one_step = flops.sac_run(pi, q, updates=9, delay=delay, env_steps=9)
+    assert one_step.total == one_step.dense == 9 * short + 9 * a and one_step.ratio == 1.0
+    delayed = flops.sac_run(pi, q, updates=9, delay=delay, target_actions=3 + 6 * 3)
+    assert delayed.updates == 3 * short + 6 * long and delayed.dense == 9 * short
+    assert delayed.ratio > 1  # a dense network with multi-step targets costs more than one without
+    events = {"dense_growth": True, "actor_events": 2, "critic_events": 1}
+    nnz = allocation.er(pi, 0.9), allocation.er(q, 0.9)
+    grown = flops.sac_run(pi, q, *nnz, updates=9, delay=delay, **events)
+    live, live_q = flops.forward(pi, nnz[0]), flops.forward(q, nnz[1])
+    assert grown.surcharge == 256 * (2 * (a - live) + 2 * c - live_q)
+    assert flops.td3_run(pi, q, updates=4, target_actions=8).updates == 256 * (
+        4 * flops.td3_update(a, c) + 4 * a
+    )
+
+
 # Training share of each row: our formula, to the four digits at which it was checked.
 SHARES = [0.1384, 0.0431, 0.0454, 0.1026, 0.186, 0.0446, 0.1121, 0.2246]
 INFERENCE = [0.100, 0.020, 0.030, 0.040, 0.100, 0.020, 0.100, 0.100]

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from sparserl_jax.agents import optimise, targets, td3
+from sparserl_jax.agents import actor_critic, optimise, targets, td3
 from sparserl_jax.agents.optimise import Network, Trainer
 from sparserl_jax.layers import leaf, with_leaf
 from sparserl_jax.networks import Actor, actor_layers
@@ -172,7 +172,7 @@ def test_a_target_that_is_not_masked_is_caught(monkeypatch):
     def unmasked(trainer, network, target, tau):
         return optax.incremental_update((network.params, network.extra), target, tau)
 
-    monkeypatch.setattr(td3, "polyak", unmasked)
+    monkeypatch.setattr(actor_critic, "polyak", unmasked)
     with pytest.raises(AssertionError, match="not masked"):
         check_targets_are_masked()
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from sparserl_jax.agents.targets import LONGEST, discounts, n_step_return
+from sparserl_jax.agents.targets import LONGEST, discounts, entropy_discounts, n_step_return
 from tests.reference import conformance
 from tests.reference.nstep import n_step
 
@@ -80,3 +80,37 @@ def test_every_window_equals_the_restatement(steps):
 def test_results_are_single_precision_rows():
     total, discount = n_step_return(conformance.batch(1, 6, 3), GAMMA)
     assert total.shape == discount.shape == (6,) and total.dtype == discount.dtype == np.float32
+
+
+# ---- entropy along windows ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ends, path, bootstrap",
+    [
+        ({}, [0.9, 0.81, 0.729], [0, 0, 0.729]),
+        ({"terminated": 0}, [0, 0, 0], [0, 0, 0]),  # nobody acts in a terminal state
+        ({"terminated": 1}, [0.9, 0, 0], [0, 0, 0]),
+        ({"terminated": 2}, [0.9, 0.81, 0], [0, 0, 0]),
+        ({"truncated": 0}, [0.9, 0, 0], [0.9, 0, 0]),  # but somebody would have acted behind a time limit
+        ({"truncated": 1}, [0.9, 0.81, 0], [0, 0.81, 0]),
+        ({"truncated": 2}, [0.9, 0.81, 0.729], [0, 0, 0.729]),
+    ],
+)
+def test_entropies_of_windows_worked_out_by_hand(ends, path, bootstrap):
+    batch = window([1, 2, 4], **ends)
+    for flag, expected in ((True, path), (False, bootstrap)):
+        np.testing.assert_allclose(entropy_discounts(batch, GAMMA, flag)[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_the_last_entropy_of_a_window_counts_as_much_as_the_value_it_belongs_to(steps):
+    """And in windows of one step there is no other: both targets are the standard one."""
+    batch = conformance.batch(13, 100, steps)
+    _, discount = n_step_return(batch, GAMMA)
+    both = [np.asarray(entropy_discounts(batch, GAMMA, flag)) for flag in (True, False)]
+    for found in both:
+        last = np.take_along_axis(found, batch.used[:, None] - 1, axis=1)[:, 0]
+        np.testing.assert_allclose(last, discount, rtol=1e-6)
+    assert np.array_equal(*both) == (steps == 1)
+    np.testing.assert_allclose(both[1].sum(axis=1), discount, rtol=1e-6)

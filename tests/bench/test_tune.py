@@ -14,7 +14,7 @@ from sparserl_jax.bench import run as runs
 from sparserl_jax.bench import suites, tune
 from sparserl_jax.bench.tuning import Tune
 from sparserl_jax.errors import UserError
-from sparserl_jax.training.config import AgentConfig
+from sparserl_jax.training.config import TD3Config
 from tests.bench import fake
 from tests.bench.tuned import GRID, TUNE, parse, plan_of
 
@@ -23,7 +23,7 @@ from tests.bench.tuned import GRID, TUNE, parse, plan_of
 
 @given(
     st.dictionaries(
-        st.sampled_from(sorted(AgentConfig.TRACED)),
+        st.sampled_from(sorted(TD3Config.TRACED)),
         st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=4, unique=True),
         min_size=1,
     ).filter(lambda grid: math.prod(map(len, grid.values())) > 1),

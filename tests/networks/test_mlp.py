@@ -1,4 +1,4 @@
-"""The networks of TD3: shapes, the law of their initial weights, and what their layer tables count."""
+"""The networks of TD3 and SAC: shapes, the law of their initial weights, and what their layer tables count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax.layers import leaf
-from sparserl_jax.networks import MLP, Actor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import MLP, Actor, GaussianActor, TwinCritic, actor_layers, twin_critic_layers
 from tests.reference import rlx2_numpy
 
 OBS, ACTION = 17, 6
@@ -124,3 +124,45 @@ def test_a_single_network_maps_features_to_features():
     params = module.init(jax.random.key(0), np.zeros(2, np.float32))["params"]
     assert list(params) == ["hidden_0", "output"]
     assert module.apply({"params": params}, np.zeros((7, 5, 2), np.float32)).shape == (7, 5, 3)
+
+
+# ---- the networks of SAC -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def orthogonal():
+    actor, critic = GaussianActor((24, 16), ACTION), TwinCritic((24, 16), "orthogonal")
+    obs, action = np.zeros(OBS, np.float32), np.zeros(ACTION, np.float32)
+    return {
+        "actor": (actor, jax.jit(actor.init)(jax.random.key(0), obs)["params"], actor_layers(actor, OBS)),
+        "critic": (
+            critic,
+            jax.jit(critic.init)(jax.random.key(1), obs, action)["params"],
+            twin_critic_layers(critic, OBS, ACTION),
+        ),
+    }
+
+
+@pytest.mark.parametrize("network", ["actor", "critic"])
+def test_orthogonal_weights_have_gain_one_and_their_biases_are_zero(orthogonal, network):
+    _, params, layers = orthogonal[network]
+    assert {layer.law for layer in layers} == {"orthogonal"}
+    for layer in layers:
+        kernels = np.asarray(leaf(params, layer.kernel)).reshape(layer.copies, *layer.shape)
+        for kernel in kernels:
+            narrow = kernel if kernel.shape[0] >= kernel.shape[1] else kernel.T
+            np.testing.assert_allclose(narrow.T @ narrow, np.eye(narrow.shape[1]), atol=1e-5)
+        assert not np.asarray(leaf(params, layer.bias)).any()
+        if layer.copies == 2:
+            assert not np.allclose(*kernels, atol=1e-2)
+
+
+def test_a_gaussian_actor_gives_means_and_spreads_of_the_published_size(orthogonal):
+    actor, params, layers = orthogonal["actor"]
+    obs = np.random.default_rng(0).normal(size=(5, OBS)).astype(np.float32)
+    mean, spread = actor.apply({"params": params}, obs)
+    outputs = rlx2_numpy.forward(params["mlp"], obs)
+    np.testing.assert_allclose(np.concatenate([mean, spread], axis=-1), outputs, atol=1e-5)
+    assert layers[-1].shape == (16, 2 * ACTION) and layers[-1].output
+    for obs_dim, action_dim, weights in ((17, 6, 72_960), (11, 3, 69_888), (111, 8, 98_048)):
+        assert actor_layers(GaussianActor((256, 256), action_dim), obs_dim).weights == weights

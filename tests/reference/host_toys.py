@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.envs import EnvSpec, Step
-from sparserl_jax.training import AgentConfig, Evaluation, Program, Run, Schedule, Training, group, recipe
+from sparserl_jax.training import Evaluation, Program, Run, Schedule, TD3Config, Training, group, recipe
 from sparserl_jax.training.program import ONCE
 
 SPEC = EnvSpec("toys:pull", 2, 1, (-1.0,), (1.0,), 9)
@@ -113,7 +113,7 @@ def training(env: Any, **changes: Any) -> Training:
     of = Training(
         env=env if isinstance(env, str) else "tests.reference.host_toys:Toy",
         env_object=None if isinstance(env, str) else env,
-        agent=AgentConfig(hidden=(8, 8), batch_size=8, learning_rate=3e-3, gamma=0.9, tau=0.02),
+        agent=TD3Config(hidden=(8, 8), batch_size=8, learning_rate=3e-3, gamma=0.9, tau=0.02),
         steps=240,
         warm_up=40,
         dispatch=20,

@@ -21,13 +21,13 @@ import numpy as np
 
 from sparserl_jax.envs import EnvSpec, Step
 from sparserl_jax.training import (
-    AgentConfig,
     Evaluation,
     Outcome,
     Program,
     Run,
     Schedule,
     Silent,
+    TD3Config,
     Training,
     execute,
     group,
@@ -79,7 +79,7 @@ def training(**changes: Any) -> Training:
     return dataclasses.replace(
         Training(
             env="tests.reference.small:Drift",
-            agent=AgentConfig(
+            agent=TD3Config(
                 hidden=(16, 16), batch_size=16, learning_rate=3e-3, policy_delay=3, gamma=0.9, tau=0.02
             ),
             steps=480,

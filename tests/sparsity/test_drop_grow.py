@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sparserl_jax.layers import leaf
 from sparserl_jax.sparsity import METHODS, allocation, drop_grow, masks
 from sparserl_jax.sparsity.contract import Events
-from sparserl_jax.training.config import AgentConfig, Evaluation, Schedule, Training
+from sparserl_jax.training.config import Evaluation, Schedule, TD3Config, Training
 from sparserl_jax.training.population import events_of
 from tests.reference import rlx2_numpy
 from tests.reference.conformance import equal, host, slots_of, zero_outside
@@ -303,7 +303,7 @@ def test_the_published_schedule_fires_297_and_148_times(end, expected):
 
 def test_a_published_run_has_297_critic_and_148_actor_events():
     published = Training(
-        "any", AgentConfig(), 3_000_000, warm_up=25_000, schedule=Schedule(), evaluation=Evaluation(5_000)
+        "any", TD3Config(), 3_000_000, warm_up=25_000, schedule=Schedule(), evaluation=Evaluation(5_000)
     )
     assert {name: events.count for name, events in events_of(published).items()} == {
         "critic": 297,

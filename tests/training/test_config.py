@@ -7,7 +7,7 @@ import re
 import pytest
 
 from sparserl_jax.errors import UserError
-from sparserl_jax.training import AgentConfig, Evaluation, Run, Schedule, group, recipe
+from sparserl_jax.training import Evaluation, Run, Schedule, TD3Config, group, recipe
 from tests.reference import small
 
 
@@ -70,7 +70,7 @@ def test_dispatch_that_does_not_divide_the_periods_is_refused(dispatch):
 @pytest.mark.parametrize(("delay", "num_envs", "dispatch"), [(2, 1, 1), (3, 3, 1), (3, 3, 20), (2, 1, 15)])
 def test_dispatch_that_would_cut_a_cycle_of_updates_is_refused(delay, num_envs, dispatch):
     """Such a dispatch would do fewer updates than the clock counts."""
-    agent = AgentConfig(hidden=(16, 16), batch_size=16, policy_delay=delay)
+    agent = TD3Config(hidden=(16, 16), batch_size=16, policy_delay=delay)
     assert "dispatch" in refusal(agent=agent, num_envs=num_envs, dispatch=dispatch)
 
 
@@ -82,7 +82,7 @@ def test_environments_that_do_not_fit_the_policy_delay_are_refused():
     "changes",
     [
         {"num_envs": 0},
-        {"agent": AgentConfig(policy_delay=0)},
+        {"agent": TD3Config(policy_delay=0)},
         {"evaluation": Evaluation(120, 0, 8)},
         {"evaluation": Evaluation(120, 4, 0)},
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax.errors import UserError
-from sparserl_jax.training import AgentConfig, Evaluation, Program, Run, Schedule, execute, group, recipe
+from sparserl_jax.training import Evaluation, Program, Run, Schedule, TD3Config, execute, group, recipe
 from sparserl_jax.training.program import clock_at
 from tests.reference import small
 
@@ -57,7 +57,7 @@ def test_settings_are_those_of_a_program_with_these_values_for_everybody():
 
 def test_every_traced_setting_reaches_the_settings():
     plain = Program((run(),)).settings
-    for name, values in {**AgentConfig.TRACED, **Schedule.TRACED}.items():
+    for name, values in {**TD3Config.TRACED, **Schedule.TRACED}.items():
         settings = Program((run(**{name: 64 if values.whole else 0.123}),)).settings
         assert not all(
             np.array_equal(one, other)

@@ -1,4 +1,8 @@
-"""TD3 under RLx2, through the real Program, learns the known values of the probe environments at every sparsity."""
+"""TD3 and SAC under RLx2, through the real Program, learn the known values of the probe environments at every sparsity.
+
+SAC's values count entropy, too. In the probes of one step nothing follows that could be counted; in the others the
+action does nothing, so the policy keeps more entropy than the target and the temperature falls towards zero.
+"""
 
 import dataclasses
 
@@ -6,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from sparserl_jax.networks import Actor, TwinCritic
+from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.networks import TwinCritic
 from sparserl_jax.training import (
-    AgentConfig,
     Evaluation,
     Run,
     Schedule,
@@ -35,11 +39,11 @@ OBSERVATIONS = {
 }
 
 
-def training(env, num_envs, delay):
+def training(env, num_envs, delay, agent="td3"):
     return Training(
         env=env.spec.name,
         env_object=env,
-        agent=AgentConfig(
+        agent=algorithm(agent).config(
             hidden=HIDDEN, batch_size=64, learning_rate=3e-3, policy_delay=delay, gamma=GAMMA, tau=0.02
         ),
         steps=STEPS,
@@ -52,8 +56,8 @@ def training(env, num_envs, delay):
     )
 
 
-def trained(env, num_envs, delay, sparsities=SPARSITIES):
-    of = training(env, num_envs, delay)
+def trained(env, num_envs, delay, sparsities=SPARSITIES, agent="td3"):
+    of = training(env, num_envs, delay, agent)
     of.check()
     rlx2 = dataclasses.replace(recipe("rlx2"), n=3)
     (program,) = group([Run(of, rlx2, sparsity, 0, "probe") for sparsity in sparsities])
@@ -89,22 +93,28 @@ def assert_sparse_as_asked(outcome):
         assert not any(jax.tree.leaves(outside))
 
 
-# Environments per member and policy delay: one environment, and three with delay 1 or 3.
+# Agent, environments per member and policy delay: one environment, and three with delay 1 or 3.
 CASES = [
-    pytest.param(probes.Constant, 3, 1, marks=pytest.mark.slow),
-    pytest.param(probes.Observed, 1, 2, marks=pytest.mark.slow),
-    pytest.param(probes.Delayed, 3, 1, marks=pytest.mark.slow),
-    (probes.Acted, 1, 2),
-    pytest.param(probes.Both, 3, 3, marks=pytest.mark.slow),
-    (probes.TimeLimited, 3, 3),
+    pytest.param("td3", probes.Constant, 3, 1, marks=pytest.mark.slow),
+    pytest.param("td3", probes.Observed, 1, 2, marks=pytest.mark.slow),
+    pytest.param("td3", probes.Delayed, 3, 1, marks=pytest.mark.slow),
+    ("td3", probes.Acted, 1, 2),
+    pytest.param("td3", probes.Both, 3, 3, marks=pytest.mark.slow),
+    ("td3", probes.TimeLimited, 3, 3),
+    pytest.param("sac", probes.Constant, 3, 1, marks=pytest.mark.slow),
+    pytest.param("sac", probes.Observed, 1, 2, marks=pytest.mark.slow),
+    pytest.param("sac", probes.Delayed, 3, 1, marks=pytest.mark.slow),
+    pytest.param("sac", probes.Acted, 1, 1, marks=pytest.mark.slow),
+    pytest.param("sac", probes.Both, 3, 3, marks=pytest.mark.slow),
+    ("sac", probes.TimeLimited, 3, 1),
 ]
 
 
-@pytest.mark.parametrize(("probe", "num_envs", "delay"), CASES)
-def test_critics_learn_the_known_value_of_every_action_at_every_sparsity(probe, num_envs, delay):
+@pytest.mark.parametrize(("agent", "probe", "num_envs", "delay"), CASES)
+def test_critics_learn_the_known_value_of_every_action_at_every_sparsity(agent, probe, num_envs, delay):
     obs, action = grid(probe)
     value = known(probe, obs, action)
-    for outcome in trained(probe(), num_envs, delay):
+    for outcome in trained(probe(), num_envs, delay, agent=agent):
         assert outcome.status == "ok"
         assert_sparse_as_asked(outcome)
         np.testing.assert_allclose(
@@ -116,17 +126,16 @@ def test_critics_learn_the_known_value_of_every_action_at_every_sparsity(probe, 
         if probe in (probes.Acted, probes.Both):  # the best return is 1, for one action only
             assert np.min(outcome.final_returns) > 0.95
             best = 0.5 * np.ones(1) if probe is probes.Acted else 0.5 * np.ravel(OBSERVATIONS[probe])
-            actor = Actor(HIDDEN, 1)
-            chosen = actor.apply(
-                {"params": outcome.params["actor"]}, np.asarray(OBSERVATIONS[probe], np.float32)
-            )
+            policy = algorithm(agent).modules(HIDDEN, 1).policy
+            chosen = policy(outcome.params["actor"], np.asarray(OBSERVATIONS[probe], np.float32))
             np.testing.assert_allclose(np.ravel(chosen), best, atol=0.1)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("agent", ["td3", "sac"])
 @pytest.mark.parametrize("fault", ["leak", "termination"])
 def test_time_limited_probe_finds_a_leaking_reset_and_a_time_limit_taken_for_a_termination(
-    fault, monkeypatch
+    fault, agent, monkeypatch
 ):
     """The probe is sharp: with the fault planted the critics learn the wrong value it predicts, not the known one."""
     sound = stages.advance
@@ -142,7 +151,7 @@ def test_time_limited_probe_finds_a_leaking_reset_and_a_time_limit_taken_for_a_t
 
     monkeypatch.setattr(stages, "advance", faulty)
     probe = probes.TimeLimited()
-    (outcome,) = trained(probe, 3, 3, sparsities=(0.5,))
+    (outcome,) = trained(probe, 3, 3, sparsities=(0.5,), agent=agent)
     obs, action = grid(probes.TimeLimited)
     wrong = probe.value_if_leaked if fault == "leak" else probe.value_if_terminated
     found = learned(outcome, obs, action).mean(axis=0)
