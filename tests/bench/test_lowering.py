@@ -1,49 +1,66 @@
 """Every Program of every shipped suite can be lowered for accelerators on a machine that has none.
 
-Lowering finds an operation that a platform lacks; it compiles nothing and needs neither data nor device.
+Lowering finds an operation that a platform lacks; it compiles nothing and needs neither data nor device. The operations
+of a Program are those of its learner and those of its environment, whatever its numbers (members, seeds, sparsities,
+periods): every kind of learner and every environment of the shipped suites is lowered once.
 """
 
-import dataclasses
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
 
 from sparserl_jax.bench import paths, suites
 from sparserl_jax.bench import plan as plans
-from sparserl_jax.training.program import STAGES
+from sparserl_jax.training.program import STAGES, Program, group
 
 HOST = ("gymnasium",)
 """Prefixes of environments that run on the host, of which there is no program to lower."""
-LONG = ("standard",)
-"""Suites whose environments take more than a few seconds to trace."""
+LONG = ("brax:ant", "brax:halfcheetah", "brax:hopper", "brax:walker2d")
+"""Environments that take more than a few seconds to trace."""
 
 
-def cases():
+def learner(program: Program) -> tuple[Any, ...]:
+    """What decides which operations its networks, replay and loop hold."""
+    training, agent = program.training, program.training.agent
+    return (
+        agent.name,
+        program.family,
+        program.n_max > 1,
+        program.keep_mean,
+        training.num_envs > 1,
+        training.matmul_precision,
+        training.schedule.topology_interval < training.updates,
+    )
+
+
+def cases() -> Iterator[Any]:
+    """Programs that hold all there is, each named by the first suite that has it."""
+    seen: set[Any] = set()
     for name in paths.suite_names():
-        for task in suites.read(paths.suite_path(name)).tasks:
-            if task.name.partition(":")[0] not in HOST:
-                marks = [pytest.mark.slow] if name in LONG else []
-                yield pytest.param(name, task, id=f"{name}-{plans.slug(task.name)}", marks=marks)
+        for program in group([run for _, _, run in suites.read(paths.suite_path(name)).runs()]):
+            env = program.training.env
+            kinds = {env, learner(program)}
+            if env.partition(":")[0] in HOST or kinds <= seen:
+                continue
+            seen |= kinds
+            marks = [pytest.mark.slow] if env.partition("?")[0] in LONG else []
+            called = f"{program.training.agent.name}-{plans.slug(env)}-n{program.n_max}-{name}"
+            yield pytest.param(program, id=called, marks=marks)
 
 
-def test_every_shipped_suite_has_something_to_lower():
-    assert {case.values[0] for case in cases()} == set(paths.suite_names()) >= {"quick", "smoke", "standard"}
-
-
-@pytest.mark.parametrize(("name", "task"), list(cases()))
-def test_every_stage_of_every_program_lowers_for_cuda_and_tpu(name, task):
-    suite = dataclasses.replace(suites.read(paths.suite_path(name)), tasks=(task,))
-    programs = plans.make(suite).programs
-    assert programs
-    for program in programs:
-        arguments = program.arguments()
-        for stage in STAGES:
-            for platform in ("cuda", "tpu"):
-                exported = jax.export.export(
-                    program.stages[stage],
-                    platforms=(platform,),
-                    # Exports are to outlive JAX's versions, for which this kernel's name gives no guarantee.
-                    disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")],
-                )(*arguments[stage])
-                assert exported.platforms == (platform,)
-                assert "module" in exported.mlir_module()
+@pytest.mark.parametrize("program", list(cases()))
+def test_every_stage_of_every_program_lowers_for_cuda_and_tpu(program: Program):
+    arguments = program.arguments()
+    for stage in STAGES:
+        exported = jax.export.export(
+            program.stages[stage],
+            platforms=("cuda", "tpu"),
+            # Exports are to outlive JAX's versions, for which this kernel's name gives no guarantee.
+            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")],
+        )(*arguments[stage])
+        assert exported.platforms == ("cuda", "tpu")
+        assert "module" in exported.mlir_module()
