@@ -28,7 +28,7 @@ def check(folder: Path, repository: Path | None = None) -> list[str]:
         UserError: the folder is not one that `sparserl bench` made.
     """
     settings, found = records.load_all(folder)
-    present = {record.get("run_id") for record in found}
+    present = {str(record.get("run_id")) for record in found}
     missing = partial.problems(folder, settings["runs"], present)
     problems, sound = _unsound(folder, settings, found)
     repository = _publisher(folder) if repository is None else repository

@@ -81,7 +81,8 @@ def suite_name(settings: dict[str, Any]) -> str:
 
 def sources(paper: Paper, roots: Sequence[Path]) -> list[Source]:
     """Folders in `roots` that hold records of the paper's suites; of several with one configuration the fullest."""
-    wanted = {suite for part in (*paper.tables, *paper.figures) for suite in part.suites}
+    wanted = {suite for table in paper.tables for suite in table.suites}
+    wanted |= {suite for figure in paper.figures for suite in figure.suites}
     found: dict[str, Source] = {}
     for root in roots:
         for path in sorted(root.glob(f"*/{records.CONFIGURATION}")):
@@ -114,6 +115,10 @@ def section(paper: Paper, table: Table, source: Source) -> Section:
         if row.environment == AVERAGE:
             continue
         blocks = [block for block in source.summary.blocks if environment(block.env) == row.environment]
+        for block in blocks:
+            dense = reference(block.rows)
+            if dense is not None:  # what the percentages are of; no paper prints it as one
+                lines += _lines(paper, published.Row(row.environment, {}), dense.arm, block, source)
         for method in row.returns:
             made = [line for block in blocks for line in _lines(paper, row, method, block, source)]
             lines += made or [Line(row.environment, method, row)]

@@ -48,15 +48,14 @@ def cells(line: Line) -> list[str]:
     """One line of the page as text."""
     row, ours = line.published, line.ours
     text = tables.cells(ours) if ours is not None else [""] * len(tables.COLUMNS)
-    level = "" if row.sparsity is None else f"{row.sparsity:g} / {row.critic_sparsity:g}"
-    if ours is not None:
-        level = f"{ours.sparsity:g} / {ours.critic_sparsity:g}"
+    said = (row.sparsity, row.critic_sparsity) if ours is None else (ours.sparsity, ours.critic_sparsity)
+    level = " / ".join(f"{one:g}" for one in said if one is not None)
     comparable = f"no: {', '.join(line.differs)}" if line.differs else ""
     return [
         line.environment if ours is None else figures.short_name(line.environment),
         line.method,
         level,
-        _number(row.returns[line.method], ".1f"),
+        _number(row.returns.get(line.method), ".1f"),
         _number(line.percent, ".1f"),
         text[2],
         text[4],
@@ -132,7 +131,7 @@ def comma_separated(paper: Paper, found: Sequence[Source]) -> str:
                 line.method,
                 row.sparsity if ours is None else ours.sparsity,
                 row.critic_sparsity if ours is None else ours.critic_sparsity,
-                float(row.returns[line.method]),
+                row.returns.get(line.method),
                 line.percent,
                 *interval,
                 *delta,

@@ -22,8 +22,8 @@ SHORT = {
 TABLE = fake.table(budget="paper", budgets={"short": SHORT}, **fake.SMALL)
 
 
-def parse(budget=None, **changes):
-    return suites.parse({**TABLE, **changes}, "mini.toml", budget)
+def parse(chosen=None, **changes):
+    return suites.parse({**TABLE, **changes}, "mini.toml", chosen)
 
 
 def test_a_budget_replaces_what_it_names_and_belongs_to_name_and_hash():
