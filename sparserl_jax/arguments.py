@@ -59,7 +59,7 @@ class Bench:
     divided_as: Path | None = None
     """Divide programs as those of this folder's records were."""
     compilation_cache: Path | None = None
-    """Folder in which compiled programs are kept for the next time on this kind of machine."""
+    """Folder in which compiled programs are kept for next time; with a time budget, default in the suite's folder."""
 
 
 @dataclasses.dataclass(frozen=True)

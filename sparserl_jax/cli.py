@@ -83,7 +83,7 @@ def _show(plan: Plan, folder: Path, console: Console) -> None:
 
 def bench(command: Bench, console: Console) -> int:
     """`sparserl bench`."""
-    from sparserl_jax.bench import cache, finished, pack, paths, select, suites
+    from sparserl_jax.bench import finished, pack, paths, select, suites
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
@@ -104,17 +104,17 @@ def bench(command: Bench, console: Console) -> int:
     _say(console, *said)
     try:
         if plan.programs:
-            with cache.used(command.compilation_cache):
-                runs.run(
-                    plan,
-                    folder,
-                    console,
-                    time_budget=command.time_budget,
-                    suite_file=path,
-                    divide=True,
-                    began=began,
-                    times=times,
-                )
+            runs.run(
+                plan,
+                folder,
+                console,
+                time_budget=command.time_budget,
+                suite_file=path,
+                divide=True,
+                began=began,
+                times=times,
+                compiled=command.compilation_cache,
+            )
     finally:
         if command.pack is not None:  # what is finished leaves, however this ends
             _say(console, pack.line(pack.pack(folder, command.pack, plan.suite.hash())))

@@ -1,12 +1,16 @@
 """`--compilation-cache`: compiled programs kept in a folder, so that the next process need not compile them again.
 
-JAX does the keeping; a program is found again by its operations, compiler options, versions and kind of device. A
-folder belongs to one kind of machine: code compiled for one processor may not run on another of the same name.
+JAX does the keeping; a program is found again by its operations, compiler options, versions and kind of device. Code
+compiled for one processor may not run on another of the same name, so every kind of machine has its own folder inside.
+A time budget keeps programs without being asked, in the suite's folder: its parts of equal size are one compilation,
+and the next slice goes on where compiling is most of the waiting. Results are the same bit for bit (measured, and
+tested, on CPUs), and nothing else keeps anything unless told to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,21 @@ _OPTIONS: dict[str, Any] = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
+
+
+FOLDER = "compiled"
+"""Where a suite's folder keeps programs under a time budget."""
+
+
+def machine(system: dict[str, Any]) -> str:
+    """Name of the folder of this kind of machine; `system`: what `provenance.system` says of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        able = ""
+    words = [system["platform"], system["device_kind"], system["cpu"], system["os"], able]
+    return f"{system['platform']}-{hashlib.sha256('|'.join(words).encode()).hexdigest()[:10]}"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ runs/<suite>-<hash>/  configuration.json   what the folder belongs to
                       suite.toml           the file it came from, where there was one
                       records/             finished runs
                       programs/            checkpoints of the program in progress, and what began it (origin.json)
+                      compiled/            compiled programs, kept under a time budget
                       divisions.json       how a time budget divided programs; rates.json: what was measured for it
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import finished, paths, provenance, rates, records
+from sparserl_jax.bench import cache, finished, paths, provenance, rates, records
 from sparserl_jax.bench.plan import Plan
 from sparserl_jax.bench.progress import Interrupt, Live
 from sparserl_jax.bench.slices import InOrder, Slices, TooLong
@@ -149,6 +150,7 @@ def run(
     divide: bool = False,
     began: float | None = None,
     times: bytes | None = None,
+    compiled: Path | None = None,
 ) -> Path:
     """Execute what is not finished yet; returns the folder.
 
@@ -158,6 +160,7 @@ def run(
             (see `bench/slices.py`).
         began: `time.monotonic()` value from which the time budget counts; default now.
         times: what other folders measured, see `finished.read`.
+        compiled: folder in which compiled programs are kept; default: none, and with a divided plan one in `folder`.
         suite_file: copied into the folder.
         execute: programs to outcomes; default `training.runner.execute`.
 
@@ -183,12 +186,14 @@ def run(
         rates.merge(folder, times)
         queue = InOrder(plan)
         if divide and time_budget is not None and deadline is not None:
+            compiled = folder / cache.FOLDER if compiled is None else compiled
             queue = Slices(plan, folder, _known(folder, found), time_budget, deadline)
         for line in queue.lines():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         total = sum(len(program.runs) for program in queue.waiting()) * plan.suite.steps
         interrupt, number = Interrupt(), 0
-        with interrupt.watch(), Live(console, interrupt, total) as live:
+        kept = None if compiled is None else compiled / cache.machine(found["system"])
+        with cache.used(kept), interrupt.watch(), Live(console, interrupt, total) as live:
             while (program := queue.next()) is not None:
                 number += 1
                 label = queue.label(number)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import cache, records
+from sparserl_jax.bench import cache, provenance, records
 from sparserl_jax.errors import UserError
 from tests.bench import trained
 
@@ -49,6 +49,13 @@ def test_outside_nothing_is_kept_and_the_configuration_is_as_before(tmp_path: Pa
     assert jax.config.jax_compilation_cache_dir == before
     compiled()
     assert entries(tmp_path) == set()
+
+
+def test_every_kind_of_machine_has_a_folder_of_its_own():
+    ours = provenance.system()
+    assert cache.machine(ours) == cache.machine(dict(ours))
+    others = [{**ours, name: "another"} for name in ("device_kind", "cpu", "os")]
+    assert len({cache.machine(system) for system in [ours, *others]}) == 4
 
 
 def test_a_folder_that_cannot_be_is_told_in_a_sentence(tmp_path: Path):

@@ -177,6 +177,9 @@ def test_real_parts_are_trained_packed_published_and_made_again_bit_for_bit(home
     (tmp_path / "there" / slices.FILE).write_text(json.dumps(parts))
     bench = ["bench", "home/suite.toml", "--out"]
     assert cli.run([*bench, "there", "--time-budget", "30m", "--skip-published", "--pack", "x.tar.gz"]) == 0
+    # Parts of equal size are one compilation, kept for the next slice.
+    kept = [path.name.partition("-")[0] for path in Path("there/compiled").rglob("jit_*-cache")]
+    assert kept.count("jit_train") == 1
     assert cli.run(["unpack", "x.tar.gz", "--into", "runs/lent"]) == 0
     assert cli.run(["check", "runs/lent"]) == 0
     target = publish.publish(Path("runs/lent"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparserl_jax.training import execute
+from sparserl_jax.training import Program, execute
 from tests.reference import small
 
 
@@ -12,8 +12,16 @@ def program():
 
 
 @pytest.fixture(scope="session")
-def outcomes(program):
-    return execute(program)
+def compiled(program):
+    """What `program.compile()` gives, for tests that execute it more than once."""
+    return program.compile()
+
+
+@pytest.fixture(scope="session")
+def outcomes(program, compiled):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Program, "compile", lambda self: compiled)
+        return execute(program)
 
 
 @pytest.fixture

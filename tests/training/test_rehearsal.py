@@ -8,11 +8,6 @@ from sparserl_jax.training import Program, Stopped, execute, runner
 from tests.reference import small
 
 
-@pytest.fixture(scope="module")
-def compiled(program):
-    return program.compile()
-
-
 @pytest.fixture(autouse=True)
 def compiled_once(compiled, monkeypatch):
     monkeypatch.setattr(Program, "compile", lambda self: compiled)
