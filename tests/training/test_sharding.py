@@ -230,6 +230,16 @@ def test_populations_that_fill_the_devices_or_leave_some_without_members_end_as_
             assert_close(results(tmp_path, f"{members}-{way}"), expected)
 
 
+@pytest.mark.slow
+def test_members_of_sac_end_on_eight_devices_as_on_one(tmp_path):
+    facts = execute(tmp_path, "both:sac", 3)
+    assert (facts["3"]["devices"], facts["3"]["rows"], facts["3"]["exported"]) == (8, 8, [8, 8])
+    assert not any(facts["3"]["collectives"].values())
+    assert_close(results(tmp_path, "3-many"), results(tmp_path, "3-one"))
+    for name, array in results(tmp_path, "3-many").items():
+        np.testing.assert_array_equal(results(tmp_path, "3-many-many")[name], array, err_msg=name)
+
+
 # ---- what reaches the host -----------------------------------------------------------------------------------------
 
 
