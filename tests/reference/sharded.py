@@ -4,13 +4,13 @@
 
 For every number of members it writes FOLDER/<members>-<way>.npz, what each run ends in, for two ways of running the
 same Program on all devices: `many`, and `many-many`, stopped half way and resumed. With `both` also `one` (one device),
-`many-one` and `one-many` (stopped on the first, resumed on the second). Facts are printed as JSON.
+`many-one` and `one-many` (stopped on the first, resumed on the second). With `many:sac` or `both:sac` SAC is trained in
+place of TD3. Facts are printed as JSON.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import re
 import sys
@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.training import (
     Outcome,
     Program,
@@ -37,6 +38,7 @@ from sparserl_jax.training.program import STAGES
 from tests.reference import small
 
 HALF_WAY = 240
+AGENT = "sac" if sys.argv[2:] and sys.argv[2].endswith(":sac") else "td3"
 COLLECTIVE = re.compile(
     r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-\w+|send|recv)(-start)?\("
 )
@@ -45,7 +47,10 @@ COLLECTIVE = re.compile(
 
 def population(members: int) -> Program:
     """That many runs of the arms of `small`, seed after seed, on the devices of this moment."""
-    of = small.training(agent=dataclasses.replace(small.training().agent, hidden=(16,)))
+    like = small.training().agent
+    shared = ("batch_size", "learning_rate", "policy_delay", "gamma", "tau")
+    settings = {name: getattr(like, name) for name in shared}
+    of = small.training(agent=algorithm(AGENT).config(hidden=(16,), **settings))
     runs = [
         Run(of, recipe(name), 0.0 if name == "dense_rvl" else 0.6, seed, name)
         for seed in range(-(-members // len(small.ARMS)))
@@ -194,4 +199,4 @@ def main(folder: Path, both: bool, *populations: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] == "both", *map(int, sys.argv[3:]))
+    main(Path(sys.argv[1]), sys.argv[2].startswith("both"), *map(int, sys.argv[3:]))

@@ -154,13 +154,13 @@ def results(folder, name):
         return {key: file[key] for key in file}
 
 
-def assert_close(ours, theirs):
+def assert_close(ours, theirs, tolerance=1e-5):
     """Masks, counts and moments exactly, values to 1e-5: products of other batch shapes are summed in other orders."""
     assert ours.keys() == theirs.keys() and len(ours) > 100
     for name, array in ours.items():
         assert array.dtype == theirs[name].dtype and array.shape == theirs[name].shape, name
         if array.dtype.kind == "f":
-            np.testing.assert_allclose(array, theirs[name], rtol=1e-5, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(array, theirs[name], rtol=tolerance, atol=tolerance, err_msg=name)
         else:
             np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
@@ -228,6 +228,17 @@ def test_populations_that_fill_the_devices_or_leave_some_without_members_end_as_
         assert facts[f"{members}"]["outcomes"] == runs and len(runs) == members
         for way in ("many", "many-many"):
             assert_close(results(tmp_path, f"{members}-{way}"), expected)
+
+
+@pytest.mark.slow
+def test_members_of_sac_end_on_eight_devices_as_on_one(tmp_path):
+    """Log densities, and losses of their size, spread roundings further than TD3 does."""
+    facts = execute(tmp_path, "both:sac", 3)
+    assert (facts["3"]["devices"], facts["3"]["rows"], facts["3"]["exported"]) == (8, 8, [8, 8])
+    assert not any(facts["3"]["collectives"].values())
+    assert_close(results(tmp_path, "3-many"), results(tmp_path, "3-one"), tolerance=1e-3)
+    for name, array in results(tmp_path, "3-many").items():
+        np.testing.assert_array_equal(results(tmp_path, "3-many-many")[name], array, err_msg=name)
 
 
 # ---- what reaches the host -----------------------------------------------------------------------------------------
