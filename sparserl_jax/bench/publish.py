@@ -77,6 +77,7 @@ def publish(
         raise UserError(f"suite '{name}' is never a result (result = false); it cannot be published.")
     _state(name, results.parent)
     target = results / name
+    _put_back(target)
     earlier = _earlier(target, settings, [record["run_id"] for record in found])
     before = {record["run_id"]: record for record in earlier}
     every = [*found, *earlier]
@@ -129,9 +130,27 @@ def publish(
     # A hand-written page about the results survives their replacement.
     if (target / "README.md").is_file():
         shutil.copyfile(target / "README.md", staging / "README.md")
-    shutil.rmtree(target, ignore_errors=True)
-    staging.replace(target)
+    _replace(staging, target)
     return target
+
+
+def _before(target: Path) -> Path:
+    return target.with_name(f".{target.name}.before")
+
+
+def _put_back(target: Path) -> None:
+    """Bring back what was published where `_replace` was killed between its two steps."""
+    if _before(target).exists() and not target.exists():
+        _before(target).rename(target)
+
+
+def _replace(staging: Path, target: Path) -> None:
+    """Put a folder in the place of another; killed at any moment, one of the two is whole."""
+    shutil.rmtree(_before(target), ignore_errors=True)
+    if target.exists():
+        target.rename(_before(target))
+    staging.rename(target)
+    shutil.rmtree(_before(target), ignore_errors=True)
 
 
 def _earlier(target: Path, settings: dict[str, Any], present: list[str]) -> list[dict[str, Any]]:

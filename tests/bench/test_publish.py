@@ -111,6 +111,28 @@ def test_other_results_are_replaced_only_when_asked(folder: Path, tmp_path: Path
         publish.publish(fewer, results=repository / "results")
 
 
+def test_what_is_published_survives_a_kill_at_any_step_of_its_replacement(
+    folder: Path, repository: Path, monkeypatch
+):
+    target = publish.publish(folder, results=repository / "results")
+    table, rename = (target / "table.md").read_bytes(), Path.rename
+    for step in (0, 1):
+        calls = iter(range(9))
+
+        def killed(path: Path, to: Path, step: int = step, calls=calls) -> Path:
+            if next(calls) == step:
+                raise KeyboardInterrupt
+            return rename(path, to)
+
+        monkeypatch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish.publish(folder, results=repository / "results")
+        monkeypatch.undo()
+        assert any((place / "table.md").is_file() for place in (target, publish._before(target)))
+        assert (publish.publish(folder, results=repository / "results") / "table.md").read_bytes() == table
+        assert [path.name for path in (repository / "results").iterdir()] == [target.name]
+
+
 def test_other_diagnostics_of_the_same_results_are_other_results(
     folder: Path, tmp_path: Path, repository: Path
 ):
