@@ -185,7 +185,8 @@ def test_real_parts_are_trained_packed_published_and_made_again_bit_for_bit(home
     target = publish.publish(Path("runs/lent"))
     (row,) = (line for line in (target / "reproduce.md").read_text().splitlines() if "| rigl |" in line)
     assert "--divided-as . --only" in row
-    assert cli.run([*bench, "again", "--divided-as", "home/results/lent", "--only", "rigl"]) == 0
+    again = [*bench, "again", "--divided-as", "home/results/lent", "--only", "rigl"]
+    assert cli.run([*again, "--compilation-cache", "there/compiled"]) == 0
     for record in records.load_all(target)[1]:
         twin = records.read(tmp_path / "again/records" / record["run_id"])
         assert twin["result"] == record["result"] and twin["files"]["curve"] == record["files"]["curve"]
