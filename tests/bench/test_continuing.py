@@ -186,7 +186,7 @@ def test_a_continued_training_acts_with_the_given_policy_until_it_learns(
     assert f"NOT FROM SCRATCH: every run starts from the actor and critic of {RUN}" in said
     found = [saved.find(tmp_path / "x/records" / RUN.replace("seed000", f"seed00{seed}")) for seed in (0, 1)]
     env, key = evaluate.environment(found[0]), key_data("evaluation", ENV)
-    play = evaluate._evaluation(policy.load(source), env, key, 2, 2)
+    play = evaluate._evaluation(policy.load(source), env, key, 2, 2, None)
     before, after = (play(step, 0).mean(axis=1) for step in (20, 400))
     for member, one in enumerate(found):
         curve = records.read_curve(one.folder / "curve.csv")
