@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sparserl_jax import orthogonal
 from sparserl_jax.layers import LayerTable, derive
 
 
@@ -33,7 +34,7 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 LAWS: dict[str, Callable[[int], tuple[nn.initializers.Initializer, nn.initializers.Initializer]]] = {
     "fan_in_uniform": lambda fan_in: (fan_in_uniform(fan_in), fan_in_uniform(fan_in)),
-    "orthogonal": lambda fan_in: (nn.initializers.orthogonal(), nn.initializers.zeros),
+    "orthogonal": lambda fan_in: (orthogonal.init, nn.initializers.zeros),
 }
 """Initialisers of weights and biases by the name of their law and the fan-in."""
 

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparserl_jax import orthogonal
 from sparserl_jax.layers import Layer, LayerTable, leaf, with_leaf
 from sparserl_jax.sparsity import masks as mask_ops
-from sparserl_jax.sparsity import orthogonal, schedules
+from sparserl_jax.sparsity import schedules
 from sparserl_jax.sparsity.contract import (
     Declares,
     Effects,

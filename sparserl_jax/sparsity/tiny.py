@@ -2,7 +2,7 @@
 
 Width: the smallest number of hidden units whose weight count reaches the sparse arm's (RLx2, baseline "Tiny"). The
 narrow network sits in the leading units of the wide tensors, drawn from the narrow network's own initialiser (a wide
-draw whose law scales with 1/sqrt(fan_in) is rescaled; orthogonal weights: see `sparsity/orthogonal.py`); all other
+draw whose law scales with 1/sqrt(fan_in) is rescaled; orthogonal weights: see `orthogonal.py`); all other
 weights and biases are masked. It then computes exactly what a really narrow network computes. Its speed, memory and
 executed FLOPs are always reported from a really narrow program.
 """

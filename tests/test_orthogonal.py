@@ -1,4 +1,4 @@
-"""Narrow orthogonal layers inside wide tensors: the polar factor, its padding, and the law of what comes out."""
+"""Orthogonal weights, wide ones and narrow ones inside them: polar factor, padding, and the law of what comes out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from sparserl_jax import orthogonal
 from sparserl_jax.layers import leaf
 from sparserl_jax.networks import GaussianActor, TwinCritic, actor_layers, twin_critic_layers
-from sparserl_jax.sparsity import METHODS, drop_grow, orthogonal, tiny
+from sparserl_jax.sparsity import METHODS, drop_grow, tiny
 from sparserl_jax.sparsity.contract import Events
 
 EVENTS = Events(interval=5, end=20, drop_fraction=0.5)
@@ -18,8 +19,7 @@ nearest = jax.jit(orthogonal.nearest)
 def drawn(rows: int, columns: int, seed: int = 0, copies: int = 1) -> np.ndarray:
     """(Semi-)orthogonal matrices [copies, rows, columns], uniformly distributed."""
     keys = jax.random.split(jax.random.key(seed), copies)
-    init = jax.nn.initializers.orthogonal()
-    return np.asarray(jax.jit(jax.vmap(lambda key: init(key, (rows, columns))))(keys))
+    return np.asarray(jax.jit(jax.vmap(lambda key: orthogonal.init(key, (rows, columns))))(keys))
 
 
 @pytest.mark.parametrize("rows, columns", [(7, 7), (3, 9), (12, 5), (6, 1)])
@@ -46,6 +46,22 @@ def test_smallest_singular_values_are_reached():
     near = (u * np.array([1.0, 0.5, 1e-2, 1e-4, 1e-6], np.float32)) @ v
     found = np.asarray(nearest(near.astype(np.float32)))
     np.testing.assert_allclose(found @ found.T, np.eye(5), atol=1e-4)
+
+
+def test_draws_are_orthogonal_whatever_their_shape():
+    for rows, columns in ((1, 1), (1, 7), (7, 1), (64, 64), (17, 64), (128, 3)):
+        for found in drawn(rows, columns, 5, copies=50):
+            narrow = found if rows >= columns else found.T
+            np.testing.assert_allclose(narrow.T @ narrow, np.eye(narrow.shape[1]), atol=1e-5)
+
+
+def test_no_program_of_sac_factorises():
+    """Batched kernels of LAPACK lock up populations on machines with two cores."""
+    from tests.reference import small
+    from tests.training.test_sac_program import training
+
+    text = small.program(training()).lower()["init"].as_text().lower()
+    assert "dot_general" in text and not any(word in text for word in ("lapack", "geqrf", "householder"))
 
 
 def test_narrow_draws_are_distributed_like_those_of_a_narrow_initialiser():
