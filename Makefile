@@ -10,7 +10,7 @@ VENV   ?= .venv
 JOBS   ?= 2
 
 BIN := $(VENV)/bin
-# A process of tests holds up to 5 GB of compiled programs; files stay whole, for their tests share what they compile.
+# A process of tests holds up to 4 GB of compiled programs; files stay whole, for their tests share what they compile.
 PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile,)
 # ACCEL=cpu on a machine with a GPU is a choice, and JAX must hear of it; otherwise the environment stays as it is.
 JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)

@@ -25,7 +25,7 @@ def ctrl_c_is_heard():
     signal.signal(signal.SIGINT, before)
 
 
-ENOUGH = 4 << 30
+ENOUGH = 2 << 30
 """Bytes of memory at which compiled programs are forgotten: hundreds of tests leave several gigabytes of them."""
 
 
