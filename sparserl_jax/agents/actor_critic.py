@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sparserl_jax.agents.agent import Clock
+from sparserl_jax.agents.agent import Agent, Clock
 from sparserl_jax.agents.diagnose import dormant_shares
 from sparserl_jax.agents.optimise import (
     Loss,
@@ -35,6 +35,8 @@ from sparserl_jax.networks import MLP, TwinCritic, actor_layers, twin_critic_lay
 from sparserl_jax.sparsity.contract import Events, Evidence, Mode, Params, Sparsifier
 
 NAMES = ("actor", "critic")
+CRITIC_DRAWS, ACTOR_DRAWS = range(2)
+"""What the key of an update is folded with for the draws of either tick."""
 
 
 class Modules(NamedTuple):
@@ -295,3 +297,53 @@ class ActorCritic:
             shares = dormant_shares(self.layers[name], live, self.hidden_units(name, params, batch))
             seen |= {f"dormant_{name}_{layer}": share for layer, share in shares.items()}
         return seen
+
+    # ---- the whole -------------------------------------------------------------------------------------------------
+
+    def agent(
+        self,
+        *,
+        name: str,
+        delay: int,
+        init: Callable[..., Any],
+        act: Callable[..., tuple[jax.Array, jax.Array]],
+        policy: Callable[..., jax.Array],
+        critic_loss: Callable[[Any, Any, jax.Array], Loss],
+        delayed: Callable[..., tuple[Any, dict[str, jax.Array]]],
+        diagnose: Callable[..., dict[str, jax.Array]],
+        successors: bool = False,
+    ) -> Agent:
+        """The algorithm: every update is a critic tick on `critic_loss(state, batch, key)`, every `delay`-th is also
+        followed by `delayed`; the rest of the Agent contract is the same for all such algorithms."""
+
+        def update(
+            state: Any, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
+        ) -> tuple[Any, dict[str, jax.Array]]:
+            target_key, *keys = jax.random.split(jax.random.fold_in(key, CRITIC_DRAWS), 3)
+            loss, tick = critic_loss(state, batch, target_key), clock.update + 1
+            state, info = self.step(
+                "critic", state, loss, batch, tick=tick, clock=clock, keys=tuple(keys), evidence=evidence
+            )
+            state = self.reset_targets(state, info.effects.reset_targets)
+            return state, self.told("critic", info, q=info.aux)
+
+        return Agent(
+            name=name,
+            experience="replay",
+            delay=delay,
+            layers=self.layers,
+            init=init,
+            act=act,
+            policy=policy,
+            deployed=self.deployed,
+            update=update,
+            delayed=delayed,
+            ticks=lambda updates: {"critic": updates, "actor": updates // delay},
+            networks=self.networks,
+            masks=self.masks,
+            gamma=self.gamma,
+            value=self.value,
+            diagnose=diagnose,
+            begin=self.begin,
+            successors=successors,
+        )

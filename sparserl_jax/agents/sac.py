@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sparserl_jax.agents.actor_critic import ActorCritic, Modules
+from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, ActorCritic, Modules
 from sparserl_jax.agents.agent import Agent, Clock, Range
 from sparserl_jax.agents.optimise import Loss, Network, adam
 from sparserl_jax.agents.targets import discounts, entropy_discounts, n_step_return
@@ -35,7 +35,6 @@ from sparserl_jax.errors import suggest
 from sparserl_jax.networks import GaussianActor, TwinCritic
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
 
-CRITIC_DRAWS, ACTOR_DRAWS = range(2)
 EXPLORE = ("sample", "mean")
 ENTROPY = ("path", "bootstrap")
 
@@ -213,20 +212,6 @@ def make(
         )
         return state._replace(log_temperature=state.log_temperature + step, temperature_slots=slots)
 
-    def update(
-        state: SACState, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
-    ) -> tuple[SACState, dict[str, jax.Array]]:
-        """One critic tick."""
-        target_key, *keys = jax.random.split(jax.random.fold_in(key, CRITIC_DRAWS), 3)
-        loss = critic_loss(state, batch, target_key)
-        tick = clock.update + 1
-        state, info = common.step(
-            "critic", state, loss, batch, tick=tick, clock=clock, keys=tuple(keys), evidence=evidence
-        )
-        return common.reset_targets(state, info.effects.reset_targets), common.told(
-            "critic", info, q=info.aux
-        )
-
     def delayed(
         state: SACState, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
     ) -> tuple[SACState, dict[str, jax.Array]]:
@@ -254,23 +239,14 @@ def make(
             **common.diagnose(state, losses, batch, common_key, clock),
         }
 
-    return Agent(
+    return common.agent(
         name="sac",
-        experience="replay",
         delay=config.policy_delay,
-        layers=common.layers,
         init=init,
         act=act,
         policy=policy,
-        deployed=common.deployed,
-        update=update,
+        critic_loss=critic_loss,
         delayed=delayed,
-        ticks=lambda updates: {"critic": updates, "actor": updates // config.policy_delay},
-        networks=common.networks,
-        masks=common.masks,
-        gamma=common.gamma,
-        value=common.value,
         diagnose=diagnose,
-        begin=common.begin,
         successors=config.entropy != "bootstrap",
     )

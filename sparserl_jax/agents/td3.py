@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparserl_jax.agents.actor_critic import ActorCritic, Modules
+from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, ActorCritic, Modules
 from sparserl_jax.agents.agent import Agent, Clock, Range
 from sparserl_jax.agents.noise import scaled_normal
 from sparserl_jax.agents.optimise import Loss, Network
 from sparserl_jax.agents.targets import discounts, n_step_return
 from sparserl_jax.networks import Actor, TwinCritic
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
-
-CRITIC_DRAWS, ACTOR_DRAWS = range(2)
 
 
 class Traced(NamedTuple):
@@ -155,20 +153,6 @@ def make(
 
         return loss
 
-    def update(
-        state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
-    ) -> tuple[TD3State, dict[str, jax.Array]]:
-        """One critic tick."""
-        target_key, *keys = jax.random.split(jax.random.fold_in(key, CRITIC_DRAWS), 3)
-        loss = critic_loss(state, batch, target_key)
-        tick = clock.update + 1
-        state, info = common.step(
-            "critic", state, loss, batch, tick=tick, clock=clock, keys=tuple(keys), evidence=evidence
-        )
-        return common.reset_targets(state, info.effects.reset_targets), common.told(
-            "critic", info, q=info.aux
-        )
-
     def delayed(
         state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
     ) -> tuple[TD3State, dict[str, jax.Array]]:
@@ -186,22 +170,13 @@ def make(
         """Dormant shares of the networks as deployed, and what this batch's losses would do to masked weights."""
         return common.diagnose(state, {"actor": actor_loss, "critic": critic_loss}, batch, key, clock)
 
-    return Agent(
+    return common.agent(
         name="td3",
-        experience="replay",
         delay=config.policy_delay,
-        layers=common.layers,
         init=init,
         act=act,
         policy=policy,
-        deployed=common.deployed,
-        update=update,
+        critic_loss=critic_loss,
         delayed=delayed,
-        ticks=lambda updates: {"critic": updates, "actor": updates // config.policy_delay},
-        networks=common.networks,
-        masks=common.masks,
-        gamma=common.gamma,
-        value=common.value,
         diagnose=diagnose,
-        begin=common.begin,
     )
