@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from sparserl_jax.accelerator import device_per_core, keep_freed_memory
 from sparserl_jax.arguments import (
     Bench,
     Check,
@@ -387,6 +388,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
+    device_per_core()
+    keep_freed_memory()
     sys.exit(run())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -175,3 +177,47 @@ def test_runs_as_a_script_before_anything_is_installed():
         [sys.executable, "-I", "-S", str(script), "detect", "cpu"], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "cpu\n")
+
+
+# ---- CPUs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "devices"),
+    [
+        ({}, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, "3"),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, None),
+    ],
+)
+def test_every_core_is_a_device_unless_the_user_says_otherwise(monkeypatch, given, devices):
+    for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    accelerator.device_per_core()
+    assert os.environ.get("JAX_NUM_CPU_DEVICES") == devices
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the choice is glibc's")
+def test_freed_memory_is_kept():
+    """Pages that a process is given while it takes and frees 40 MiB twenty times: few when they are kept."""
+    program = (
+        "import resource, sys, numpy as np\n"
+        "from sparserl_jax import accelerator\n"
+        "if sys.argv[1] == 'kept': accelerator.keep_freed_memory()\n"
+        "np.ones(5 << 20)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(20): np.ones(5 << 20)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+
+    def faults(way: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", program, way], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    kept, given_back = faults("kept"), faults("not")
+    assert kept * 10 < given_back, (kept, given_back)

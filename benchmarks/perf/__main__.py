@@ -20,6 +20,7 @@ from benchmarks.perf import population
 from benchmarks.perf.population import update_flops
 from benchmarks.perf.workload import ACTIONS, OBS, Workload
 from sparserl_jax import replay
+from sparserl_jax.accelerator import keep_freed_memory
 from sparserl_jax.bench import provenance
 from sparserl_jax.errors import UserError
 
@@ -189,6 +190,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=population.MINUTES, help="of the section population")
     parser.add_argument("--sections", nargs="*", help="only these; default all")
     options = parser.parse_args()
+    keep_freed_memory()  # as the commands do
     facts = provenance.collect()
     rows: list[dict[str, Any]] = []
     many = options.members

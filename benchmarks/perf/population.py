@@ -5,13 +5,14 @@
 The roofline of a step is the larger of two times: its matrix products at the rate of one large product of the same
 precision, and the bytes that must move (weights, optimiser slots and targets once each way, the batch once) at the
 rate of one large copy; both are measured in the same run. Sizes that would not fit into the minutes are left out and
-named. On a CPU, three ways to compute a population are compared: batched (`vmap`, what the suite does), member after
-member (`lax.map`), and one group of members per core (`shard_map` over one device per core).
+named. On a CPU, four ways to compute a population are compared: all cores as one device or each as one, and on a device
+its members together (`vmap`) or one after another (`lax.map`).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -30,6 +31,8 @@ from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_l
 from sparserl_jax.training import memory
 
 SIZES = {"cpu": (1, 8), "accelerator": (1, 8, 32, 64, 128)}
+NETWORKS = ((64, 128), (128, 256), (256, 128), (256, 256))
+"""Hidden width and batch size in the section `ways`."""
 INTERVAL = 1000
 """Ticks between topology events."""
 MINUTES = 8.0
@@ -131,32 +134,33 @@ def _size(
 
 
 def ways(row: Callable[..., dict[str, Any]], repeats: int, members: int) -> list[dict[str, Any]]:
-    """The same population computed in three ways, each in a process of its own, in turns; CPUs only."""
+    """The same populations computed in four ways, each in a process of its own, in turns; CPUs only."""
     if jax.default_backend() != "cpu":
         return []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    cases = list(itertools.product(NETWORKS, (1, cores), WAYS))
+    found: dict[Any, list[float]] = {case: [] for case in cases}
     for _ in range(2):
-        for way in WAYS:
-            flags = os.environ.get("XLA_FLAGS", "")
-            if way == "sharded":
-                flags += f" --xla_force_host_platform_device_count={cores}"
+        for case in cases:
+            (hidden, batch), devices, way = case
             done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.perf.population", way, str(members), str(repeats)],
-                env={**os.environ, "XLA_FLAGS": flags},
+                [sys.executable, "-m", "benchmarks.perf.population", way]
+                + [str(number) for number in (members, hidden, batch, repeats)],
+                env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
                 capture_output=True,
                 text=True,
                 check=True,
             )
-            found[way] += json.loads(done.stdout.splitlines()[-1])
-    names = {
-        "batched": "batched (vmap)",
-        "mapped": "one after another (lax.map)",
-        "sharded": f"over {cores} cores (shard_map)",
-    }
+            found[case] += json.loads(done.stdout.splitlines()[-1])
     return [
-        row(f"{members} members {names[way]}: aggregate member updates", np.asarray(rates), "per s", "")
-        for way, rates in found.items()
+        row(
+            f"{members} members, 2x{hidden}, batch {batch}, {cores} cores as {devices} device{'s' * (devices > 1)}, "
+            f"{way.replace('_', ' ')}: aggregate member updates",
+            np.asarray(rates),
+            "per s",
+            "",
+        )
+        for ((hidden, batch), devices, way), rates in found.items()
     ]
 
 
@@ -164,10 +168,11 @@ def main() -> None:
     """One way of computing a population, in a process of its own: member updates per second of every call, as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perf.population")
     parser.add_argument("way", choices=WAYS)
-    parser.add_argument("members", type=int)
-    parser.add_argument("repeats", type=int)
+    for name in ("members", "hidden", "batch", "repeats"):
+        parser.add_argument(name, type=int)
     options = parser.parse_args()
-    crowd = Workload(options.members, "rigl", interval=INTERVAL, dispatch=200, way=options.way)
+    sizes = {"hidden": options.hidden, "batch_size": options.batch}
+    crowd = Workload(options.members, "rigl", interval=INTERVAL, dispatch=200, way=options.way, **sizes)
     per_step = timed(crowd, options.repeats, 60.0) / crowd.training.dispatch_steps
     print(json.dumps((options.members / per_step).tolist()))
 

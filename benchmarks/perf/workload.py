@@ -27,12 +27,12 @@ from sparserl_jax.sparsity.contract import (
 from sparserl_jax.training import Evaluation, Run, Schedule, TD3Config, Training, recipe
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.program import Program, clock_at
-from sparserl_jax.training.sharding import Layout, devices
+from sparserl_jax.training.sharding import Layout
 from sparserl_jax.training.stages import Stages
 
 OBS, ACTIONS = 17, 6
-WAYS = ("batched", "mapped", "sharded")
-"""How a population may be computed: `vmap` on one device, `lax.map` on one, `vmap` on each of all local devices."""
+WAYS = {"batched": False, "one_by_one": True}
+"""How each device may compute its members: together (`vmap`) or one after another (`lax.map`)."""
 
 
 class LinearDynamics:
@@ -83,11 +83,12 @@ def training(
     buffer: int = 100_000,
     hidden: tuple[int, ...] = (256, 256),
     precision: str | None = None,
+    batch_size: int = 256,
 ) -> Training:
     """The workload's settings: warm-up of one dispatch, updates at every step after it."""
     return Training(
         env=LinearDynamics.spec.name,
-        agent=TD3Config(hidden=hidden, batch_size=256),
+        agent=TD3Config(hidden=hidden, batch_size=batch_size),
         steps=1_000_000,
         warm_up=dispatch,
         schedule=Schedule(topology_interval=interval, delay=0, buffer_max=buffer, buffer_check=dispatch),
@@ -110,8 +111,12 @@ class Workload:
         dispatch: int = 1000,
         precision: str | None = None,
         way: str = "batched",
+        hidden: int = 256,
+        batch_size: int = 256,
     ) -> None:
-        self.training = training(interval, dispatch, precision=precision)
+        self.training = training(
+            interval, dispatch, hidden=(hidden, hidden), precision=precision, batch_size=batch_size
+        )
         # Different sparsities, so that no member's work is another's.
         knobs = [0.5 + 0.45 * i / max(members - 1, 1) for i in range(members)]
         runs = [Run(self.training, recipe(method), knob, seed, method) for seed, knob in enumerate(knobs)]
@@ -123,21 +128,11 @@ class Workload:
             settings = settings._replace(
                 agent={name: {} for name in events} | {"dense_targets": np.zeros(members, bool)}
             )
-        layout = Layout(members, tuple(devices() if way == "sharded" else devices()[:1]))
+        layout = Layout.of(members)
         stages = Stages(self.training, agent, make_env(LinearDynamics()), 1, False)
 
         def stage(fn: Callable[..., Any], *axes: int | None) -> Any:
-            fn = precise(fn, precision)
-            if way != "mapped":
-                return layout.stage(fn, *axes, donate=len(axes) > 1)
-
-            def one_by_one(member: Any, *others: Any) -> Any:
-                if not others:
-                    return jax.lax.map(fn, member)
-                own, clock = others
-                return jax.lax.map(lambda pair: fn(*pair, clock), (member, own))
-
-            return jax.jit(one_by_one, donate_argnums=(0,) if len(axes) > 1 else ())
+            return layout.stage(precise(fn, precision), *axes, donate=len(axes) > 1, one_by_one=WAYS[way])
 
         self.settings = layout.place(settings)
         self.population = stage(stages.init, 0)(self.settings)

@@ -53,10 +53,10 @@ class Forecast:
 
 def device_of(system: dict[str, Any]) -> str:
     """What a rate belongs to, from the `system` of a record's provenance."""
-    kind = system["device_kind"]
     if system["platform"] == "cpu":  # JAX calls every processor "cpu"
-        kind = f"{system['cpu']}, {system['cpu_count']} cores"
-    return f"{system['device_count']} x {kind}"
+        several = f" as {system['device_count']} devices" if system["device_count"] > 1 else ""
+        return f"{system['cpu']}, {system['cpu_count']} cores{several}"
+    return f"{system['device_count']} x {system['device_kind']}"
 
 
 def kind_of(training: Mapping[str, Any]) -> str:

@@ -48,7 +48,7 @@ def check(needed: int, members: int, what: str, offered: int | None = None) -> N
     if offered is None or needed <= offered:
         return
     layout = Layout.of(members)
-    fits = int(layout.per_device * offered // max(needed, 1)) * len(layout.devices)
+    fits = int(layout.per_device * offered // max(needed, 1)) * len(devices())
     each = "" if len(layout.devices) == 1 else " on each"
     raise UserError(
         f"program {what} needs {needed / 1e9:.2f} GB{each} for {layout} and {offered / 1e9:.2f} GB are free: about "

@@ -30,6 +30,9 @@ STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
 """The jitted functions of a Program; each is compiled once."""
 ONCE = {"xla_backend_optimization_level": "0"}
 """Compiler options, on CPUs, of stages that run once: fully optimised, `init` takes as long to compile as `train`."""
+FILLS_A_CORE = 20_000_000
+"""Products of one forward pass of a batch through all networks from which a CPU core is better off with one member at a
+time (TD3 on two cores, updates/s one by one and batched: see `benchmarks/perf --sections ways`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +156,15 @@ class Program:
         layout = Layout.of(len(self.runs))
         return dataclasses.replace(layout, devices=layout.devices[:1]) if self.host else layout
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a device trains its members one after another: on CPUs, where one fills a core, and several at once
+        only drive each other out of its caches."""
+        if self.host or self.layout.devices[0].platform != "cpu":
+            return False
+        weights = sum(table.weights for table in self.agent.layers.values())
+        return self.training.agent.batch_size * weights >= FILLS_A_CORE
+
     @cached_property
     def stages(self) -> dict[str, Any]:
         """The stages over the rows of the layout, jitted; the clock is unbatched and the state is donated."""
@@ -161,13 +173,13 @@ class Program:
         assert not isinstance(self.env, HostEnvironment)
         stages = Stages(self.training, self.agent, self.env, self.n_max, self.keep_mean)
 
-        def over_members(fn: Callable[..., Any], *axes: int | None, donate: bool) -> Any:
-            return self.layout.stage(precise(fn, self.training.matmul_precision), *axes, donate=donate)
+        def over_members(fn: Callable[..., Any], *axes: int | None, donate: bool, **how: bool) -> Any:
+            return self.layout.stage(precise(fn, self.training.matmul_precision), *axes, donate=donate, **how)
 
         return {
             "init": over_members(stages.init, 0, donate=False),
             "warm_up": over_members(stages.warm_up, 0, 0, None, donate=True),
-            "train": over_members(stages.train, 0, 0, None, donate=True),
+            "train": over_members(stages.train, 0, 0, None, donate=True, one_by_one=self.one_by_one),
             "evaluate": over_members(stages.evaluate, 0, 0, None, None, donate=False),
             "harvest": over_members(stages.harvest, 0, donate=False),
         }

@@ -349,7 +349,8 @@ class Execution:
         tally = jax.device_get(self.population.tally)
         measured = {f"{key}_seconds": value for key, value in self.seconds.items()}
         measured |= {f"compile_{key}_seconds": value for key, value in self.compile_seconds.items()}
-        measured["members"] = float(len(program.runs))
+        measured |= {"members": float(len(program.runs)), "devices": float(len(program.layout.devices))}
+        measured["one_by_one"] = float(program.one_by_one)
         measured["memory_forecast_bytes"] = float(program.memory())
         if self.peak is not None:
             measured["memory_compiled_bytes"] = float(self.peak)

@@ -2,9 +2,11 @@
 
 Members never speak to each other, so every device runs the stages on members of its own (`jax.shard_map`): no device
 waits for another and nothing is exchanged; the clock is the same everywhere. All devices hold equally many rows: a
-population that does not divide is filled up with copies of its first members, whose numbers nobody reads. Everything
-outside the compiled stages (settings, curves, checkpoints, outcomes) has exactly the members. On one device no rows are
-added and no sharding is named.
+population that does not divide is filled up with copies of its first members, whose numbers nobody reads, and devices
+without which no other would hold more rows are left out. Everything outside the compiled stages (settings, curves,
+checkpoints, outcomes) has exactly the members. On one device no rows are added and no sharding is named.
+
+On CPUs the commands make every core a device of its own (`accelerator.device_per_core`).
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ class Layout:
 
     @staticmethod
     def of(members: int) -> Layout:
-        """The layout of `members` on this machine; a single one needs no second device."""
+        """The layout of `members` on this machine: least rows on each device, then fewest devices."""
         local = devices()
-        return Layout(members, tuple(local[:1] if members == 1 else local))
+        rows = -(-members // len(local))
+        return Layout(members, tuple(local[: -(-members // rows)]))
 
     @property
     def per_device(self) -> int:
@@ -54,20 +57,26 @@ class Layout:
         if len(self.devices) == 1:
             return f"{self.members} members"
         padded = f", {self.rows - self.members} padded" if self.rows > self.members else ""
-        return f"{self.members} members on {len(self.devices)} devices{padded}"
+        return f"{self.members} members on {len(self.devices)} {self.kind}{padded}"
+
+    @property
+    def kind(self) -> str:
+        """What its devices are called."""
+        return "cores" if getattr(self.devices[0], "platform", "") == "cpu" else "devices"
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
-    def stage(self, fn: Callable[..., Any], *axes: int | None, donate: bool) -> Any:
+    def stage(self, fn: Callable[..., Any], *axes: int | None, donate: bool, one_by_one: bool = False) -> Any:
         """A per-member function over the member axis, jitted.
 
         Args:
             fn: arrays of one member to arrays of one member.
             axes: per argument, 0 for arrays `[row, ...]`, None for what all members share.
             donate: whether the first argument's memory becomes the result's.
+            one_by_one: whether a device computes its members one after another (`lax.map`) or batched (`vmap`).
         """
         donated = (0,) if donate else ()
-        batched = jax.vmap(fn, in_axes=axes)
+        batched = _mapped(fn, axes) if one_by_one else jax.vmap(fn, in_axes=axes)
         if len(self.devices) == 1:
             return jax.jit(batched, donate_argnums=donated)
         specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in axes)
@@ -130,6 +139,21 @@ class Layout:
             return _on_rows(leaf, lambda array: array[: self.members])
 
         return jax.tree.map(cut, tree)
+
+
+def _mapped(fn: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """`jax.vmap(fn, axes)` as a loop over the members."""
+
+    def loop(*arguments: Any) -> Any:
+        def one(rows: Any) -> Any:
+            own = iter(rows)
+            return fn(
+                *(shared if axis is None else next(own) for shared, axis in zip(arguments, axes, strict=True))
+            )
+
+        return jax.lax.map(one, tuple(own for own, axis in zip(arguments, axes, strict=True) if axis == 0))
+
+    return loop
 
 
 def _is_key(leaf: Any) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparserl_jax import training
 from sparserl_jax.errors import UserError
 from sparserl_jax.training import memory, sharding
 from sparserl_jax.training.sharding import Layout
@@ -65,16 +66,44 @@ def test_one_device_changes_nothing():
     assert layout(3, 1).padded(tree) is tree and layout(3, 1).unpadded(tree) is tree
 
 
-def test_members_are_spread_over_all_devices_and_a_single_one_over_none(monkeypatch):
+def test_members_are_spread_over_as_few_devices_as_take_no_longer_than_all(monkeypatch):
     monkeypatch.setattr(sharding, "devices", lambda: list("abcd"))
-    assert Layout.of(2) == Layout(2, ("a", "b", "c", "d"))
-    assert Layout.of(1) == Layout(1, ("a",))
+    for members, used, rows in ((1, 1, 1), (2, 2, 2), (4, 4, 4), (5, 3, 6), (6, 3, 6), (7, 4, 8), (9, 3, 9)):
+        found = Layout.of(members)
+        assert found == Layout(members, tuple("abcd"[:used])) and found.rows == rows
 
 
 def test_layout_says_in_words_where_members_are():
     assert str(layout(90, 1)) == "90 members"
     assert str(layout(7)) == "7 members on 8 devices, 1 padded"
     assert str(layout(16)) == "16 members on 8 devices"
+
+
+def test_members_one_after_another_are_the_members_batched():
+    def stage(member, settings, clock):
+        return member @ member.T + clock * settings["s"], {"norm": (member**2).sum()}
+
+    members = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
+    given = (members, {"s": np.arange(3.0, dtype=np.float32)}, np.float32(2.0))
+    alone = Layout(3, tuple(jax.local_devices()[:1]))
+    loop = alone.stage(stage, 0, 0, None, donate=False, one_by_one=True)
+    batch = alone.stage(stage, 0, 0, None, donate=False)
+    assert " scan" in str(jax.make_jaxpr(loop)(*given)) and " scan" not in str(jax.make_jaxpr(batch)(*given))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), loop(*given), batch(*given))
+
+
+def test_on_cpus_a_member_that_fills_a_core_trains_alone_and_ends_as_in_a_batch(monkeypatch):
+    """Alone it has the very bits it has among others: its arithmetic knows nothing of them."""
+    batched = small.program()
+    assert not batched.one_by_one
+    monkeypatch.setattr("sparserl_jax.training.program.FILLS_A_CORE", 1)
+    among = small.program()
+    assert among.one_by_one
+    ends = {outcome.run.id: outcome for outcome in training.execute(among)}
+    for outcome in training.execute(batched):
+        assert_close(small.result(ends[outcome.run.id]), small.result(outcome))
+    (alone,) = training.execute(training.Program(among.runs[1:2]))
+    jax.tree.map(np.testing.assert_array_equal, alone.params, ends[alone.run.id].params)
 
 
 # ---- memory --------------------------------------------------------------------------------------------------------
@@ -111,11 +140,12 @@ def test_simulated_devices_share_the_memory_of_the_host(monkeypatch):
 
 def test_population_that_does_not_fit_is_told_how_many_members_all_devices_hold(monkeypatch):
     """11 members on 8 devices are 2 rows each: where 1.5 rows fit, 8 members do."""
-    monkeypatch.setattr(sharding, "devices", lambda: [None] * 8)
+    for module in (sharding, memory):
+        monkeypatch.setattr(module, "devices", lambda: [None] * 8)
     memory.check(2_000_000_000, 11, "mine", offered=2_000_000_000)
     with pytest.raises(UserError) as error:
         memory.check(2_000_000_000, 11, "mine", offered=1_500_000_000)
-    for words in ("2.00 GB on each", "11 members on 8 devices, 5 padded", "1.50 GB", "about 8 members fit"):
+    for words in ("2.00 GB on each", "11 members on 6 devices, 1 padded", "1.50 GB", "about 8 members fit"):
         assert words in str(error.value)
 
 
@@ -156,7 +186,7 @@ def results(folder, name):
 
 def assert_close(ours, theirs, tolerance=1e-5):
     """Masks, counts and moments exactly, values to 1e-5: products of other batch shapes are summed in other orders."""
-    assert ours.keys() == theirs.keys() and len(ours) > 100
+    assert ours.keys() == theirs.keys() and len(ours) > 60
     for name, array in ours.items():
         assert array.dtype == theirs[name].dtype and array.shape == theirs[name].shape, name
         if array.dtype.kind == "f":
@@ -181,7 +211,7 @@ def test_run_resumed_on_as_many_devices_is_undisturbed(eleven):
 def test_copies_reach_no_outcome_no_count_no_curve_and_no_checkpoint(eleven):
     _, facts = eleven
     many = facts["11"]
-    assert (many["devices"], many["rows"]) == (8, 16)
+    assert (many["devices"], many["rows"]) == (6, 12)
     assert many["outcomes"] == many["runs"] and len(set(many["runs"])) == 11
     assert many["measured_members"] == 11.0
     assert many["told"] == [11] * 4
@@ -211,16 +241,15 @@ def test_each_device_holds_its_share_once_because_the_state_is_donated(eleven):
 
 def test_training_over_devices_lowers_for_accelerators(eleven):
     _, facts = eleven
-    assert facts["11"]["exported"] == [8, 8]
+    assert facts["11"]["exported"] == [6, 6]
 
 
 @pytest.mark.slow
-def test_populations_that_fill_the_devices_or_leave_some_without_members_end_as_on_one(eleven, tmp_path):
+def test_populations_that_fill_the_devices_or_leave_some_out_end_as_on_one(eleven, tmp_path):
     """Members do not depend on their companions, so the population of eleven is the oracle of three and eight."""
     folder, _ = eleven
     facts = execute(tmp_path, "many", 8, 3)
-    # Both are one row on each device, hence one and the same to XLA.
-    assert (len(facts["8"]["compiled"]), len(facts["3"]["compiled"])) == (5, 0)
+    assert (facts["8"]["devices"], facts["3"]["devices"]) == (8, 3)
     oracle = results(folder, "11-one")
     for members in (3, 8):
         runs = facts[f"{members}"]["runs"]
@@ -234,7 +263,7 @@ def test_populations_that_fill_the_devices_or_leave_some_without_members_end_as_
 def test_members_of_sac_end_on_eight_devices_as_on_one(tmp_path):
     """Log densities, and losses of their size, spread roundings further than TD3 does."""
     facts = execute(tmp_path, "both:sac", 3)
-    assert (facts["3"]["devices"], facts["3"]["rows"], facts["3"]["exported"]) == (8, 8, [8, 8])
+    assert (facts["3"]["devices"], facts["3"]["rows"], facts["3"]["exported"]) == (3, 3, [3, 3])
     assert not any(facts["3"]["collectives"].values())
     assert_close(results(tmp_path, "3-many"), results(tmp_path, "3-one"), tolerance=1e-3)
     for name, array in results(tmp_path, "3-many").items():
