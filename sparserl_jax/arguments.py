@@ -130,6 +130,8 @@ class Paper:
     """One of the suites' budgets (e.g. short); default: the published one."""
     time_budget: Duration = None
     """Time (90, 10m, 1h30m) after which to stop with exit code 3; run again to go on."""
+    skip_published: bool = False
+    """Leave out the runs that results/ has already."""
     out: Path | None = None
     """Folder of the page; default runs/paper-<paper>."""
 

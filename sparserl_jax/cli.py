@@ -237,6 +237,7 @@ def paper(command: Paper, console: Console) -> int:
         chosen=command.suites,
         budget=command.budget,
         time_budget=command.time_budget,
+        skip_published=command.skip_published,
         out=command.out,
     )
     for path in written:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserl_jax.bench import figures, paths, plots, published, records, suites, summary, tables
+from sparserl_jax.bench import figures, paths, plots, published, records, select, suites, summary, tables
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.bench.paper import Line, Source, sections, sources
@@ -180,6 +180,7 @@ def execute(
     chosen: Sequence[str] = (),
     budget: str | None = None,
     time_budget: float | None = None,
+    skip_published: bool = False,
     out: Path | None = None,
 ) -> list[Path]:
     """Plan a paper's suites, run what is not finished, and write the page from whatever records there then are.
@@ -188,6 +189,7 @@ def execute(
         step: `plan` only prints, `tables` only writes the page, `run` does all of it.
         chosen: suites; default all of the paper's. budget: of these suites.
         time_budget: seconds for all of them together.
+        skip_published: leave out what the checkout's results/ hold.
         out: folder of the page; default runs/paper-<name>.
 
     Raises:
@@ -199,11 +201,20 @@ def execute(
     stopped: runs.Unfinished | None = None
     files = [paths.suite_path(suite) for suite in wanted(paper, chosen)] if step != "tables" else []
     made = [(file, plans.make(suites.read(file, budget))) for file in files]
+    if skip_published:
+        selected = [
+            (file, *select.select(plan, runs.folder_of(plan), skip_published=True)) for file, plan in made
+        ]
+        made = [(file, plan) for file, plan, _ in selected]
+        for line in (line for _, _, said in selected for line in said):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     for _, plan in made:
         plans.show(plan, console)
     if step == "plan":
         return []
     for file, plan in made:
+        if not plan.programs:
+            continue
         folder = runs.folder_of(plan)
         left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
         try:

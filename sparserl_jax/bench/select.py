@@ -14,9 +14,9 @@ from sparserl_jax.errors import UserError
 def select(
     plan: Plan,
     folder: Path,
-    divided_as: Path | None,
-    rows: Sequence[str],
-    skip_published: bool,
+    divided_as: Path | None = None,
+    rows: Sequence[str] = (),
+    skip_published: bool = False,
     elsewhere: Collection[str] = (),
 ) -> tuple[Plan, list[str]]:
     """The plan with the programs to take up, and what to say about the others.

@@ -229,7 +229,18 @@ def test_the_command_runs_what_is_missing_and_stops_with_its_page(tmp_path, monk
     written = paper_page.execute("small", fake.quiet())
     assert [path.name for path in written] == ["small.md", "small.csv"]
     assert "Missing: " not in written[0].read_text()
-    assert (paper_page.runs.folder_of(plan) / "table.md").is_file()
+    folder = paper_page.runs.folder_of(plan)
+    assert (folder / "table.md").is_file()
+
+    def nothing(*given, **options):
+        raise AssertionError("all of it is published")
+
+    (tmp_path / "results").mkdir()
+    folder.rename(tmp_path / "results" / plan.suite.name)
+    monkeypatch.setattr(paper_page.paths, "checkout", lambda: tmp_path)
+    monkeypatch.setattr(paper_page.runs, "run", nothing)
+    written = paper_page.execute("small", fake.quiet(), skip_published=True)
+    assert "Missing: " not in written[0].read_text() and not folder.exists()
 
 
 def _shipped(name: str) -> Path:
