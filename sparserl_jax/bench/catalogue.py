@@ -44,11 +44,12 @@ def _sparsifiers() -> list[tuple[str, str]]:
 
 def _suites() -> list[tuple[str, str]]:
     from sparserl_jax.bench import budgets, paths, suites
+    from sparserl_jax.bench.strict import content
 
     found = []
     for name in paths.suite_names():
         path = paths.suite_path(name)
-        lengths = budgets.names(suites.content(path))
+        lengths = budgets.names(content(path))
         told = f" (budgets: {', '.join(lengths)})" if lengths else ""
         found.append((name, suites.read(path).title + told))
     return found

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sparserl_jax.bench import paths
-from sparserl_jax.bench.strict import from_table
+from sparserl_jax.bench.strict import content, from_table
 from sparserl_jax.errors import UserError, suggest
 
 AVERAGE = "average"
@@ -91,10 +90,7 @@ def find(name: str) -> Paper:
 
 def read(path: Path) -> Paper:
     """The numbers in a TOML file."""
-    try:
-        return parse(tomllib.loads(path.read_text(encoding="utf-8")), path.name)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name} is not valid TOML ({error}); mend that line.") from None
+    return parse(content(path, "published numbers"), path.name)
 
 
 def parse(content: Mapping[str, Any], where: str) -> Paper:

@@ -1,17 +1,30 @@
-"""Dataclasses from TOML tables, strictly: unknown keys, missing keys and wrong types are refused in one sentence."""
+"""TOML files, and dataclasses from their tables, strictly: what cannot be read, unknown keys, missing keys and wrong
+types are refused in one sentence."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import tomllib
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sparserl_jax.errors import UserError, suggest
 
 T = TypeVar("T")
+
+
+def content(path: Path, what: str = "suite file") -> dict[str, Any]:
+    """What stands in a TOML file, not looked at; `what` it is, for the sentence where it cannot be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the {what} '{path.name}': {error.strerror}; check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name} is not valid TOML ({error}); mend that line.") from None
 
 
 def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:

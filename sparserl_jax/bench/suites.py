@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from sparserl_jax.bench.ranges import (
     check_unique,
     require,
 )
-from sparserl_jax.bench.strict import from_table
+from sparserl_jax.bench.strict import content, from_table
 from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
 from sparserl_jax.training.recipe import Recipe, recipe
@@ -353,15 +352,3 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
 def read(path: Path, budget: str | None = None) -> Suite:
     """The suite in a TOML file, at one of its budgets."""
     return parse(content(path), path.name, budget)
-
-
-def content(path: Path) -> dict[str, Any]:
-    """What stands in a suite's file, not looked at."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"cannot read the suite file '{path.name}': {error.strerror}; check the path."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name} is not valid TOML ({error}); mend that line.") from None

@@ -9,7 +9,7 @@ import pytest
 
 from sparserl_jax.accounting import flops, sizes
 from sparserl_jax.agents.registry import AGENTS
-from sparserl_jax.bench import budgets, paths, published, suites
+from sparserl_jax.bench import budgets, paths, published, strict, suites
 from sparserl_jax.bench.paper import environment
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
@@ -83,7 +83,7 @@ def test_every_published_arm_is_trained_by_every_suite_that_is_set_beside_it():
             if getattr(part, "agent", "td3") not in AGENTS:
                 continue
             assert name in shipped
-            content = suites.content(paths.suite_path(name))
+            content = strict.content(paths.suite_path(name))
             for budget in budgets.names(content) or [None]:
                 suite = suites.read(paths.suite_path(name), budget)
                 arms = {arm.name: arm for arm in suite.arms}

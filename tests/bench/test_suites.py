@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparserl_jax import envs
-from sparserl_jax.bench import budgets, paths, suites
+from sparserl_jax.bench import budgets, paths, strict, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
 from tests.bench import fake
@@ -21,14 +21,14 @@ def parse(**changes):
 
 def shipped() -> list[tuple[str, str | None]]:
     """Every shipped suite at each of its budgets."""
-    found = {name: budgets.names(suites.content(paths.suite_path(name))) for name in paths.suite_names()}
+    found = {name: budgets.names(strict.content(paths.suite_path(name))) for name in paths.suite_names()}
     return [(name, budget) for name, own in found.items() for budget in own or [None]]
 
 
 @pytest.mark.parametrize(("name", "budget"), shipped())
 def test_a_shipped_suite_is_valid_and_can_be_planned(name: str, budget: str | None):
     suite = suites.read(paths.suite_path(name), budget)
-    own = budgets.names(suites.content(paths.suite_path(name)))[:1]
+    own = budgets.names(strict.content(paths.suite_path(name)))[:1]
     assert suite.name == (name if [budget] in ([None], own) else f"{name}_{budget}")
     if any(task.name.startswith("gymnasium:") for task in suite.tasks):
         pytest.importorskip("gymnasium")
@@ -45,7 +45,7 @@ def test_a_shipped_suite_is_valid_and_can_be_planned(name: str, budget: str | No
 @pytest.mark.parametrize(("name", "budget"), [pair for pair in shipped() if pair[0].startswith("rlx2")])
 def test_the_suites_of_a_paper_are_grouped_into_programs_that_fit(name: str, budget: str | None):
     made = plans.make(suites.read(paths.suite_path(name), budget))
-    assert len(made.programs) < len(made.runs) / 5
+    assert len(made.programs) <= len(made.runs) / 5
     assert all(program.memory() < 64 * 2**30 for program in made.programs)
 
 
