@@ -125,6 +125,11 @@ class ActorCritic:
         }
         return state._replace(**changed)
 
+    def under(self, state: Any, masks: dict[str, Params]) -> Any:
+        """A state at its start with its initial draw, dense, under given masks; targets are copies of that."""
+        fresh = self._fresh(jax.random.wrap_key_data(state.init_key))
+        return self.begin(state, {name: (fresh[name], masks[name]) for name in masks})
+
     def networks(self, state: Any) -> dict[str, Network]:
         """Trained networks by name."""
         return {"actor": state.actor, "critic": state.critic}

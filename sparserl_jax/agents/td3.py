@@ -45,6 +45,7 @@ class TD3Config:
 
     Noise scales and the clip are relative to the action range [-1, 1]. TRACED: what may differ between members of one
     Program, with the values that make sense. SCHEDULE: where its published schedule is not that of `Schedule`.
+    NETWORKS: what is trained.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -56,6 +57,7 @@ class TD3Config:
         "target_noise_clip": Range(0.0),
     }
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
+    NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
 
     name: str = "td3"
     hidden: tuple[int, ...] = (256, 256)
@@ -204,4 +206,5 @@ def make(
         value=common.value,
         diagnose=diagnose,
         begin=common.begin,
+        under=common.under,
     )

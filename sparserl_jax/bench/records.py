@@ -140,8 +140,8 @@ def config_of(planned: Planned) -> dict[str, Any]:
     """Everything that decides the run's numbers except its seed and its place, the arm's own values among it."""
     run = planned.run
     config = plain(dataclasses.replace(run, training=run.effective, overrides=()))
-    for key in ("seed", "arm"):
-        config.pop(key)
+    for key in ("seed", "arm", "masks", "expert"):  # the last two follow from the seed
+        config.pop(key, None)
     return config
 
 

@@ -96,6 +96,9 @@ class Stages:
                     f"agent '{self.agent.name}' cannot start from trained networks; leave --from out."
                 )
             agent = self.agent.begin(agent, training.start.arrays)
+        if settings.given.masks:
+            assert self.agent.under is not None, "the plan refuses tickets of other agents"
+            agent = self.agent.under(agent, settings.given.masks)
         rows = buffer_rows(training)
         slots = slots_needed(rows, spec.max_episode_steps)
         replay = init(rows, training.num_envs, spec.obs_dim, spec.action_dim, slots, self.keep_mean, envs.obs)
