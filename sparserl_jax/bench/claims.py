@@ -125,10 +125,11 @@ class Claims:
         """Declared counts and costs, worked out again from the suite and the policy's spaces."""
         run = planned.run
         spaces = int(described["obs_dim"]), int(described["action_dim"])
-        if (planned.task.name, *spaces) not in self.layers:
-            self.layers[planned.task.name, *spaces] = costs.layer_tables(run.training.agent, *spaces)
-        layers = self.layers[planned.task.name, *spaces]
-        key = (planned.task.name, *spaces, run.recipe.method, run.recipe.source, *run.knobs.values())
+        place = (planned.task.name, run.training.agent.name, *spaces)
+        if place not in self.layers:
+            self.layers[place] = costs.layer_tables(run.training.agent, *spaces)
+        layers = self.layers[place]
+        key = (*place, run.recipe.method, run.recipe.source, *run.knobs.values())
         try:
             if key not in self.promised:
                 self.promised[key] = costs.declared(run, layers)

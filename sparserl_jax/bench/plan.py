@@ -91,9 +91,11 @@ def _try_method(run: Run, layers: dict[str, LayerTable]) -> None:
     from sparserl_jax.training.population import events_of
 
     name, events = run.recipe.method, events_of(run.training)
-    for network, table in layers.items():
+    for network in events:
         try:
-            check_functions(method(name), table, run.knobs[network], events[network], run.recipe.source)
+            check_functions(
+                method(name), layers[network], run.knobs[network], events[network], run.recipe.source
+            )
         except Broken as broken:
             raise UserError(
                 f"sparsity method '{name}': {broken}; mend it and try `sparserl conformance {name}`."

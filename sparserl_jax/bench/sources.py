@@ -82,8 +82,8 @@ def check_programs(programs: Iterable[Any]) -> None:
     for program in programs:
         if any(run.expert is not None for run in program.runs) and program.host:
             raise UserError(
-                f"{program.runs[0].training.env} runs on the host, where no policy can be cloned: choose an environment "
-                "of gymnax or brax, or drop 'clone'."
+                f"{program.runs[0].training.env} runs on the host, where no policy can be cloned: choose an "
+                "environment of gymnax or brax, or drop 'clone'."
             )
 
 
@@ -95,7 +95,11 @@ def lines(plan: Plan, program: Any) -> list[str]:
         for source in (run.masks, run.expert)
         if source is not None
     }
-    return [f"    after: the runs of {', '.join(sorted(waits))}, whose masks or policies it takes"] if waits else []
+    return (
+        [f"    after: the runs of {', '.join(sorted(waits))}, whose masks or policies it takes"]
+        if waits
+        else []
+    )
 
 
 # ---- execution -----------------------------------------------------------------------------------------------------
@@ -150,7 +154,9 @@ def take(plan: Plan, program: Any, folders: Sequence[Path]) -> tuple[Any, list[d
         for kind, run_id in of(entry).items():
             place = _find(folders, run_id, plan.suite.hash())
             if place is None:
-                raise UserError(f"'{run_id}' is not finished here, and '{entry.arm.name}' takes from it; run it first.")
+                raise UserError(
+                    f"'{run_id}' is not finished here, and '{entry.arm.name}' takes from it; run it first."
+                )
             about[kind] = {
                 "run_id": run_id,
                 "sha256": records.read(place)["files"][FILES[kind][0]]["sha256"],
@@ -214,9 +220,13 @@ def problems(found: Sequence[Mapping[str, Any]]) -> list[str]:
         for kind, said in record["provenance"].get("sources", {}).items():
             other, file = by_id.get(said["run_id"]), FILES[kind][0]
             if other is not None and other["files"][file]["sha256"] != said["sha256"]:
-                told.append(f"{record['run_id']}: its {kind} came from another run than {said['run_id']} of this folder")
+                told.append(
+                    f"{record['run_id']}: its {kind} came from another run than {said['run_id']} of this folder"
+                )
             ticket = record["provenance"]["config"].get("ticket") or {}
-            whole = kind == "masks" and ticket.get("mask") == "final" and "critic" in record["result"]["tensors"]
+            whole = (
+                kind == "masks" and ticket.get("mask") == "final" and "critic" in record["result"]["tensors"]
+            )
             if whole and record["files"]["masks"]["sha256"] != said["sha256"]:
                 told.append(f"{record['run_id']}: its masks are not those of {said['run_id']} any more")
     return told

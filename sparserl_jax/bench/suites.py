@@ -170,6 +170,7 @@ class Suite:
         self, task: Task, arm: Arm, knobs: tuple[float, float | None], seed: int, training: Training
     ) -> Run:
         taken = tickets.sources(self.arms, arm, task, training, knobs, seed)
+        training = training if arm.clone is None else tickets.cloning(training)
         return Run(training, arm.recipe, knobs[0], seed, arm.name, knobs[1], arm.overrides, **taken)
 
     @property

@@ -4,16 +4,18 @@
     recipe = "static"
     name = "rlx2_ticket"
     ticket = { arm = "rlx2", mask = "final", weights = "rewound" }    # masks of that arm's runs, seed by seed, frozen
-    clone = "dense"                                                   # that arm's policy is cloned, not the task learned
+    clone = "dense"                                      # that arm's policy is what is learned, in place of the task
 
 What has to be true of the arms alone is refused here, what takes the networks' shapes in `bench/sources.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.bench.ranges import require
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import suggest
@@ -43,14 +45,35 @@ def check(arms: Sequence[Arm], tasks: Sequence[Task], agent: str, where: str) ->
                 continue
             here = f"{where}, arm '{arm.name}'"
             if name not in by_name:
-                raise suggest(name, [other.name for other in arms if not taking(other)], f"arm in {key} of {here}")
-            require(not taking(by_name[name]), here, f"'{name}' takes from other runs itself; name another arm.")
+                raise suggest(
+                    name, [other.name for other in arms if not taking(other)], f"arm in {key} of {here}"
+                )
+            require(
+                not taking(by_name[name]), here, f"'{name}' takes from other runs itself; name another arm."
+            )
             _check_runs(arm, by_name[name], tasks, key, here)
         if arm.ticket is not None:
             fits = not arm.recipe.dense_targets
-            require(fits, f"{where}, arm '{arm.name}'", "targets of a ticket are masked; drop 'dense_targets'.")
+            require(
+                fits, f"{where}, arm '{arm.name}'", "targets of a ticket are masked; drop 'dense_targets'."
+            )
         if arm.clone is not None:
             _check_clone(arm, agent, f"{where}, arm '{arm.name}'")
+
+
+def cloning(training: Training) -> Training:
+    """The training of clones: as that of the suite's algorithm, on a replay that the warm-up fills and nothing enters
+    after it."""
+    agent = training.agent
+    return dataclasses.replace(
+        training,
+        agent=BehaviourCloningConfig(
+            hidden=agent.hidden, batch_size=agent.batch_size, learning_rate=agent.learning_rate
+        ),
+        schedule=dataclasses.replace(
+            training.schedule, buffer_max=training.warm_up, buffer_min=training.warm_up
+        ),
+    )
 
 
 def _check_runs(arm: Arm, other: Arm, tasks: Sequence[Task], key: str, where: str) -> None:
@@ -93,7 +116,12 @@ def _knobs(
 
 
 def sources(
-    arms: Sequence[Arm], arm: Arm, task: Task, training: Training, knobs: tuple[float, float | None], seed: int
+    arms: Sequence[Arm],
+    arm: Arm,
+    task: Task,
+    training: Training,
+    knobs: tuple[float, float | None],
+    seed: int,
 ) -> dict[str, Any]:
     """Fields of a `Run` that say what it takes, and from which runs; `training`: that of ordinary arms."""
     if not taking(arm):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sparserl_jax.agents.agent import Range
+from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
 from sparserl_jax.errors import UserError, suggest
@@ -15,7 +16,7 @@ from sparserl_jax.training import precision
 from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.recipe import Recipe
 
-AgentConfig = TD3Config | SACConfig
+AgentConfig = TD3Config | SACConfig | BehaviourCloningConfig
 """Configurations of the algorithms."""
 
 

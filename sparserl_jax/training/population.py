@@ -77,7 +77,9 @@ def events_of(training: Training) -> dict[str, Events]:
     delay = training.agent.policy_delay
     ends = {"critic": updates, "actor": updates // delay}
     return {
-        name: Events(schedule.topology_interval, end, schedule.drop_fraction) for name, end in ends.items()
+        name: Events(schedule.topology_interval, end, schedule.drop_fraction)
+        for name, end in ends.items()
+        if name in training.agent.NETWORKS
     }
 
 

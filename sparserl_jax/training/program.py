@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from sparserl_jax.agents.agent import Agent, Clock
-from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
@@ -129,7 +129,7 @@ class Program:
         """The algorithm with the family's functions."""
         training, spec = self.training, self.env.spec
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
-        return algorithm(training.agent.name).make(
+        return trained_by(training.agent.name).make(
             training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events
         )
 
