@@ -14,7 +14,7 @@ from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import Promise, promised
 from sparserl_jax.sparsity import method as find_method
-from sparserl_jax.training.config import AgentConfig, Run
+from sparserl_jax.training.config import AnyConfig, Run
 from sparserl_jax.training.population import events_of
 
 CONVENTION = "mac2"
@@ -22,7 +22,7 @@ _NONE, _UNPROMISED = {"critic": LayerTable()}, {"critic": Promise([])}
 """An algorithm without critics: its critic is a network without layers."""
 
 
-def layer_tables(agent: AgentConfig, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
+def layer_tables(agent: AnyConfig, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
     """LayerTables of the full-width networks that an agent trains."""
     every = trained_by(agent.name).modules(tuple(agent.hidden), action_dim).layers(obs_dim, action_dim)
     return {network: every[network] for network in agent.NETWORKS}

@@ -38,7 +38,15 @@ from sparserl_jax.training.recipe import Recipe, recipe
 # number of a run.
 _OBJECTS = ("object", "env_object", "arrays", "tune")
 # Left out where not given, so that hashes stay what they were.
-_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start", "budget", "matmul_precision")
+_LATER: tuple[str, ...] = (
+    "overrides",
+    "tuning",
+    "unequal_tuning",
+    "search",
+    "start",
+    "budget",
+    "matmul_precision",
+)
 _LATER += ("ticket", "clone", "masks", "expert")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")

@@ -19,7 +19,7 @@ from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.bench.ranges import require
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import suggest
-from sparserl_jax.training.config import Run, Training
+from sparserl_jax.training.config import Run, Training, check_override
 from sparserl_jax.training.given import Source, Ticket
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def check(arms: Sequence[Arm], tasks: Sequence[Task], agent: str, where: str) ->
     """Refuse tickets and clones whose source is no arm of the suite, or has not the runs they need."""
     by_name = {arm.name: arm for arm in arms}
     for arm in arms:
-        for key, name in (("ticket", arm.ticket and arm.ticket.arm), ("clone", arm.clone)):
+        named = None if arm.ticket is None else arm.ticket.arm
+        for key, name in (("ticket", named), ("clone", arm.clone)):
             if name is None:
                 continue
             here = f"{where}, arm '{arm.name}'"
@@ -103,6 +104,9 @@ def _check_clone(arm: Arm, agent: str, where: str) -> None:
         where,
         "a clone has neither TD targets nor a replay that changes; give it a recipe with n = 1 and a fixed buffer.",
     )
+
+    for name, value in arm.overrides:
+        check_override(BehaviourCloningConfig, name, value, f"{where}.overrides")
 
 
 def _knobs(

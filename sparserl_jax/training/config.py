@@ -16,8 +16,10 @@ from sparserl_jax.training import precision
 from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.recipe import Recipe
 
-AgentConfig = TD3Config | SACConfig | BehaviourCloningConfig
-"""Configurations of the algorithms."""
+AgentConfig = TD3Config | SACConfig
+"""Configurations of the algorithms that a suite may choose."""
+AnyConfig = AgentConfig | BehaviourCloningConfig
+"""Those that a run may have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Training:
     """
 
     env: str
-    agent: AgentConfig
+    agent: AnyConfig
     steps: int
     warm_up: int
     schedule: Schedule
