@@ -18,14 +18,13 @@ from sparserl_jax.bench import (
     only,
     policy,
     records,
+    reproduce,
     schema,
     slices,
     sources,
     suites,
 )
-from sparserl_jax.bench import (
-    plan as plans,
-)
+from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import leaf
@@ -165,6 +164,18 @@ def test_the_caption_says_what_was_taken(made):
     assert "lot: random masks with the counts of those of rlx2, frozen, new initial weights" in said
     assert "clone: final masks of rlx2, frozen, their initial weights; behaviour cloning of dense" in said
     assert "What those runs cost is in no number of these rows" in said
+
+
+def test_the_command_of_a_row_says_where_its_sources_lie(made):
+    settings = records.load_all(made[0])[0]
+    ticket, plain = (
+        reproduce.command(settings, "gymnax:Pendulum-v1", arm, 0.8, "results/mini/suite.toml")
+        for arm in ("ticket", "rlx2")
+    )
+    assert ticket == (
+        "sparserl bench results/mini/suite.toml --sources results/mini --only gymnax:Pendulum-v1/ticket@0.8"
+    )
+    assert "--sources" not in plain
 
 
 def test_check_finds_masks_of_another_run(made, tmp_path: Path):
