@@ -90,6 +90,7 @@ def test_the_loss_and_its_step_are_those_of_the_definition(functions, lost: int)
 def test_it_learns_and_its_mask_stays(functions):
     init, update = functions
     state, data = init(jax.random.key(0), SETTINGS), batch(2)
+    data = data._replace(action=np.tanh(data.obs[:, :ACTION]))
     first, mask = loss(jax.device_get(state.actor.params), data), jax.device_get(AGENT.masks(state))
     for tick in range(60):
         state, metrics = update(state, data, Clock(np.int32(tick), np.int32(tick)))

@@ -16,6 +16,7 @@ from sparserl_jax.sparsity import masks as mask_ops
 from sparserl_jax.training import Program, group
 from sparserl_jax.training import program as programs
 from sparserl_jax.training.given import Given
+from sparserl_jax.training.stages import member_key
 
 SUITE = {
     "name": "given",
@@ -78,7 +79,7 @@ def start(parts) -> Any:
     """The rlx2 runs at their start: dense first draws by network, `[seed, ...]`."""
     program = parts["rlx2"]
     agent = program.agent
-    keys = jax.vmap(jax.random.wrap_key_data)(program.settings.keys["agent"])
+    keys = jax.vmap(lambda settings: member_key(settings, "agent"))(program.settings)
 
     def draw(key: jax.Array) -> Any:
         return modules((8, 8), 1).fresh(jax.random.split(key, 3)[0], 2, 1)
