@@ -198,9 +198,10 @@ class Execute:
         self.programs.append(program.name)
         progress.stage(program.name, "compiling train")
         found = [outcome(self.plan, planned, self.quality) for planned in self.plan.of(program)]
-        if program.given is not None and program.given.masks:
+        given = getattr(program, "given", None)
+        if given is not None and given.masks:
             for index, one in enumerate(found):  # tickets keep what they are given
-                one.masks = jax.tree.map(lambda rows, index=index: rows[index], program.given.masks)
+                one.masks = jax.tree.map(lambda rows, index=index: rows[index], given.masks)
         for step in (2000, 4000):
             progress.score(program.name, step, [0.0])
             progress.advance(program.name, step, 4000)
