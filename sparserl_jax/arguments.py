@@ -56,6 +56,8 @@ class Bench:
     """Leave out the runs that this finished.json (see `unpack`) lists."""
     pack: Path | None = None
     """Archive (NAME.tar.gz) of all finished runs, at most 16 MiB; further ones are numbered. See `unpack`."""
+    sources: Path | None = None
+    """Folder of this suite, made elsewhere, with finished runs that others take masks or policies from."""
     divided_as: Path | None = None
     """Divide programs as those of this folder's records were."""
     compilation_cache: Path | None = None

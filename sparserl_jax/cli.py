@@ -115,6 +115,7 @@ def bench(command: Bench, console: Console) -> int:
                 began=began,
                 times=times,
                 compiled=command.compilation_cache,
+                elsewhere=command.sources,
             )
     finally:
         if command.pack is not None:  # what is finished leaves, however this ends

@@ -247,6 +247,27 @@ def td3_run(
     return _run(actor, critic, actor_nnz, critic_nnz, updates=updates, delay=delay, through=through, **rest)
 
 
+def cloning_run(
+    actor: LayerTable,
+    critic: LayerTable,
+    actor_nnz: Sequence[int] | None = None,
+    critic_nnz: Sequence[int] | None = None,
+    *,
+    updates: int,
+    batch: int = 256,
+    dense_growth: bool = False,
+    actor_events: int = 0,
+    convention: str = "mac2",
+    **rest: Any,
+) -> TrainingCost:
+    """FLOPs of behaviour cloning: per update and sample the actor forward and backward, 3 A; there is no critic and no
+    acting, and what the expert did is not counted. Arguments as of `td3_run`, those that do not concern it unused.
+    """
+    live, dense = forward(actor, actor_nnz, convention), forward(actor, None, convention)
+    surcharge = actor_events * dense_gradient_surcharge(dense, live, batch) if dense_growth else 0
+    return TrainingCost(convention, updates * batch * 3 * live, 0, surcharge, updates * batch * 3 * dense)
+
+
 def sac_run(
     actor: LayerTable,
     critic: LayerTable,

@@ -56,6 +56,24 @@ class Modules(NamedTuple):
             "critic": twin_critic_layers(self.critic, obs_dim, action_dim),
         }
 
+    def fresh(self, key: jax.Array, obs_dim: int, action_dim: int) -> dict[str, Params]:
+        """Parameters by network, dense, as first drawn."""
+        obs, action = jnp.zeros(obs_dim), jnp.zeros(action_dim)
+        actor_key, critic_key = jax.random.split(key)
+        return {
+            "actor": self.actor.init(actor_key, obs)["params"],
+            "critic": self.critic.init(critic_key, obs, action)["params"],
+        }
+
+
+def hidden_units(
+    module: nn.Module, layers: LayerTable, params: Params, *inputs: jax.Array
+) -> dict[str, jax.Array]:
+    """Hidden activations of a network by layer."""
+    _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
+    units = sown["intermediates"]["mlp"]
+    return {layer.name: units[f"{layer.name}_units"][0] for layer in layers if not layer.output}
+
 
 class ActorCritic:
     """Actor and twin critics under their sparsity methods; static. `targets`: the networks that have a target."""
@@ -104,12 +122,7 @@ class ActorCritic:
         return {**networks, **targets, "init_key": jax.random.key_data(draw_key)}
 
     def _fresh(self, key: jax.Array) -> dict[str, Params]:
-        obs, action = jnp.zeros(self.obs_dim), jnp.zeros(self.action_dim)
-        actor_key, critic_key = jax.random.split(key)
-        return {
-            "actor": self.modules.actor.init(actor_key, obs)["params"],
-            "critic": self.modules.critic.init(critic_key, obs, action)["params"],
-        }
+        return self.modules.fresh(key, self.obs_dim, self.action_dim)
 
     def begin(self, state: Any, given: dict[str, tuple[Params, Params]]) -> Any:
         """Trained networks in place of fresh ones; their targets are copies of them."""
@@ -126,6 +139,11 @@ class ActorCritic:
             if name in taken
         }
         return state._replace(**changed)
+
+    def under(self, state: Any, masks: dict[str, Params]) -> Any:
+        """A state at its start with its initial draw, dense, under given masks; targets are copies of that."""
+        fresh = self._fresh(jax.random.wrap_key_data(state.init_key))
+        return self.begin(state, {name: (fresh[name], masks[name]) for name in masks})
 
     def networks(self, state: Any) -> dict[str, Network]:
         """Trained networks by name."""
@@ -181,11 +199,7 @@ class ActorCritic:
         """Hidden activations on a batch by layer."""
         module: nn.Module = self.modules.actor if name == "actor" else self.modules.critic
         inputs = (batch.obs,) if name == "actor" else (batch.obs, batch.action)
-        _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
-        units = sown["intermediates"]["mlp"]
-        return {
-            layer.name: units[f"{layer.name}_units"][0] for layer in self.layers[name] if not layer.output
-        }
+        return hidden_units(module, self.layers[name], params, *inputs)
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -345,5 +359,6 @@ class ActorCritic:
             value=self.value,
             diagnose=diagnose,
             begin=self.begin,
+            under=self.under,
             successors=successors,
         )

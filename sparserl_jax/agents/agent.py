@@ -28,6 +28,8 @@ class Agent(NamedTuple):
     networks(state) -> {network: agents.optimise.Network}. masks(state) -> {network: masks}, trees of bool arrays.
     begin(state, {network: (params, masks)}) -> state with these trained networks in place of its own: fresh optimiser
         slots, targets copied from them. None where the algorithm cannot.
+    under(state, {network: masks}) -> state at its start, with its initial draw under these masks in place of its own.
+        None where the algorithm cannot.
     gamma(state) -> discount per step, f32 scalar.
     value(state, obs [..., obs]) -> [...]: the critic's estimate of the discounted return of the deployed policy.
     diagnose(state, batch, key, clock) -> {name: f32 scalar}: what one batch shows without training on it, with at least
@@ -53,6 +55,7 @@ class Agent(NamedTuple):
     value: Callable[[Any, jax.Array], jax.Array]
     diagnose: Callable[..., dict[str, jax.Array]]
     begin: Callable[[Any, dict[str, tuple[Any, Any]]], Any] | None = None
+    under: Callable[[Any, dict[str, Any]], Any] | None = None
     successors: bool = False
 
 

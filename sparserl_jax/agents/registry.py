@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sparserl_jax.accounting import flops
-from sparserl_jax.agents import sac, td3
+from sparserl_jax.agents import behaviour_cloning, sac, td3
 from sparserl_jax.agents.actor_critic import Modules
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.errors import suggest
@@ -42,6 +42,20 @@ AGENTS: dict[str, Algorithm] = {
         "soft actor-critic with a learned temperature",
     ),
 }
+
+CLONING = Algorithm(
+    behaviour_cloning.BehaviourCloningConfig,
+    behaviour_cloning.make,
+    behaviour_cloning.modules,
+    flops.cloning_run,
+    "regression of the actor onto another policy's actions",
+)
+"""What the arms of a suite that clone are trained by: it needs their expert, so nobody chooses it by name."""
+
+
+def trained_by(name: str) -> Algorithm:
+    """The algorithm that runs name as their agent: one that can be chosen, or `behaviour_cloning`."""
+    return CLONING if name == "behaviour_cloning" else algorithm(name)
 
 
 def algorithm(name: str) -> Algorithm:

@@ -62,7 +62,7 @@ class SACConfig:
     leaves it open, `bootstrap`.
 
     TRACED: what may differ between members of one Program, with the values that make sense. SCHEDULE: where its
-    published schedule is not that of `Schedule`.
+    published schedule is not that of `Schedule`. NETWORKS: what is trained.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -71,6 +71,7 @@ class SACConfig:
         "tau": Range(0.0, 1.0, above=True),
     }
     SCHEDULE: ClassVar[Mapping[str, int]] = {"buffer_max": 3_000_000, "buffer_min": 200_000}
+    NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
 
     name: str = "sac"
     hidden: tuple[int, ...] = (256, 256)

@@ -43,6 +43,7 @@ class TD3Config:
 
     Noise scales and the clip are relative to the action range [-1, 1]. TRACED: what may differ between members of one
     Program, with the values that make sense. SCHEDULE: where its published schedule is not that of `Schedule`.
+    NETWORKS: what is trained.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -54,6 +55,7 @@ class TD3Config:
         "target_noise_clip": Range(0.0),
     }
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
+    NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
 
     name: str = "td3"
     hidden: tuple[int, ...] = (256, 256)

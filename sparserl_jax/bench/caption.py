@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import partial, tuning
+from sparserl_jax.bench import partial, tickets, tuning
 from sparserl_jax.bench.statistics import MARGIN
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
     lines.extend(_own_sparsities(blocks))
     lines.extend(tuning.sentences(suite))
+    lines.extend(tickets.sentences(suite))
     lines.append(
         f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({_episodes(suite)} "
         "episodes each, deterministic policy), brackets: 95 % stratified bootstrap interval. "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import claims, partial, paths, policy, records, schema, single
+from sparserl_jax.bench import claims, partial, paths, policy, records, schema, single, sources
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import leaf
 
@@ -63,7 +63,7 @@ def _unsound(
             broken = _record_problems(folder, run_id, record, settings)
             broken += claim.check(folder / "records" / run_id, run_id, record)
         problems.extend(f"{run_id}: {text}" for text in broken)
-    return problems + _group_problems(sound), sound
+    return problems + _group_problems(sound) + sources.problems(sound), sound
 
 
 def _publisher(folder: Path) -> Path | None:

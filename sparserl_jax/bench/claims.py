@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
-from sparserl_jax.bench import costs, policy, provenance, records
+from sparserl_jax.bench import costs, policy, provenance, records, sources, tickets
 from sparserl_jax.bench.plan import Planned
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.bench.suites import Arm, Suite, Task
@@ -46,6 +46,7 @@ def suite_of(content: dict[str, Any]) -> Suite:
                 tuple(arm["critic_sparsities"]),
                 tuple(sorted(arm.get("overrides", {}).items())),
                 _tuning(arm.get("tuning")),
+                **tickets.plain_fields(arm, f"{where} arms"),
             )
             for arm in content["arms"]
         ),
@@ -99,6 +100,11 @@ class Claims:
         origin = record["provenance"]
         problems = _differences(origin["config"], records.config_of(planned), "provenance.config")
         problems += _differences(record["result"], records.declared_of(self.suite, planned), "result")
+        named = {kind: said["run_id"] for kind, said in origin.get("sources", {}).items()}
+        if named != sources.of(planned):
+            problems.append(
+                f"it names {named or 'no'} sources, but the suite says {sources.of(planned) or 'none'}"
+            )
         if run_id not in origin["program_members"]:
             problems.append("its program does not count it among its members")
         problems += [
@@ -119,10 +125,11 @@ class Claims:
         """Declared counts and costs, worked out again from the suite and the policy's spaces."""
         run = planned.run
         spaces = int(described["obs_dim"]), int(described["action_dim"])
-        if (planned.task.name, *spaces) not in self.layers:
-            self.layers[planned.task.name, *spaces] = costs.layer_tables(run.training.agent, *spaces)
-        layers = self.layers[planned.task.name, *spaces]
-        key = (planned.task.name, *spaces, run.recipe.method, run.recipe.source, *run.knobs.values())
+        place = (planned.task.name, run.training.agent.name, *spaces)
+        if place not in self.layers:
+            self.layers[place] = costs.layer_tables(run.training.agent, *spaces)
+        layers = self.layers[place]
+        key = (*place, run.recipe.method, run.recipe.source, *run.knobs.values())
         try:
             if key not in self.promised:
                 self.promised[key] = costs.declared(run, layers)

@@ -10,20 +10,22 @@ from __future__ import annotations
 from typing import Any
 
 from sparserl_jax.accounting import flops, sizes
-from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import Promise, promised
 from sparserl_jax.sparsity import method as find_method
-from sparserl_jax.training.config import AgentConfig, Run
+from sparserl_jax.training.config import AnyConfig, Run
 from sparserl_jax.training.population import events_of
 
 CONVENTION = "mac2"
-NETWORKS = ("actor", "critic")
+_NONE, _UNPROMISED = {"critic": LayerTable()}, {"critic": Promise([])}
+"""An algorithm without critics: its critic is a network without layers."""
 
 
-def layer_tables(agent: AgentConfig, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
-    """LayerTables of the full-width networks of an agent."""
-    return algorithm(agent.name).modules(tuple(agent.hidden), action_dim).layers(obs_dim, action_dim)
+def layer_tables(agent: AnyConfig, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
+    """LayerTables of the full-width networks that an agent trains."""
+    every = trained_by(agent.name).modules(tuple(agent.hidden), action_dim).layers(obs_dim, action_dim)
+    return {network: every[network] for network in agent.NETWORKS}
 
 
 def declared(run: Run, layers: dict[str, LayerTable]) -> dict[str, Promise]:
@@ -31,7 +33,7 @@ def declared(run: Run, layers: dict[str, LayerTable]) -> dict[str, Promise]:
     method, events = find_method(run.recipe.method), events_of(run.training)
     return {
         network: promised(method, layers[network], run.knobs[network], events[network], run.recipe.source)
-        for network in NETWORKS
+        for network in run.training.agent.NETWORKS
     }
 
 
@@ -65,7 +67,10 @@ def costs(
         executed; parameters and bytes of one raw blob of the actor, biases included; weights of all networks.
     """
     training, agent = run.training, run.training.agent
-    narrow = {network: promises[network].narrow or layers[network] for network in NETWORKS}
+    networks = agent.NETWORKS
+    layers = {network: layers[network] for network in networks}
+    narrow = {**_NONE, **{network: promises[network].narrow or layers[network] for network in networks}}
+    tables, promised = {**_NONE, **layers}, {**_UNPROMISED, **promises}
     shared: dict[str, Any] = {
         "updates": training.updates,
         "env_steps": training.steps - training.warm_up,
@@ -73,15 +78,15 @@ def costs(
         "delay": agent.policy_delay,
         "convention": CONVENTION,
     }
-    events, count = events_of(training), algorithm(agent.name).cost
+    events, count = events_of(training), trained_by(agent.name).cost
     theory = count(
-        layers["actor"],
-        layers["critic"],
-        promises["actor"].trained(events["actor"]),
-        promises["critic"].trained(events["critic"]),
-        dense_growth=promises["critic"].dense_growth,
-        actor_events=promises["actor"].events,
-        critic_events=promises["critic"].events,
+        tables["actor"],
+        tables["critic"],
+        promised["actor"].trained(events["actor"]),
+        promised["critic"].trained(events.get("critic", events["actor"])),
+        dense_growth=promises[networks[-1]].dense_growth,
+        actor_events=promised["actor"].events,
+        critic_events=promised["critic"].events,
         target_actions=_target_actions(run),
         **shared,
     )
@@ -103,8 +108,8 @@ def costs(
         "actor_parameters_dense": full["params"],
         "actor_blob_bytes": kept["raw_blob"],
         "actor_blob_bytes_dense": full["raw_blob"],
-        "weights": sum(sum(counts[network]) for network in NETWORKS),
-        "weights_dense": sum(layers[network].weights for network in NETWORKS),
+        "weights": sum(sum(counts[network]) for network in networks),
+        "weights_dense": sum(layers[network].weights for network in networks),
     }
 
 
@@ -116,13 +121,14 @@ def surcharge(run: Run, layers: dict[str, LayerTable], events: int) -> float:
     traffic, so this is a lower bound of the time; single-method programs measure the rest.
     """
     agent, updates = run.training.agent, max(run.training.updates, 1)
-    actor, critic = layers["actor"].weights, layers["critic"].weights
+    tables = {**_NONE, **{network: layers[network] for network in agent.NETWORKS}}
+    actor, critic = tables["actor"].weights, tables["critic"].weights
     masks = critic + (critic + 2 * actor) / agent.policy_delay
     selection = events * 64 * (critic + actor / agent.policy_delay) / updates
     delay = agent.policy_delay
-    update = algorithm(agent.name).cost(
-        layers["actor"],
-        layers["critic"],
+    update = trained_by(agent.name).cost(
+        tables["actor"],
+        tables["critic"],
         updates=delay,
         target_actions=delay * agent.target_actions(run.recipe.n),
         batch=agent.batch_size,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sparserl_jax.accounting import sizes
-from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.bench import costs, policy
 from sparserl_jax.bench.saved import Saved
 from sparserl_jax.errors import UserError
@@ -133,7 +133,7 @@ def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
         UserError: the files do not hold what the policy's description says.
     """
     described = saved.policy.description
-    config = dataclasses.replace(algorithm(described["agent"]).config(), hidden=tuple(described["hidden"]))
+    config = dataclasses.replace(trained_by(described["agent"]).config(), hidden=tuple(described["hidden"]))
     layers = costs.layer_tables(config, described["obs_dim"], described["action_dim"])
     masks = {"actor": saved.policy.masks}
     file = saved.folder / "masks.npz"

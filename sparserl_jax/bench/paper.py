@@ -102,7 +102,7 @@ def size_share(record: dict[str, Any], agent: str) -> float:
     actors = 1 if agent == "sac" else 2
     tensors = record["result"]["tensors"]
     live, every = (
-        actors * sum(t[key] for t in tensors["actor"]) + 2 * sum(t[key] for t in tensors["critic"])
+        actors * sum(t[key] for t in tensors["actor"]) + 2 * sum(t[key] for t in tensors.get("critic", ()))
         for key in ("nnz", "size")
     )
     return live / every

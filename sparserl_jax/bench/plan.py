@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import continuing, costs
+from sparserl_jax.bench import continuing, costs, sources
 from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
@@ -67,7 +67,8 @@ def slug(name: str) -> str:
 
 def _promise_key(run: Run) -> tuple[Any, ...]:
     knobs = run.knobs
-    return run.training.env, run.recipe.method, run.recipe.source, knobs["actor"], knobs["critic"]
+    networks = run.training.agent.NETWORKS
+    return (run.training.env, run.recipe.method, run.recipe.source, networks, knobs["actor"], knobs["critic"])
 
 
 def _describe(source: Any) -> Any:
@@ -90,9 +91,11 @@ def _try_method(run: Run, layers: dict[str, LayerTable]) -> None:
     from sparserl_jax.training.population import events_of
 
     name, events = run.recipe.method, events_of(run.training)
-    for network, table in layers.items():
+    for network in events:
         try:
-            check_functions(method(name), table, run.knobs[network], events[network], run.recipe.source)
+            check_functions(
+                method(name), layers[network], run.knobs[network], events[network], run.recipe.source
+            )
         except Broken as broken:
             raise UserError(
                 f"sparsity method '{name}': {broken}; mend it and try `sparserl conformance {name}`."
@@ -144,7 +147,9 @@ def make(
     if suite.start is not None:
         for planned in runs:
             continuing.check(suite.start, planned.run, layers[planned.task.name])
-    programs = tuple(group([planned.run for planned in runs]))
+    sources.check(runs, lambda run: declared[_promise_key(run)], f"suite '{suite.name}'")
+    programs = sources.ordered(group([planned.run for planned in runs]))
+    sources.check_programs(programs)
     return Plan(suite, runs, programs, specs, layers, declared)
 
 
@@ -259,6 +264,7 @@ def _paragraph(plan: Plan, program: Any) -> list[str]:
         f"    why: {program.why}",
         *([] if whole is None else [f"    part of: {whole[0]}, which has {whole[1]} members"]),
         f"    members: {members}",
+        *sources.lines(plan, program),
     ]
     dense = [entry.run for entry in planned if entry.run.recipe.method == "dense"]
     events = max(promise.events for entry in planned for promise in plan.promise(entry.run).values())

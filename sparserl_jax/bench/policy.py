@@ -163,9 +163,9 @@ class Policy:
         """`act` with other weights of the same shapes, which may be traced."""
         import jax.numpy as jnp
 
-        from sparserl_jax.agents.registry import algorithm
+        from sparserl_jax.agents.registry import trained_by
 
-        known = algorithm(self.description["agent"])
+        known = trained_by(self.description["agent"])
         found = known.modules(tuple(self.description["hidden"]), self.description["action_dim"])
         return found.policy(params, jnp.asarray(obs, jnp.float32))
 

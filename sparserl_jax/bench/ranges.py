@@ -116,7 +116,9 @@ def check_seeds(arms: list[Arm], tasks: Sequence[Task], where: str) -> None:
         # The key of a run folds in the recipe, not the arm's name.
         critic = knob if own is None else own
         for seed in arm.seeds:
-            other = seen.setdefault((task.name, arm.recipe, arm.overrides, knob, critic, seed), arm.name)
+            taken = arm.ticket, arm.clone
+            key = (task.name, arm.recipe, arm.overrides, taken, knob, critic, seed)
+            other = seen.setdefault(key, arm.name)
             require(
                 other == arm.name,
                 where,

@@ -140,8 +140,8 @@ def config_of(planned: Planned) -> dict[str, Any]:
     """Everything that decides the run's numbers except its seed and its place, the arm's own values among it."""
     run = planned.run
     config = plain(dataclasses.replace(run, training=run.effective, overrides=()))
-    for key in ("seed", "arm"):
-        config.pop(key)
+    for key in ("seed", "arm", "masks", "expert"):  # the last two follow from the seed
+        config.pop(key, None)
     return config
 
 
@@ -151,7 +151,7 @@ def declared_of(suite: Suite, planned: Planned) -> dict[str, Any]:
     return {
         "suite": suite.name,
         "env": planned.task.name,
-        "agent": suite.agent.name,
+        "agent": run.training.agent.name,
         "arm": planned.arm.name,
         "role": planned.arm.role,
         "recipe": run.recipe.name,
@@ -165,7 +165,7 @@ def declared_of(suite: Suite, planned: Planned) -> dict[str, Any]:
             "warm_up": suite.warm_up,
             "updates": run.training.updates,
             "num_envs": suite.num_envs,
-            "batch_size": suite.agent.batch_size,
+            "batch_size": run.training.agent.batch_size,
             "points": suite.points,
             "episodes": run.training.evaluation.episodes,
             "final_episodes": run.training.evaluation.final_episodes,
@@ -176,8 +176,8 @@ def declared_of(suite: Suite, planned: Planned) -> dict[str, Any]:
 def result_of(plan: Plan, planned: Planned, outcome: Any) -> dict[str, Any]:
     """The `result` part of a record."""
     suite, run, promised = plan.suite, planned.run, plan.promise(planned.run)
-    layers = plan.layers[planned.task.name]
-    nnz = {network: [int(count) for count in outcome.nnz[network]] for network in costs.NETWORKS}
+    layers, networks = plan.layers[planned.task.name], run.training.agent.NETWORKS
+    nnz = {network: [int(count) for count in outcome.nnz[network]] for network in networks}
     points = [number(value) for value in np.asarray(outcome.curve["return"])]
     final = [number(value) for value in np.asarray(outcome.final_returns)]
     diverged = outcome.status == "diverged"
@@ -193,15 +193,14 @@ def result_of(plan: Plan, planned: Planned, outcome: Any) -> dict[str, Any]:
         **found,
         "final_returns": final,
         "realised_sparsity": {
-            network: 1.0 - sum(nnz[network]) / layers[network].weights for network in costs.NETWORKS
+            network: 1.0 - sum(nnz[network]) / layers[network].weights for network in networks
         },
         "tensors": {
-            network: _tensors(layers[network], nnz[network], promised[network].counts)
-            for network in costs.NETWORKS
+            network: _tensors(layers[network], nnz[network], promised[network].counts) for network in networks
         },
         "episodes": int(outcome.episodes),
         "invalid_steps": int(outcome.invalid_steps),
-        "events": {network: int(outcome.events[network]) for network in costs.NETWORKS},
+        "events": {network: int(outcome.events[network]) for network in networks},
         "costs": costs.costs(run, layers, nnz, promised),
     }
 
@@ -252,8 +251,8 @@ def write(
         outcome.masks["actor"],
         {
             "env": planned.task.name,
-            "agent": plan.suite.agent.name,
-            "hidden": list(plan.suite.agent.hidden),
+            "agent": planned.run.training.agent.name,
+            "hidden": list(planned.run.training.agent.hidden),
             "obs_dim": spec.obs_dim,
             "action_dim": spec.action_dim,
             "action_low": list(spec.action_low),

@@ -51,7 +51,10 @@ def command(
     if suite["name"] == SINGLE:
         return _train(suite, env)
     budget = f" --budget {suite['budget']}" if suite.get("budget") else ""
-    parts = f" --divided-as {shlex.quote(Path(file).parent.as_posix())}" if divided else ""
+    here = shlex.quote(Path(file).parent.as_posix())
+    parts = f" --divided-as {here}" if divided else ""
+    if any(entry["name"] == arm and (entry.get("ticket") or entry.get("clone")) for entry in suite["arms"]):
+        parts += f" --sources {here}"  # the runs that it takes masks or a policy from lie beside its own
     return (
         f"sparserl bench {shlex.quote(file)}{budget}{parts}{_ONLY}{shlex.quote(pattern(env, arm, sparsity))}"
     )

@@ -36,10 +36,10 @@ class Row:
     and interval. improvement: chance that a run beats one of dense, with interval. verdict: words for the table.
     tiny, tiny_comparison: the narrow opponent's label and the difference to it. compression, ratios: relative to the
     dense full-width network. speed: environment steps per second of the whole program, all its members together.
-    target: steps of the TD target. origin: folder of the runs in a comparison, else empty. runs, programs, commits:
-    what the row's numbers are made of; command: what makes these runs again. own: whether its sparsities are those of
-    its environment; pooled rows of such arms hold mean sparsities, which are shown nowhere, and `level`, the words that
-    stand for them.
+    target: steps of the TD target, 0 for clones. origin: folder of the runs in a comparison, else empty. runs,
+    programs, commits: what the row's numbers are made of; command: what makes these runs again. own: whether its
+    sparsities are those of its environment; pooled rows of such arms hold mean sparsities, which are shown nowhere, and
+    `level`, the words that stand for them.
     """
 
     arm: str
@@ -150,7 +150,7 @@ def row(
     failures = None
     if levels["failed"] is not None:
         failures = [score < levels["failed"] or lost for score, lost in zip(x, diverged, strict=True)]
-    costs = first["costs"]
+    costs, config = first["costs"], group[0]["provenance"]["config"]
     speeds = sorted(m["steps_per_second"] for m in measured if m["steps_per_second"] is not None)
     # A tiny member inside a wide program shows the wide program's speed, which is not its own.
     own_speed = bool(speeds) and first["method"] != "tiny"
@@ -160,7 +160,7 @@ def row(
         method=first["method"],
         sparsity=first["sparsity"],
         critic_sparsity=first["critic_sparsity"],
-        target=group[0]["provenance"]["config"].get("recipe", {}).get("n", 1),
+        target=0 if config.get("clone") else config.get("recipe", {}).get("n", 1),
         seeds=tuple(record["result"]["seed"] for record in group),
         diverged=sum(diverged),
         returns=x,
@@ -203,7 +203,7 @@ def opponent(row: Row, rows: Sequence[Row]) -> Row | None:
         for other in rows
         if other.method == "tiny"
         and (other.sparsity, other.critic_sparsity) == (row.sparsity, row.critic_sparsity)
-        and (other.target > 1) == (row.target > 1)
+        and min(other.target, 2) == min(row.target, 2)
     ]
     return min(same, key=lambda other: other.origin != row.origin, default=None)
 

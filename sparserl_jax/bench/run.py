@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import cache, finished, paths, provenance, rates, records
+from sparserl_jax.bench import cache, finished, paths, provenance, rates, records, sources
 from sparserl_jax.bench.plan import Plan
 from sparserl_jax.bench.progress import Interrupt, Live
 from sparserl_jax.bench.slices import InOrder, Slices, TooLong
@@ -151,6 +151,7 @@ def run(
     began: float | None = None,
     times: bytes | None = None,
     compiled: Path | None = None,
+    elsewhere: Path | None = None,
 ) -> Path:
     """Execute what is not finished yet; returns the folder.
 
@@ -160,6 +161,7 @@ def run(
             (see `bench/slices.py`).
         began: `time.monotonic()` value from which the time budget counts; default now.
         times: what other folders measured, see `finished.read`.
+        elsewhere: another folder of this suite with finished runs that others take masks or policies from.
         compiled: folder in which compiled programs are kept; default: none, and with a divided plan one in `folder`.
         suite_file: copied into the folder.
         execute: programs to outcomes; default `training.runner.execute`.
@@ -179,6 +181,8 @@ def run(
     deadline = None if time_budget is None else began + time_budget
     check_machine(plan)
     with locked(folder):
+        places = [folder] if elsewhere is None else [folder, elsewhere]
+        sources.require(plan, places)
         claim(folder, plan)
         found = provenance.collect()
         if suite_file is not None:
@@ -188,6 +192,7 @@ def run(
         if divide and time_budget is not None and deadline is not None:
             compiled = folder / cache.FOLDER if compiled is None else compiled
             queue = Slices(plan, folder, _known(folder, found), time_budget, deadline)
+            queue.ready = lambda program: not sources.lacking(plan, program, places)
         for line in queue.lines():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         total = sum(len(program.runs) for program in queue.waiting()) * plan.suite.steps
@@ -198,7 +203,7 @@ def run(
                 number += 1
                 label = queue.label(number)
                 try:
-                    _one(queue, program, label, folder, live, deadline, execute, found)
+                    _one(queue, program, label, folder, places, live, deadline, execute, found)
                 except TooLong:
                     number -= 1
                     live.warn(program.name, f"{program.name} does not fit into the time left as it is.")
@@ -229,6 +234,7 @@ def _one(
     program: Any,
     label: str,
     folder: Path,
+    places: list[Path],
     live: Live,
     deadline: float | None,
     execute: Callable[..., list[Any]],
@@ -236,7 +242,8 @@ def _one(
 ) -> None:
     """One program: skip it if all its records exist, else execute and write the records that do not.
 
-    `found`: where this process's results come from, as `provenance.collect` saw it before any training.
+    `places`: folders with finished runs that it may take from. `found`: where this process's results come from, as
+    `provenance.collect` saw it before any training.
     """
     plan = queue.plan
     planned = plan.of(program)
@@ -249,7 +256,10 @@ def _one(
     ]
     if missing:
         _still_time(deadline)
+        program, taken = sources.take(plan, program, places)
+        sources.forget(checkpoints, taken, lambda text: live.warn(program.name, text))
         begun = _begun_by(checkpoints, found)
+        sources.note(checkpoints, taken)
         more: dict[str, Any] = {}
         if queue.unsure(program):
             more["rehearsed"] = lambda seconds, compiling: queue.rehearsed(program, seconds, compiling)
@@ -259,7 +269,7 @@ def _one(
             # Two codes made these numbers: neither commit describes them.
             said.update(resumed_from=begun, git_dirty=True)
         for index in missing:
-            records.write(folder, plan, planned[index], outcomes[index], program, said)
+            records.write(folder, plan, planned[index], outcomes[index], program, {**said, **taken[index]})
     # Only now may the checkpoint go: a kill before this line finds it again and loses nothing.
     shutil.rmtree(checkpoints, ignore_errors=True)
     queue.took(program)
@@ -269,7 +279,7 @@ def _one(
 def _begun_by(checkpoints: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Origin of the program's state: that which is stored beside its checkpoints, or the present one, stored now."""
     path, ours = checkpoints / "origin.json", provenance.origin(found)
-    saved = checkpoints.is_dir() and any(path.name not in entry.name for entry in checkpoints.iterdir())
+    saved = checkpoints.is_dir() and any(checkpoints.glob("checkpoint-*"))
     if saved:  # without a checkpoint nothing is resumed, whoever began
         try:
             return json.loads(path.read_text(encoding="utf-8"))

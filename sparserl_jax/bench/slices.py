@@ -216,6 +216,8 @@ class Slices(InOrder):
         self.budget, self.deadline, self.clock = budget, deadline, clock
         self.fixed = {name for group in begun(folder) for name in group}
         self._finished: set[str] = set()
+        # Whether what a program takes from other runs is there.
+        self.ready: Callable[[Any], bool] = lambda program: True
 
     @property
     def left(self) -> float:
@@ -252,7 +254,7 @@ class Slices(InOrder):
         """The program to take up now; None where nothing is left, or nothing that is left fits."""
         self._divide()
         unknown = endless = None
-        for program in self.waiting():
+        for program in filter(self.ready, self.waiting()):
             told = self.forecast(program)
             if told is None:
                 return program if self.left > 0 else None

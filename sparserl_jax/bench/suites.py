@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.agents.registry import algorithm
-from sparserl_jax.bench import budgets
+from sparserl_jax.bench import budgets, tickets
 from sparserl_jax.bench import tuning as tunings
 from sparserl_jax.bench.ranges import (
     MOST_SEEDS,
@@ -30,13 +30,23 @@ from sparserl_jax.bench.ranges import (
 from sparserl_jax.bench.strict import content, from_table
 from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
+from sparserl_jax.training.given import Ticket
 from sparserl_jax.training.recipe import Recipe, recipe
 
 # Never in a file or a hash: Python objects, weights to start from (their hash stays), and [tune], which decides no
 # number of a run.
 _OBJECTS = ("object", "env_object", "arrays", "tune")
 # Left out where not given, so that hashes stay what they were.
-_LATER = ("overrides", "tuning", "unequal_tuning", "search", "start", "budget", "matmul_precision")
+_LATER: tuple[str, ...] = (
+    "overrides",
+    "tuning",
+    "unequal_tuning",
+    "search",
+    "start",
+    "budget",
+    "matmul_precision",
+)
+_LATER += ("ticket", "clone", "masks", "expert")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")
 
@@ -72,7 +82,8 @@ class Arm:
     `role` tells the table what the arm is for: `dense` (the arm others are compared with), `aa` (the same with other
     seeds: shows what chance alone does), `placebo` (must lose, or the task tells nothing), `method`. `sparsities`:
     of the actor; empty where the arm is trained at each environment's own. `overrides`: its own values of traced
-    settings; `tuning`: what they cost to find.
+    settings; `tuning`: what they cost to find. `ticket`, `clone`: what its runs take from those of another arm, see
+    `bench/tickets.py`.
     """
 
     recipe: Recipe
@@ -83,6 +94,8 @@ class Arm:
     critic_sparsities: tuple[float | None, ...] = ()
     overrides: tunings.Overrides = ()
     tuning: tunings.Tuning | None = None
+    ticket: Ticket | None = None
+    clone: str | None = None
 
     def knobs(self, task: Task) -> tuple[tuple[float, float | None], ...]:
         """(sparsity of the actor, the critic's own or None where they are equal) of its runs on one environment."""
@@ -153,12 +166,19 @@ class Suite:
     def runs(self) -> list[tuple[Task, Arm, Run]]:
         """Every run: environment by environment, arm by arm, knob by knob, seed by seed."""
         return [
-            (task, arm, Run(training, arm.recipe, knob, seed, arm.name, critic, arm.overrides))
+            (task, arm, self._run(task, arm, (knob, critic), seed, training))
             for task, training in ((task, self.training(task)) for task in self.tasks)
             for arm in self.arms
             for knob, critic in arm.knobs(task)
             for seed in arm.seeds
         ]
+
+    def _run(
+        self, task: Task, arm: Arm, knobs: tuple[float, float | None], seed: int, training: Training
+    ) -> Run:
+        taken = tickets.sources(self.arms, arm, task, training, knobs, seed)
+        training = training if arm.clone is None else tickets.cloning(training)
+        return Run(training, arm.recipe, knobs[0], seed, arm.name, knobs[1], arm.overrides, **taken)
 
     @property
     def points(self) -> int:
@@ -209,6 +229,7 @@ class _ArmTable:
     critic_sparsities: tuple[float, ...] | None = None
     seeds: int | None = None
     seeds_from: int | None = None
+    clone: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +256,7 @@ def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str
     require(isinstance(table, Mapping), where, f"an arm is a table with a recipe, not {table!r}.")
     table = dict(table)
     changes, values = table.pop("set", {}), table.pop("overrides", {})
+    ticket = tickets.parse(table.pop("ticket", None), where)
     written = from_table(_ArmTable, table, where)
     with located(where):
         chosen = recipe(written.recipe)
@@ -274,7 +296,8 @@ def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str
     if role not in ROLES:
         raise suggest(role, list(ROLES), f"role in {where}")
     overrides = tunings.overrides_of(values, agent, f"{where}.overrides")
-    return Arm(chosen, name, role, knobs, tuple(range(first, first + count)), critic, overrides)
+    seeds = tuple(range(first, first + count))
+    return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, ticket, written.clone)
 
 
 def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Suite:
@@ -326,6 +349,7 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
     require(len(dense) <= 1, where, "only one arm may have the role 'dense'.")
     resolved = tunings.apply(resolved, tuned, agent, where)
     check_seeds(resolved, tasks, where)
+    tickets.check(resolved, tasks, agent.name, where)
     tunings.check_equal(resolved, top.unequal_tuning, where)
     suite = Suite(
         name=top.name,
@@ -346,6 +370,8 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
         matmul_precision=top.matmul_precision,
     )
     check_ranges(suite, where)
+    if suite.tune is not None:
+        tickets.refuse_tuned(suite.arms, suite.tune.arms, where)
     return suite
 
 

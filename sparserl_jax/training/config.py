@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sparserl_jax.agents.agent import Range
+from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.training import precision
+from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.recipe import Recipe
 
 AgentConfig = TD3Config | SACConfig
-"""Configurations of the algorithms."""
+"""Configurations of the algorithms that a suite may choose."""
+AnyConfig = AgentConfig | BehaviourCloningConfig
+"""Those that a run may have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Training:
     """
 
     env: str
-    agent: AgentConfig
+    agent: AnyConfig
     steps: int
     warm_up: int
     schedule: Schedule
@@ -243,6 +247,9 @@ class Run:
 
     `overrides`: (name, value) of traced settings (`AgentConfig.TRACED`, `Schedule.TRACED`) in which this Run differs
     from its `training`; Runs with different ones share a Program.
+
+    `ticket`, `clone`: what it takes from finished runs, and the arm whose policy it clones; `masks`, `expert`: the very
+    runs. All runs of a Program take the same kinds of things.
     """
 
     training: Training
@@ -252,6 +259,10 @@ class Run:
     arm: str
     critic_sparsity: float | None = None
     overrides: tuple[tuple[str, float], ...] = ()
+    ticket: Ticket | None = None
+    clone: str | None = None
+    masks: Source | None = None
+    expert: Source | None = None
 
     @property
     def effective(self) -> Training:
@@ -302,4 +313,13 @@ class Run:
         knobs, start = self.knobs, self.training.start
         name = f"{self.training.env}|{self.recipe.name}|{knobs['actor']!r}|{knobs['critic']!r}|{self.seed}"
         # A run that goes on from another one must not meet the random numbers of that one again.
-        return name if start is None else f"{name}|from {start.sha256}"
+        name = name if start is None else f"{name}|from {start.sha256}"
+        if self.ticket is not None and self.masks is not None:
+            name += f"|{self.ticket.mask} mask, {self.ticket.weights} weights of {self.masks.key_name}"
+        return name if self.expert is None else f"{name}|clone of {self.expert.key_name}"
+
+    @property
+    def draw_name(self) -> str:
+        """What the key of the initial draw is folded from: a rewound run's weights are those of another run's start."""
+        rewound = self.ticket is not None and self.ticket.weights == "rewound"
+        return self.masks.key_name if rewound and self.masks is not None else self.key_name

@@ -60,7 +60,7 @@ COLUMNS = (
     Column(
         "actor_loss", "actor loss", "discounted return",
         "TD3: mean of -Q1(s, pi(s)); SAC: mean of temperature * log pi(a) - min(Q1, Q2)(s, a), a drawn from pi(s); "
-        "over the last dispatch",
+        "clones: mean squared difference to the cloned actions, which has no unit; over the last dispatch",
     ),
     Column("temperature", "temperature", "return per nat", "SAC's learned temperature"),
     Column(

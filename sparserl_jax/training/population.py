@@ -15,6 +15,7 @@ from sparserl_jax.replay import Capacity, Replay
 from sparserl_jax.sparsity import method
 from sparserl_jax.sparsity.contract import Events
 from sparserl_jax.training.config import Run, Training
+from sparserl_jax.training.given import Given
 
 PURPOSES = ("agent", "start", "pool", "act", "step", "sample", "update", "delayed", "extra", "diagnose")
 """What a member draws random numbers for; each has a key of its own, folded with the moment of use."""
@@ -25,7 +26,7 @@ class MemberSettings(NamedTuple):
 
     keys: {purpose: uint32[2] key data}. evaluation_key: uint32[2], common to all arms of an environment. n: i32,
     steps of the TD target after T0; n_early: i32, before it. capacity: replay capacity policy. agent: settings for
-    `Agent.init`.
+    `Agent.init`. given: what it takes from finished runs.
     """
 
     keys: dict[str, Any]
@@ -34,6 +35,7 @@ class MemberSettings(NamedTuple):
     n_early: Any
     capacity: Capacity
     agent: dict[str, Any]
+    given: Given = Given()
 
 
 class Tally(NamedTuple):
@@ -75,7 +77,9 @@ def events_of(training: Training) -> dict[str, Events]:
     delay = training.agent.policy_delay
     ends = {"critic": updates, "actor": updates // delay}
     return {
-        name: Events(schedule.topology_interval, end, schedule.drop_fraction) for name, end in ends.items()
+        name: Events(schedule.topology_interval, end, schedule.drop_fraction)
+        for name, end in ends.items()
+        if name in training.agent.NETWORKS
     }
 
 
@@ -98,8 +102,9 @@ def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> Member
         "dynamic": np.bool_(recipe.buffer == "dynamic"),
         "paper": np.bool_(recipe.source == "paper"),
     }
+    names = dict.fromkeys(PURPOSES, run.key_name) | {"agent": run.draw_name}
     return MemberSettings(
-        keys={purpose: key_data("run", run.key_name, purpose) for purpose in PURPOSES},
+        keys={purpose: key_data("run", name, purpose) for purpose, name in names.items()},
         evaluation_key=key_data("evaluation", training.env),
         n=np.int32(recipe.n),
         n_early=np.int32(1 if recipe.delayed else recipe.n),

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from sparserl_jax.agents.agent import Agent, Clock
-from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
 from sparserl_jax.training.config import Run, Training
+from sparserl_jax.training.given import Given, shapes
 from sparserl_jax.training.host_stages import HOST_STAGES, HostStages
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
 from sparserl_jax.training.precision import precise
@@ -39,10 +40,12 @@ time (TD3 on two cores, updates/s one by one and batched: see `benchmarks/perf -
 class Program:
     """Runs of equal agent, environment, shapes, family of methods and longest TD target.
 
-    All arrays but the clock carry a leading member axis, one member per Run, in the order of `runs`.
+    All arrays but the clock carry a leading member axis, one member per Run, in the order of `runs`. `given`: what its
+    members take from finished runs; None until they are there.
     """
 
     runs: tuple[Run, ...]
+    given: Given | None = dataclasses.field(default=None, compare=False, repr=False)
 
     # ---- what it is ------------------------------------------------------------------------------------------------
 
@@ -84,8 +87,9 @@ class Program:
             run["training"].pop("start")  # the names of programs that start afresh stay what they were
             if training.matmul_precision is None:  # of those of unspoken precision, too
                 run["training"].pop("matmul_precision")
-            if not run["overrides"]:  # and of those without any
-                del run["overrides"]
+            for later in ("overrides", "ticket", "clone", "masks", "expert"):  # and of those without any
+                if not run[later]:
+                    del run[later]
         words = [json.dumps(run, sort_keys=True, default=str) for run in named]
         words += [] if start is None else [start.sha256]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
@@ -128,7 +132,7 @@ class Program:
         """The algorithm with the family's functions."""
         training, spec = self.training, self.env.spec
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
-        return algorithm(training.agent.name).make(
+        return trained_by(training.agent.name).make(
             training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events
         )
 
@@ -148,7 +152,20 @@ class Program:
                     f"sparsity methods '{name}' and '{other}' are one family ('{self.family}'), but their settings "
                     "differ in structure or shape; make them equal, or give one a Sparsifier of its own."
                 )
-        return stack(made)
+        return stack(made)._replace(given=self._taken(made[0]) if self.given is None else self.given)
+
+    def _taken(self, first: MemberSettings) -> Given:
+        """Shapes of what its members take from finished runs; nothing where they take nothing."""
+        run = self.runs[0]
+        kinds = {"masks": run.masks is not None, "expert": run.expert is not None}
+        return shapes(self.agent, first.agent, len(self.runs), **kinds) if any(kinds.values()) else Given()
+
+    def check_given(self) -> None:
+        """Refuse to execute what still lacks the finished runs that it takes masks or a policy from."""
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.settings.given)):
+            raise UserError(
+                f"program {self.name} takes masks or a policy from finished runs: run its suite with `sparserl bench`."
+            )
 
     @cached_property
     def layout(self) -> Layout:
@@ -255,8 +272,8 @@ def group(runs: list[Run]) -> list[Program]:
     """Runs as Programs, in order of first appearance; members keep the order of `runs`.
 
     Runs go together when agent, environment, every period and shape, family and n_max are equal. A member that never
-    uses multi-step targets is not grouped with one that does: it would pay for the longer windows. Overrides are traced
-    and part nobody.
+    uses multi-step targets is not grouped with one that does: it would pay for the longer windows; one that takes masks
+    or a policy from finished runs has to wait for them. Overrides are traced and part nobody.
     """
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
@@ -268,6 +285,7 @@ def group(runs: list[Run]) -> list[Program]:
             )
         # The family itself, not its name: a user's own may be called like a shipped one.
         family = method(run.recipe.method).family
-        key = (run.training, id(run.training.env_object), family, run.recipe.n)
+        taken = run.masks is not None, run.expert is not None
+        key = (run.training, id(run.training.env_object), family, run.recipe.n, taken)
         groups.setdefault(key, []).append(run)
     return [Program(tuple(members)) for members in groups.values()]

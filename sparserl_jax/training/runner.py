@@ -155,6 +155,7 @@ class Execution:
 
     def prepare(self) -> None:
         """Compile, if it fits."""
+        self.program.check_given()
         name, members = self.program.name, len(self.program.runs)
         memory.check(self.program.memory(), members, name)
         self.progress.stage(name, "compiling")

@@ -78,7 +78,10 @@ class Stages:
 
     @property
     def first_actions(self) -> str:
-        """How members act before the first update: at random, or as the actor that training starts from."""
+        """How members act before the first update: at random, as the actor that training starts from, or as the policy
+        to clone, whose actions are the dataset."""
+        if self.agent.experience == "dataset":
+            return "expert"
         given = self.training.start
         return "uniform" if given is None or "actor" not in given.networks else "noise"
 
@@ -96,6 +99,9 @@ class Stages:
                     f"agent '{self.agent.name}' cannot start from trained networks; leave --from out."
                 )
             agent = self.agent.begin(agent, training.start.arrays)
+        if settings.given.masks:
+            assert self.agent.under is not None, "the plan refuses tickets of other agents"
+            agent = self.agent.under(agent, settings.given.masks)
         rows = buffer_rows(training)
         slots = slots_needed(rows, spec.max_episode_steps)
         replay = init(rows, training.num_envs, spec.obs_dim, spec.action_dim, slots, self.keep_mean, envs.obs)
@@ -110,7 +116,7 @@ class Stages:
         return Member(agent, envs, replay, tally, history)
 
     def warm_up(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
-        """One dispatch without updates: uniformly random actions, or those of the actor that training starts from."""
+        """One dispatch without updates."""
         pool = self._pool(settings, clock)
         explore = self.first_actions
 
@@ -148,7 +154,8 @@ class Stages:
         body, length = (cycle, steps // delay) if num_envs == 1 else (vector_step, steps // num_envs)
         (member, clock), metrics = jax.lax.scan(body, (member, clock), length=length)
         metrics = jax.tree.map(jnp.mean, metrics)
-        broken = ~jnp.isfinite(metrics["critic_loss"]) | ~jnp.isfinite(metrics["actor_loss"])
+        losses = [value for name, value in metrics.items() if name.endswith("_loss")]
+        broken = ~jnp.all(jnp.isfinite(jnp.stack(losses)))
         member = member._replace(tally=member.tally._replace(broken=member.tally.broken | broken))
         return self._check_buffer(member, settings, clock), metrics
 
@@ -187,7 +194,11 @@ class Stages:
     # ---- parts ----------------------------------------------------------------------------------------------------
 
     def _head(self, clock: Clock) -> jax.Array:
-        return clock.step // self.training.num_envs
+        """Rows of the replay that have been written."""
+        step = clock.step
+        if self.agent.experience == "dataset":
+            step = jnp.minimum(step, self.training.warm_up)
+        return step // self.training.num_envs
 
     def _pool(self, settings: MemberSettings, clock: Clock) -> Any:
         if not self.pooled:
@@ -197,7 +208,10 @@ class Stages:
     def _collect(
         self, member: Member, clock: Clock, settings: MemberSettings, pool: Any, explore: str
     ) -> tuple[Member, Clock]:
-        """One step of the member's environments into its replay."""
+        """One step of the member's environments into its replay; a step of the clock alone where it learns from what
+        the warm-up left there."""
+        if explore == "noise" and self.agent.experience == "dataset":
+            return member, clock._replace(step=clock.step + self.training.num_envs)
         action, mean = self._explore(member, clock, settings, explore)
         envs, transition, finished = advance(
             self.env, member.envs, member_key(settings, "step", clock.step), action, pool
@@ -212,6 +226,9 @@ class Stages:
         if explore == "uniform":
             shape = (self.training.num_envs, self.env.spec.action_dim)
             action = jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+            return action, action
+        if explore == "expert":
+            action = self.agent.policy(settings.given.expert, member.envs.obs)
             return action, action
         return self.agent.act(member.agent, member.envs.obs, key, True)
 

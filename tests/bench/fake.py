@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 
@@ -90,12 +91,14 @@ def describe(source: Any) -> EnvSpec:
 
 @dataclasses.dataclass(frozen=True)
 class FakeProgram:
-    """Runs of one environment and one n."""
+    """Runs of one environment and one n that take the same kinds of things from other runs."""
 
     runs: tuple[Any, ...]
     name: str
     compilations: int = 4
     why: str = "they share everything"
+    given: Any = dataclasses.field(default=None, compare=False)
+    host: bool = False
 
     def memory(self) -> int:
         """A number."""
@@ -103,11 +106,14 @@ class FakeProgram:
 
 
 def group(runs: list[Any]) -> list[FakeProgram]:
-    """Runs by environment and n, as real programs are."""
+    """Runs by environment, n and what they take, as real programs are."""
     groups: dict[Any, list[Any]] = {}
     for run in runs:
-        groups.setdefault((run.training.env, run.recipe.n), []).append(run)
-    return [FakeProgram(tuple(members), f"{plans.slug(env)}-n{n}") for (env, n), members in groups.items()]
+        taken = ("-masks" if run.masks else "") + ("-expert" if run.expert else "")
+        groups.setdefault((run.training.env, f"n{run.recipe.n}{taken}"), []).append(run)
+    return [
+        FakeProgram(tuple(members), f"{plans.slug(env)}-{kind}") for (env, kind), members in groups.items()
+    ]
 
 
 def make_plan(suite: suites.Suite | None = None, **changes: Any) -> plans.Plan:
@@ -192,6 +198,10 @@ class Execute:
         self.programs.append(program.name)
         progress.stage(program.name, "compiling train")
         found = [outcome(self.plan, planned, self.quality) for planned in self.plan.of(program)]
+        given = getattr(program, "given", None)
+        if given is not None and given.masks:
+            for index, one in enumerate(found):  # tickets keep what they are given
+                one.masks = jax.tree.map(lambda rows, index=index: rows[index], given.masks)
         for step in (2000, 4000):
             progress.score(program.name, step, [0.0])
             progress.advance(program.name, step, 4000)

@@ -31,6 +31,7 @@ def learner(program: Program) -> tuple[Any, ...]:
         program.family,
         program.n_max > 1,
         program.keep_mean,
+        program.runs[0].masks is not None,
         training.num_envs > 1,
         training.matmul_precision,
         training.schedule.topology_interval < training.updates,
