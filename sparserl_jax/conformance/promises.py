@@ -70,6 +70,23 @@ def check_actions_ignore_the_rest(lab: Laboratory, state: Any, where: str = "the
     same(lab.agent.deployed(state)[:2], lab.agent.deployed(other)[:2], f"{after}: what is deployed")
 
 
+def check_losses_ignore_the_rest(lab: Laboratory, state: Any, updates: int, where: str) -> None:
+    """Parameters outside the support influence no loss, of either network, after `updates` updates."""
+    dirty = state
+    for name in NETWORKS:
+        network = getattr(state, name)
+        params = garbage(network.params, opposite(support(lab, network)), 3)
+        params, extra, slots = lab.family.project(params, network.extra, network.opt_state, network.sparsity)
+        dirty = dirty._replace(**{name: Network(params, extra, slots, network.sparsity)})
+    for part, call in (("update", lab.update), ("delayed", lab.delayed)):
+        windows = batch(4, successors=lab.agent.successors)
+        (_, clean), (_, other) = (call(one, windows, 2, updates) for one in (state, dirty))
+        losses = [
+            {k: v for k, v in told.items() if k == "q" or k.endswith("_loss")} for told in (clean, other)
+        ]
+        same(*losses, f"{where}, with other numbers outside its masks and `project`ed: {part}")
+
+
 def check_targets_ignore_the_rest(lab: Laboratory, state: Any, updates: int) -> None:
     """Target parameters outside the support influence no target after a target update.
 

@@ -32,12 +32,15 @@ class Declares(NamedTuple):
     slots: what happens to optimiser slots of grown weights: `keep`, `zero_grown`, `zero_inactive`, or `setting` when a
         traced setting of the method decides.
     resets: what its events may reset beyond the network: a subset of `("replay", "targets")`.
+    learning: what a loss is computed from: `masked` (the support alone, as in every other mode) or `dense` (weights
+        outside the support, too: they are trained on, and come into force when the support moves).
     """
 
     budget: str
     targets: str
     slots: str
     resets: tuple[str, ...] = ()
+    learning: str = "masked"
 
 
 class Effects(NamedTuple):
