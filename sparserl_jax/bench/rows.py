@@ -36,10 +36,10 @@ class Row:
     and interval. improvement: chance that a run beats one of dense, with interval. verdict: words for the table.
     tiny, tiny_comparison: the narrow opponent's label and the difference to it. compression, ratios: relative to the
     dense full-width network, of the costs' means over the seeds. speed: environment steps per second of the whole
-    program, all its members together. target: steps of the TD target. origin: folder of the runs in a comparison, else empty. runs, programs, commits:
-    what the row's numbers are made of; command: what makes these runs again. own: whether its sparsities are those of
-    its environment; pooled rows of such arms hold mean sparsities, which are shown nowhere, and `level`, the words that
-    stand for them.
+    program, all its members together. target: steps of the TD target. origin: folder of the runs in a comparison, else
+    empty. runs, programs, commits: what the row's numbers are made of; command: what makes these runs again. own:
+    whether its sparsities are those of its environment; pooled rows of such arms hold mean sparsities, which are shown
+    nowhere, and `level`, the words that stand for them.
     """
 
     arm: str

@@ -81,10 +81,10 @@ def check_losses_ignore_the_rest(lab: Laboratory, state: Any, updates: int, wher
     for part, call in (("update", lab.update), ("delayed", lab.delayed)):
         windows = batch(4, successors=lab.agent.successors)
         (_, clean), (_, other) = (call(one, windows, 2, updates) for one in (state, dirty))
-        losses = [
-            {k: v for k, v in told.items() if k == "q" or k.endswith("_loss")} for told in (clean, other)
-        ]
-        same(*losses, f"{where}, with other numbers outside its masks and `project`ed: {part}")
+        clean, other = (
+            {k: v for k, v in t.items() if k == "q" or k.endswith("_loss")} for t in (clean, other)
+        )
+        same(clean, other, f"{where}, with other numbers outside its masks and `project`ed: {part}")
 
 
 def check_targets_ignore_the_rest(lab: Laboratory, state: Any, updates: int) -> None:

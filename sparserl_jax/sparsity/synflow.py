@@ -48,7 +48,7 @@ def flow(params: Params, layers: LayerTable) -> jax.Array:
 
 
 def init(
-    key: jax.Array, params: Params, layers: LayerTable, settings: Settings
+    key: jax.Array, params: Params, layers: LayerTable, settings: Any
 ) -> tuple[Params, Any, drop_grow.State]:
     """What is left of the initial weights after all rounds."""
 
