@@ -233,7 +233,11 @@ def live(
         slots = optimiser.init((params, extra))
         slots = map_slots(lambda slot: jax.tree.map(jnp.add, slot, moved), slots, params)
         evidence = EVIDENCE._replace(
-            grad=lambda: gradient, activations=lambda: hidden, init_params=lambda: fresh, hvp=lambda v: v
+            grad=lambda: gradient,
+            activations=lambda: hidden,
+            init_params=lambda: fresh,
+            hvp=lambda v: v,
+            loss=lambda weights: sum((jnp.sum(w**2) for w in jax.tree.leaves(weights)), jnp.float32(0)),
         )
         params, extra, slots, state, effects = family.evolve(
             keys[1], tick, params, extra, slots, state, evidence

@@ -125,7 +125,7 @@ def settings(
     )
 
 
-def to_rows(tree: Params, layers: LayerTable) -> jax.Array:
+def _to_rows(tree: Params, layers: LayerTable) -> jax.Array:
     """All maskable tensors of a tree as rows [T, widest tensor], padded behind with zeros or False.
 
     One row per tensor lets every selection be one mapped call; a call per tensor would compile the same loops anew
@@ -139,7 +139,7 @@ def to_rows(tree: Params, layers: LayerTable) -> jax.Array:
     return jnp.concatenate(rows)
 
 
-def from_rows(rows: jax.Array, tree: Params, layers: LayerTable) -> Params:
+def _from_rows(rows: jax.Array, tree: Params, layers: LayerTable) -> Params:
     """`tree` with its maskable tensors replaced by those in `rows`."""
     at = 0
     for layer in layers.maskable:
@@ -174,13 +174,13 @@ def init(key: jax.Array, params: Params, layers: LayerTable, settings: Settings)
             masks = with_leaf(masks, layer.bias, jnp.broadcast_to(live_columns, bias.shape))
 
     noise_key, tie_key = jax.random.split(key)
-    weights, exists = to_rows(params, layers), to_rows(masks, layers)
+    weights, exists = _to_rows(params, layers), _to_rows(masks, layers)
     noise = jax.random.uniform(noise_key, weights.shape)
     score = jnp.where(settings.random_mask, noise, jnp.abs(weights))
     chosen = jax.vmap(mask_ops.top_count)(
         score, settings.counts, jax.random.split(tie_key, len(weights)), exists
     )
-    masks = from_rows(chosen, masks, layers)
+    masks = _from_rows(chosen, masks, layers)
     return mask_ops.apply(masks, params), {}, State(masks, settings, layers)
 
 
@@ -205,8 +205,8 @@ def evolve(
 ) -> tuple[Params, Any, Any, State, Effects]:
     """One drop-and-grow event in every tensor that has inactive weights."""
     chosen, layers = state.settings, state.layers
-    weights, live = to_rows(params, layers), to_rows(state.masks, layers)
-    gradient = to_rows(evidence.grad(), layers)
+    weights, live = _to_rows(params, layers), _to_rows(state.masks, layers)
+    gradient = _to_rows(evidence.grad(), layers)
     drops = chosen.drops[jnp.clip(tick // chosen.interval - 1, 0, len(chosen.drops) - 1)]
     drop_key, noise_key, grow_key = jax.random.split(key, 3)
     noise = jax.random.uniform(noise_key, weights.shape)
@@ -218,15 +218,15 @@ def evolve(
 
     # Only active entries are ranked for keeping: an active weight of exactly zero still beats an inactive one.
     keep = top(jnp.abs(weights), chosen.counts - drops, drop_key, live)
-    exists = to_rows(jax.tree.map(jnp.ones_like, state.masks), layers)
+    exists = _to_rows(jax.tree.map(jnp.ones_like, state.masks), layers)
     score = jnp.where(chosen.grow_by_gradient, jnp.abs(gradient), noise)
     grow = top(score, drops, grow_key, exists & ~keep)
     fresh = grow & ~live
     weights = jnp.where((keep | grow) & ~fresh, weights, 0.0)
 
-    params = from_rows(weights, params, layers)
-    grown = from_rows(fresh, jax.tree.map(jnp.zeros_like, state.masks), layers)
-    masks = from_rows(keep | grow, state.masks, layers)
+    params = _from_rows(weights, params, layers)
+    grown = _from_rows(fresh, jax.tree.map(jnp.zeros_like, state.masks), layers)
+    masks = _from_rows(keep | grow, state.masks, layers)
     if opt_state is not None:
         opt_state = map_slots(
             lambda slots, fresh: jax.tree.map(

@@ -21,7 +21,7 @@ import numpy as np
 
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
-from sparserl_jax.sparsity import drop_grow, schedules
+from sparserl_jax.sparsity import drop_grow, rows, schedules
 from sparserl_jax.sparsity import masks as mask_ops
 from sparserl_jax.sparsity.contract import (
     Declares,
@@ -40,12 +40,12 @@ class Settings(NamedTuple):
 
     counts: i32[K + 1, T], live weights after k events (row 0: the beginning). Where all tensors compete, only the sum
         of a row counts.
-    prunes: bool[K + 1], whether event k removes anything.
+    happens: bool[K + 1], whether event k takes place: whether it removes anything.
     interval: i32, ticks between events.
     """
 
     counts: Any
-    prunes: Any
+    happens: Any
     interval: Any
 
 
@@ -153,7 +153,7 @@ def settings(layers: LayerTable, counts: list[int], events: Events, done: list[f
     table = np.stack([full - (share * zeros).astype(np.int64) for share in done])
     return Settings(
         counts=table.astype(np.int32),
-        prunes=np.concatenate([[False], (np.diff(table, axis=0) != 0).any(axis=1)]),
+        happens=np.concatenate([[False], (np.diff(table, axis=0) != 0).any(axis=1)]),
         interval=np.int32(events.interval),
     )
 
@@ -162,10 +162,10 @@ def settings_in_all(layers: LayerTable, sparsity: float, events: Events, done: l
     """As `settings`, for methods in which all tensors compete: int(done[k] all zeros) are gone after k events."""
     total = int(sizes(layers).sum())
     zeros = total - sum(in_all(layers, sparsity))
-    rows = np.array([_evenly(layers, total - int(share * zeros)) for share in done])
+    table = np.array([_evenly(layers, total - int(share * zeros)) for share in done])
     return Settings(
-        counts=rows.astype(np.int32),
-        prunes=np.concatenate([[False], np.diff(rows.sum(axis=1)) != 0]),
+        counts=table.astype(np.int32),
+        happens=np.concatenate([[False], np.diff(table.sum(axis=1)) != 0]),
         interval=np.int32(events.interval),
     )
 
@@ -177,17 +177,14 @@ def per_tensor(
     key: jax.Array, scores: Params, masks: Params, counts: jax.Array, layers: LayerTable
 ) -> Params:
     """The `counts[t]` live weights of largest score of every tensor t."""
-    rows, live = drop_grow.to_rows(scores, layers), drop_grow.to_rows(masks, layers)
-    kept = jax.lax.map(
-        lambda row: mask_ops.top_count(*row), (rows, counts, jax.random.split(key, len(rows)), live)
-    )
-    return drop_grow.from_rows(kept, masks, layers)
+    kept = rows.top(rows.to_rows(scores, layers), counts, key, rows.to_rows(masks, layers))
+    return rows.from_rows(kept, masks, layers)
 
 
 def over_all(key: jax.Array, scores: Params, masks: Params, counts: jax.Array, layers: LayerTable) -> Params:
     """The `sum(counts)` live weights of largest score of the whole network, all copies of a twin critic together."""
-    rows, live = drop_grow.to_rows(scores, layers), drop_grow.to_rows(masks, layers)
-    return drop_grow.from_rows(mask_ops.top_count(rows, jnp.sum(counts), key, live), masks, layers)
+    every, live = rows.to_rows(scores, layers), rows.to_rows(masks, layers)
+    return rows.from_rows(mask_ops.top_count(every, jnp.sum(counts), key, live), masks, layers)
 
 
 def magnitude(params: Params, evidence: Evidence) -> Params:
@@ -225,7 +222,7 @@ def family(name: str, score: Score, select: Select) -> Sparsifier:
             extra,
             opt_state,
             state._replace(masks=masks),
-            Effects.of(happened=chosen.prunes[event]),
+            Effects.of(happened=chosen.happens[event]),
         )
 
     return drop_grow.DROP_GROW._replace(
@@ -257,7 +254,7 @@ def method(
         *phases, last = np.asarray(chosen.counts).tolist()
         while phases and phases[-1] == last:
             phases.pop()
-        happening = int(np.sum(chosen.prunes))
+        happening = int(np.sum(chosen.happens))
         return Promise(last, events=happening, dense_growth=dense_growth and happening > 0, phases=phases)
 
     return Method(name, family, settings, promise, summary)
