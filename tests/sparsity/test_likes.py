@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparserl_jax.conformance.laboratory import hasty
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import METHODS, eau_like, plad_like, promised
 from sparserl_jax.sparsity.contract import Evidence
@@ -27,7 +28,7 @@ def lived(method: Any, layers: Any, weights: Any, knob: float) -> list[tuple[Any
     params, _, state = init(
         jax.random.key(0), weights, layers, method.settings(layers, knob, EVENTS, "released")
     )
-    event = jax.jit(
+    event = hasty(
         lambda tick, params, state: evolve(jax.random.key(1), tick, params, {}, None, state, seen(weights))
     )
     found = []
@@ -131,7 +132,7 @@ def test_at_its_fastest_a_network_is_at_its_limit_after_half_of_the_events_and_n
     )
     total, least = r.layers.weights, r.layers.weights - int(0.8 * r.layers.weights)
     evidence = Evidence(*[None] * 6, loss=lambda p: jnp.float32(0))
-    event = jax.jit(
+    event = hasty(
         lambda tick, params, state: EAU.family.evolve(
             jax.random.key(0), tick, params, {}, None, state, evidence
         )
@@ -178,10 +179,8 @@ def test_members_of_other_knobs_together_equal_members_alone(name, over):
             )
         return params, state.masks
 
-    together = jax.jit(
-        jax.vmap(life) if over == "vmap" else lambda *x: jax.lax.map(lambda one: life(*one), x)
-    )
-    found, single = together(stacked, weights), jax.jit(life)
+    together = hasty(jax.vmap(life) if over == "vmap" else lambda *x: jax.lax.map(lambda one: life(*one), x))
+    found, single = together(stacked, weights), hasty(life)
     for i in range(3):
         alone = single(settings[i], jax.tree.map(lambda x, i=i: x[i], weights))
         for a, b in zip(jax.tree.leaves(alone[1]), jax.tree.leaves(found[1]), strict=True):
