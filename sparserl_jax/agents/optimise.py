@@ -139,6 +139,7 @@ def step_network(
         seen = evidence._replace(
             grad=lambda: dense_grads,
             hvp=lambda vector: jax.jvp(gradient, (params,), (vector,))[1],
+            loss=lambda weights: total((weights, extra))[0],
         )
         *evolved, effects = sparsifier.evolve(event_key, tick, params, extra, opt_state, sparsity, seen)
         # A member without events of its own takes its optimiser step as on any other tick.

@@ -159,6 +159,12 @@ class Claims:
                 for tensor, count in zip(tensors, promise, strict=True)
                 if tensor["declared"] != count
             ]
+        for network, happened in result["events"].items():
+            most = promised[network].events
+            if happened > most:
+                problems.append(
+                    f"{network}: {happened} topology events, but its method promises at most {most}"
+                )
         counts = {network: [tensor["nnz"] for tensor in result["tensors"][network]] for network in layers}
         made = costs.costs(run, layers, counts, promised)
         return problems + _differences(result["costs"], made, "result.costs", "its weights give")

@@ -16,9 +16,10 @@ import numpy as np
 from sparserl_jax.bench import policy
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable, leaf
-from sparserl_jax.sparsity import METHODS
-from sparserl_jax.sparsity.contract import Events
+from sparserl_jax.sparsity import method as find_method
+from sparserl_jax.sparsity import promised
 from sparserl_jax.training.config import Run, Start
+from sparserl_jax.training.population import events_of
 
 
 def read(path: str | Path) -> Start:
@@ -111,20 +112,33 @@ def _text(shape: tuple[int, ...] | None) -> str:
 
 def _check_masks(where: str, network: str, masks: Any, run: Run, layers: LayerTable) -> None:
     """The masks keep the declared counts, within the units that the method's network has."""
-    knob = run.knobs[network]
-    # Counts do not depend on the schedule.
-    declared = METHODS[run.recipe.method].settings(layers, knob, Events(1, 1, 0.0), run.recipe.source)
+    knob, method = run.knobs[network], find_method(run.recipe.method)
+    if method.family.adopt is None:
+        raise UserError(
+            f"{where}: methods of the family '{method.family.name}' cannot start from trained networks."
+        )
+    # What the method begins with: all weights, where it prunes on its way.
+    promise = promised(method, layers, knob, events_of(run.training)[network], run.recipe.source)
     what = f"what {run.recipe.name} keeps at sparsity {knob:g}"
-    for (layer, copy), count in zip(layers.tensors, declared.counts, strict=True):
-        live = int(np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1)[copy].sum())
-        if live != count:
+    kept = [
+        int(np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1)[copy].sum())
+        for layer, copy in layers.tensors
+    ]
+    begins, budget = promise.at(0), method.family.declares.budget
+    if budget == "global" and sum(kept) != sum(begins):
+        raise UserError(
+            f"{where}: its {network} keeps {sum(kept):,} of {layers.weights:,} weights, {what} is {sum(begins):,}; "
+            "give the recipe and sparsity of that run."
+        )
+    for (layer, _), live, count in zip(layers.tensors, kept, begins, strict=True):
+        if live > count if budget in ("at_most", "none") else budget == "per_tensor" and live != count:
             raise UserError(
                 f"{where}: its {network} keeps {live:,} of {layer.size:,} weights in {layer.name}, {what} is "
-                f"{int(count):,}; give the recipe and sparsity of that run."
+                f"{count:,}; give the recipe and sparsity of that run."
             )
-    for index, layer in enumerate(layers):
-        rows = np.arange(layer.units_in) < declared.live_in[index]
-        columns = np.arange(layer.units_out) < declared.live_out[index]
+    for layer, own in zip(layers, promise.narrow or layers, strict=True):
+        rows = np.arange(layer.units_in) < own.units_in
+        columns = np.arange(layer.units_out) < own.units_out
         inside = not np.any(np.asarray(leaf(masks, layer.kernel)) & ~(rows[:, None] & columns))
         if layer.bias is not None:
             inside = inside and bool(np.all(np.asarray(leaf(masks, layer.bias)) == columns))

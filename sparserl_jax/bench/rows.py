@@ -35,11 +35,11 @@ class Row:
     returns: score of every seed, seeds ascending. z: the same, normalised, None without levels. value, z_value: IQM
     and interval. improvement: chance that a run beats one of dense, with interval. verdict: words for the table.
     tiny, tiny_comparison: the narrow opponent's label and the difference to it. compression, ratios: relative to the
-    dense full-width network. speed: environment steps per second of the whole program, all its members together.
-    target: steps of the TD target, 0 for clones. origin: folder of the runs in a comparison, else empty. runs,
-    programs, commits: what the row's numbers are made of; command: what makes these runs again. own: whether its
-    sparsities are those of its environment; pooled rows of such arms hold mean sparsities, which are shown nowhere, and
-    `level`, the words that stand for them.
+    dense full-width network, of the costs' means over the seeds. speed: environment steps per second of the whole
+    program, all its members together. target: steps of the TD target, 0 for clones. origin: folder of the runs in a
+    comparison, else empty. runs, programs, commits: what the row's numbers are made of; command: what makes these runs
+    again. own: whether its sparsities are those of its environment; pooled rows of such arms hold mean sparsities,
+    which are shown nowhere, and `level`, the words that stand for them.
     """
 
     arm: str
@@ -110,6 +110,13 @@ def key_of(record: dict[str, Any]) -> tuple[str, float, float]:
     return result["arm"], result["sparsity"], result["critic_sparsity"]
 
 
+def _mean_costs(group: list[dict[str, Any]]) -> dict[str, Any]:
+    """Costs of an arm: the mean over its seeds, which differ where a method's final counts do."""
+    costs = [record["result"]["costs"] for record in group]
+    numbers = [key for key, value in costs[0].items() if isinstance(value, int | float)]
+    return {**costs[0], **{key: sum(own[key] for own in costs) / len(costs) for key in numbers}}
+
+
 def _ratio(costs: dict[str, Any], key: str, reference: str) -> float:
     return costs[key] / costs[reference]
 
@@ -150,7 +157,7 @@ def row(
     failures = None
     if levels["failed"] is not None:
         failures = [score < levels["failed"] or lost for score, lost in zip(x, diverged, strict=True)]
-    costs, config = first["costs"], group[0]["provenance"]["config"]
+    costs, config = _mean_costs(group), group[0]["provenance"]["config"]
     speeds = sorted(m["steps_per_second"] for m in measured if m["steps_per_second"] is not None)
     # A tiny member inside a wide program shows the wide program's speed, which is not its own.
     own_speed = bool(speeds) and first["method"] != "tiny"

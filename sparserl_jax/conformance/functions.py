@@ -146,6 +146,7 @@ def _check_evolve(
             batch=lambda size: jax.tree.map(lambda x: jnp.zeros((size, *x.shape[1:]), x.dtype), batch),
             init_params=lambda: seen[0],
             episode_return=lambda: jnp.float32(0),
+            loss=lambda weights: sum((jnp.sum(w) for w in jax.tree.leaves(weights)), jnp.float32(0)),
         )
         found = _tuple(method.family.evolve(key, tick, p, e, o, s, evidence), 5, "evolve")
         is_effects = isinstance(found[4], Effects)

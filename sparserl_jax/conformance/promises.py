@@ -70,6 +70,23 @@ def check_actions_ignore_the_rest(lab: Laboratory, state: Any, where: str = "the
     same(lab.agent.deployed(state)[:2], lab.agent.deployed(other)[:2], f"{after}: what is deployed")
 
 
+def check_losses_ignore_the_rest(lab: Laboratory, state: Any, updates: int, where: str) -> None:
+    """Parameters outside the support influence no loss, of either network, after `updates` updates."""
+    dirty = state
+    for name in NETWORKS:
+        network = getattr(state, name)
+        params = garbage(network.params, opposite(support(lab, network)), 3)
+        params, extra, slots = lab.family.project(params, network.extra, network.opt_state, network.sparsity)
+        dirty = dirty._replace(**{name: Network(params, extra, slots, network.sparsity)})
+    for part, call in (("update", lab.update), ("delayed", lab.delayed)):
+        windows = batch(4, successors=lab.agent.successors)
+        (_, clean), (_, other) = (call(one, windows, 2, updates) for one in (state, dirty))
+        clean, other = (
+            {k: v for k, v in t.items() if k == "q" or k.endswith("_loss")} for t in (clean, other)
+        )
+        same(clean, other, f"{where}, with other numbers outside its masks and `project`ed: {part}")
+
+
 def check_targets_ignore_the_rest(lab: Laboratory, state: Any, updates: int) -> None:
     """Target parameters outside the support influence no target after a target update.
 
@@ -216,7 +233,11 @@ def live(
         slots = optimiser.init((params, extra))
         slots = map_slots(lambda slot: jax.tree.map(jnp.add, slot, moved), slots, params)
         evidence = EVIDENCE._replace(
-            grad=lambda: gradient, activations=lambda: hidden, init_params=lambda: fresh, hvp=lambda v: v
+            grad=lambda: gradient,
+            activations=lambda: hidden,
+            init_params=lambda: fresh,
+            hvp=lambda v: v,
+            loss=lambda weights: sum((jnp.sum(w**2) for w in jax.tree.leaves(weights)), jnp.float32(0)),
         )
         params, extra, slots, state, effects = family.evolve(
             keys[1], tick, params, extra, slots, state, evidence

@@ -89,6 +89,18 @@ def _actions(seen: Examination) -> None:
     checks.check_actions_ignore_the_rest(seen.lab, seen.moments[-1].after, "the trained actor")
 
 
+def _learning(seen: Examination) -> str | None:
+    if seen.lab.family.declares.learning == "dense":
+        return "declared dense: losses may see all weights"
+    checks.check_losses_ignore_the_rest(seen.lab, seen.moments[0].before, 0, "fresh networks")
+    # Behind two events of each network, where masks have moved; and at the end.
+    middle = 2 * len(seen.moments) // 3
+    for moment in (seen.moments[middle], seen.moments[-1]):
+        where = f"networks after {moment.updates} updates"
+        checks.check_losses_ignore_the_rest(seen.lab, moment.after, moment.updates, where)
+    return None
+
+
 def _targets(seen: Examination) -> None:
     checks.check_targets_ignore_the_rest(seen.lab, seen.moments[1].after, 2)
     checks.check_targets_ignore_the_rest(seen.lab, seen.moments[-2].after, 2 * CYCLES)
@@ -112,6 +124,11 @@ PROMISES: tuple[tuple[str, str, Callable[[Examination], str | None]], ...] = (
         _deployment,
     ),
     ("actions", "parameters outside the support influence no action", _actions),
+    (
+        "learning",
+        "parameters outside the support influence no loss, unless learning is declared dense",
+        _learning,
+    ),
     ("targets", "parameters outside the support influence no target after a target update", _targets),
     (
         "budget",
@@ -174,7 +191,8 @@ def check(method: Method, knob: float, say: Callable[[str], None]) -> bool:
     declares = method.family.declares
     say(
         f"{method.name} (family {method.family.name}; budget {declares.budget}, targets {declares.targets}, slots "
-        f"{declares.slots}, resets {', '.join(declares.resets) or 'nothing'}) at {knob:g}, on a TD3 of 16 units:"
+        f"{declares.slots}, resets {', '.join(declares.resets) or 'nothing'}, learning {declares.learning}) at "
+        f"{knob:g}, on a TD3 of 16 units:"
     )
     verdicts = []
     for verdict in examine(method, knob):

@@ -32,12 +32,15 @@ class Declares(NamedTuple):
     slots: what happens to optimiser slots of grown weights: `keep`, `zero_grown`, `zero_inactive`, or `setting` when a
         traced setting of the method decides.
     resets: what its events may reset beyond the network: a subset of `("replay", "targets")`.
+    learning: what a loss is computed from: `masked` (the support alone, as in every other mode) or `dense` (weights
+        outside the support, too: they are trained on, and come into force when the support moves).
     """
 
     budget: str
     targets: str
     slots: str
     resets: tuple[str, ...] = ()
+    learning: str = "masked"
 
 
 class Effects(NamedTuple):
@@ -59,6 +62,10 @@ class Effects(NamedTuple):
         return Effects(*(jnp.asarray(flag, bool) for flag in (happened, reset_replay, reset_targets)))
 
 
+def _not_here(*_: Any) -> Any:
+    raise NotImplementedError("filled in where a network is trained")
+
+
 class Evidence(NamedTuple):
     """What a method may look at during an event: functions, traced only if called.
 
@@ -68,6 +75,7 @@ class Evidence(NamedTuple):
     batch(n): a fresh batch of `n` transitions from the replay.
     init_params(): the parameters this network was initialised with, before any sparsifier touched them.
     episode_return(): return of the most recently finished training episode, f32 scalar.
+    loss(params): this tick's loss and penalty at other parameters, f32 scalar.
     """
 
     grad: Callable[[], Params]
@@ -76,6 +84,7 @@ class Evidence(NamedTuple):
     batch: Callable[[int], Any]
     init_params: Callable[[], Params]
     episode_return: Callable[[], jax.Array]
+    loss: Callable[[Params], jax.Array] = _not_here
 
 
 class Sparsifier(NamedTuple):

@@ -19,7 +19,7 @@ def cosine(zeta0: float, tick: int, end: int) -> float:
     return 0.0 if tick >= end else zeta0 / 2 * (1 + math.cos(math.pi * tick / end))
 
 
-def cubic(final: float, tick: int, begin: int, end: int, initial: float = 0.0) -> float:
+def cubic(final: float, tick: int, begin: float, end: float, initial: float = 0.0) -> float:
     """Sparsity at a tick of gradual magnitude pruning: final + (initial - final) * (1 - x)^3.
 
     Here x runs from 0 at tick `begin` to 1 at tick `end` and is constant outside (Zhu and Gupta 2017).

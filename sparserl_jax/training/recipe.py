@@ -8,6 +8,7 @@ from typing import Literal
 from sparserl_jax.agents.targets import LONGEST
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.references import OWN, resolve
+from sparserl_jax.sparsity import METHODS
 from sparserl_jax.sparsity import method as find_method
 
 
@@ -79,6 +80,12 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe("placebo", "static", source="paper", summary="random fixed mask at an extreme sparsity"),
     )
+}
+# Every other method is a recipe by itself.
+RECIPES |= {
+    own.name: Recipe(own.name, own.name, summary=own.summary)
+    for own in METHODS.values()
+    if own.name not in RECIPES
 }
 
 

@@ -159,6 +159,32 @@ def test_what_does_not_fit_is_told_in_one_sentence(
     assert not (tmp_path / "runs").exists()
 
 
+def test_methods_that_prune_begin_from_dense_networks(source: Path, monkeypatch):
+    """Those of `gradual` are dense at its beginning, whatever it prunes to; SynFlow's have few weights in all."""
+    dense = continuing.read(source.parent / "dense-s0000-seed000")
+    for name in ("gradual", "gradual_global", "snip", "l1", "eau_like"):
+        made = plans.make(single.suite_of(ENV, **{**SMALL, "recipe": name}, hidden=(8, 8)))
+        run, layers = made.runs[0].run, made.layers[ENV]
+        continuing.check(dense, run, layers)
+        if name in ("l1", "eau_like"):
+            continuing.check(continuing.read(source), run, layers)  # they promise no counts
+        else:
+            with pytest.raises(UserError, match=f"keeps .* weights.*what {name} keeps at sparsity 0.7 is"):
+                continuing.check(continuing.read(source), run, layers)
+    made = plans.make(single.suite_of(ENV, **{**SMALL, "recipe": "synflow"}, hidden=(8, 8)))
+    with pytest.raises(
+        UserError, match="its actor keeps 96 of 96 weights, what synflow keeps at sparsity 0.7 is 29"
+    ):
+        continuing.check(dense, made.runs[0].run, made.layers[ENV])
+
+
+def test_a_method_that_cannot_take_networks_up_says_so(source: Path):
+    toy = "tests.reference.toy_methods:GATES"
+    made = plans.make(single.suite_of(ENV, **{**SMALL, "recipe": toy}, hidden=(8, 8)))
+    with pytest.raises(UserError, match="methods of the family 'gates' cannot start from trained networks"):
+        continuing.check(continuing.read(source), made.runs[0].run, made.layers[ENV])
+
+
 def test_another_agent_and_masks_in_another_place_are_refused(source: Path):
     run = plans.make(single.suite_of(ENV, **SMALL, hidden=(8, 8))).runs[0].run
     start = continuing.read(source)

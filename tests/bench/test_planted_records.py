@@ -41,6 +41,18 @@ def test_points_at_other_steps_are_found(folder: Path):
     assert found(folder, "points at other steps", TWO)
 
 
+@pytest.mark.parametrize("network", ["actor", "critic"])
+def test_more_events_than_the_method_promises_are_found(folder: Path, network: str):
+    def add(record: dict[str, Any]) -> None:
+        record["result"]["events"][network] += 1
+
+    forge.change(folder, TWO, add)
+    most = records.read(folder / "records" / TWO)["result"]["events"][network] - 1
+    assert found(
+        folder, f"{network}: {most + 1} topology events, but its method promises at most {most}", TWO
+    )
+
+
 def test_a_seed_dropped_from_the_list_of_runs_too_is_found(folder: Path):
     shutil.rmtree(folder / "records" / TWO)
     forge.configure(folder, lambda settings: settings["runs"].remove(TWO))

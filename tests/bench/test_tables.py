@@ -13,7 +13,7 @@ import pytest
 
 from sparserl_jax.bench import plots, publish, records, statistics, summary, tables
 from sparserl_jax.bench import rows as rows_of
-from tests.bench import fake
+from tests.bench import fake, forge
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,30 @@ def test_costs_in_the_table_are_those_of_the_records(folder: Path):
     assert found["tiny", 0.9].speed is None and found["rlx2", 0.9].speed > 0
     assert found["rlx2", 0.9].compression_parameters > found["rlx2", 0.9].compression_bytes > 1
     assert found["dense", 0.0].compression_bytes == 1.0
+
+
+def test_costs_that_differ_by_seed_are_told_by_their_mean(folder: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(folder, tmp_path / "mini"))
+    before = rows(summary.summarise(folder))["rlx2", 0.9]
+    runs = before.runs
+    own = records.read(folder / "records" / runs[0])["result"]["costs"]
+    extra = {"actor_parameters": 10, "inference_flops": 100, "training_flops_theory": 10**6}
+    for k, run in enumerate(runs):
+
+        def more(record, k=k):
+            for key, value in extra.items():
+                record["result"]["costs"][key] += k * value
+
+        forge.change(folder, run, more)
+    after = rows(summary.summarise(folder))["rlx2", 0.9]
+    mean = {key: own[key] + value * (len(runs) - 1) / 2 for key, value in extra.items()}
+    assert after.compression_parameters == own["actor_parameters_dense"] / mean["actor_parameters"]
+    assert after.inference_ratio == mean["inference_flops"] / own["inference_flops_dense"]
+    assert after.training_ratio == mean["training_flops_theory"] / own["training_flops_dense"]
+    assert (
+        after.compression_bytes == before.compression_bytes and after.executed_ratio == before.executed_ratio
+    )
+    assert before.inference_ratio == own["inference_flops"] / own["inference_flops_dense"]
 
 
 def test_no_verdict_when_dense_has_not_learned(tmp_path: Path):

@@ -112,6 +112,15 @@ def _not_of_targets(params: Params, extra: Any, opt_state: Any, state: MaskState
     return (params if opt_state is None else mask_ops.apply(state.masks, params)), extra, opt_state
 
 
+def _masked_unless(unmasked: str) -> Any:
+    """`effective` that masks in every mode but one."""
+
+    def effective(params: Params, extra: Any, state: MaskState, mode: str, key: jax.Array) -> Params:
+        return params if mode == unmasked else mask_ops.apply(state.masks, params)
+
+    return effective
+
+
 def _with_gradient(key: jax.Array, tick: jax.Array, params: Params, *rest: Any) -> Any:
     *_, evidence = rest
     masked = mask_ops.apply(rest[2].masks, evidence.grad())
@@ -150,7 +159,8 @@ FAULTS: dict[str, list[Method]] = {
     "functions": [_with(penalty=_branch), _with(deployed=_unequal)],
     "finite": [_with(penalty=_explodes)],
     "deployment": [_with(effective=_shaky)],
-    "actions": [_with(project=_of_slots)],
+    "actions": [_with(effective=_masked_unless("act"), project=_of_slots)],
+    "learning": [_with(effective=_masked_unless("learn"), project=_of_slots)],
     "targets": [_with(project=_not_of_targets)],
     "budget": [GOOD._replace(promise=_more), GOOD._replace(promise=_more_at_last)],
     "events": [

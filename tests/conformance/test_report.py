@@ -39,7 +39,9 @@ def test_a_method_that_keeps_its_promises_is_found_to(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("promise", "faulty"),
     [
-        pytest.param(p, m, marks=[] if p in ("functions", "budget", "events") else pytest.mark.slow)
+        pytest.param(
+            p, m, marks=[] if p in ("functions", "budget", "events", "learning") else pytest.mark.slow
+        )
         for p, m in CASES
     ],
     ids=[f"{p}-{i}" for i, (p, _) in enumerate(CASES)],

@@ -133,7 +133,7 @@ GATES = Method(
         project=_gate_project,
         evolve=_gate_evolve,
         deployed=_gate_deployed,
-        declares=Declares(budget="none", targets="none", slots="keep"),
+        declares=Declares(budget="none", targets="none", slots="keep", learning="dense"),
     ),
     _gate_settings,
     lambda layers, knob, events, source: Promise([layer.size for layer, _ in layers.tensors]),

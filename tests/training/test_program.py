@@ -31,9 +31,10 @@ def test_runs_are_grouped_by_length_of_target_and_keep_their_order():
 
 
 def test_every_recipe_of_the_family_and_every_knob_share_a_program_with_their_equals():
-    runs = [run(name, sparsity=knob) for name in RECIPES for knob in (0.5, 0.9)]
+    known_ones = [known for known in RECIPES.values() if known.family == "drop_grow"]
+    runs = [run(known.name, sparsity=knob) for known in known_ones for knob in (0.5, 0.9)]
     programs = group(runs)
-    lengths = [known.n for known in RECIPES.values()]
+    lengths = [known.n for known in known_ones]
     assert {program.n_max: len(program.runs) for program in programs} == {
         n: 2 * lengths.count(n) for n in lengths
     }
