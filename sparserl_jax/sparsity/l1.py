@@ -1,7 +1,7 @@
 """L1: loss + knob * sum |w|, then small weights count as zero (see penalised.py; the lasso of Tibshirani 1996).
 
-The knob is the coefficient, not a sparsity. It acts through Adam, which takes steps of about the learning rate around
-zero and rarely lands on it, so that fewer weights fall below the threshold than the penalty makes useless.
+The knob is the coefficient, not a sparsity. Adam turns the constant pull into steps of about the learning rate to and
+fro around zero, so that fewer weights fall below the threshold than the penalty makes useless.
 """
 
 from __future__ import annotations

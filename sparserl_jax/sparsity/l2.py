@@ -1,7 +1,8 @@
 """L2: loss + knob * sum w^2, then small weights count as zero (see penalised.py; ridge regression).
 
-The knob is the coefficient, not a sparsity. The pull on a weight fades with it, so weights get small together and next
-to none of them falls below a threshold that is relative to the others: the control that shows what L1 adds.
+The knob is the coefficient, not a sparsity. Under plain gradient descent weights get small together and next to none
+falls below a threshold that is relative to the others. Adam divides by the gradient's own size: a weight that the loss
+does not hold goes to zero at the learning rate, and without L1's dithering, for the pull fades on the way.
 """
 
 from __future__ import annotations
