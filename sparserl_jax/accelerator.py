@@ -220,8 +220,19 @@ def device_per_core() -> None:
     second on two cores as one device and 11,700 as two (`python -m benchmarks.perf --sections ways`).
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores))
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+
+
+def cores(system: System | None = None) -> int:
+    """CPU cores this process may use: by its affinity and, in a container, by its quota of CPU time."""
+    system = System() if system is None else system
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = system.read("sys/fs/cgroup/cpu.max").partition(" ")
+    if not quota.isdigit():
+        quota, period = (system.read(f"sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period"))
+    if quota.strip().isdigit() and period.strip().isdigit():  # "max" or -1: no limit
+        count = min(count, max(1, int(quota) // int(period)))
+    return count
 
 
 def keep_freed_memory() -> None:
@@ -235,6 +246,13 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for option, value in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
             mallopt(option, value)
+
+
+def give_back_freed_memory() -> None:
+    """Give what is freed back to the system once, where the C library is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def unseen(system: System | None = None, backend: str | None = None) -> str | None:

@@ -185,7 +185,7 @@ def test_runs_as_a_script_before_anything_is_installed():
 @pytest.mark.parametrize(
     ("given", "devices"),
     [
-        ({}, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
+        ({}, str(accelerator.cores())),
         ({"JAX_NUM_CPU_DEVICES": "3"}, "3"),
         ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, None),
     ],
@@ -221,3 +221,28 @@ def test_freed_memory_is_kept():
 
     kept, given_back = faults("kept"), faults("not")
     assert kept * 10 < given_back, (kept, given_back)
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({"sys/fs/cgroup/cpu.max": "100000 100000\n"}, 1),
+        ({"sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),  # half a core
+        ({"sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        (
+            {
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            1,
+        ),
+        (
+            {"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"},
+            None,
+        ),
+        ({}, None),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(tmp_path, files, most):
+    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert accelerator.cores(machine(tmp_path, files=files)) == (free if most is None else most)

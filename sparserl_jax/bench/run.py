@@ -130,7 +130,7 @@ def check_machine(plan: Plan, limit: int | None = None) -> None:
     if problem is not None:
         raise UserError(problem)
     for program in plan.programs:
-        memory.check(int(program.memory()), len(program.runs), program.name, limit)
+        memory.check(int(program.memory()), program.layout, program.name, limit)
 
 
 def check_budget(seconds: float | None) -> None:

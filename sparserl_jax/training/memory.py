@@ -6,19 +6,21 @@ from typing import Any
 
 import jax
 
+from sparserl_jax.accelerator import give_back_freed_memory
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.sharding import Layout, devices
 
 
-def available() -> int | None:
-    """Bytes that each local device offers: the least of their memory limits less what is in use, or its share of the
-    host's available memory on CPU; None where neither is known."""
+def available(used: int | None = None) -> int | None:
+    """Bytes that each of `used` local devices (default: all of them) offers: the least of their memory limits less what
+    is in use, or its share of the host's available memory on CPU; None where neither is known."""
     local = devices()
     if local[0].platform == "cpu":
+        give_back_freed_memory()  # what an earlier program held counts as free again
         try:
             with open("/proc/meminfo", encoding="ascii") as lines:
                 facts = dict(line.split(":", 1) for line in lines)
-            return int(facts["MemAvailable"].split()[0]) * 1024 // len(local)
+            return int(facts["MemAvailable"].split()[0]) * 1024 // (used or len(local))
         except (OSError, KeyError, ValueError):
             return None
     offers = [_free(device) for device in local]
@@ -32,23 +34,22 @@ def _free(device: jax.Device) -> int | None:
     return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
 
 
-def check(needed: int, members: int, what: str, offered: int | None = None) -> None:
+def check(needed: int, layout: Layout, what: str, offered: int | None = None) -> None:
     """Refuse a population that does not fit.
 
     Args:
         needed: bytes of the population on each device.
-        members: how many members there are, on all local devices together.
+        layout: of its members over the devices.
         what: name of the Program for the message.
-        offered: bytes at hand on each device; default `available()`.
+        offered: bytes at hand on each device; default what those of the layout offer.
 
     Raises:
         UserError: with the bytes needed and the number of members that would fit.
     """
-    offered = available() if offered is None else offered
+    offered = available(len(layout.devices)) if offered is None else offered
     if offered is None or needed <= offered:
         return
-    layout = Layout.of(members)
-    fits = int(layout.per_device * offered // max(needed, 1)) * len(devices())
+    fits = int(layout.per_device * offered // max(needed, 1)) * len(layout.devices)
     each = "" if len(layout.devices) == 1 else " on each"
     raise UserError(
         f"program {what} needs {needed / 1e9:.2f} GB{each} for {layout} and {offered / 1e9:.2f} GB are free: about "

@@ -177,7 +177,7 @@ class Program:
     def one_by_one(self) -> bool:
         """Whether a device trains its members one after another: on CPUs, where one fills a core, and several at once
         only drive each other out of its caches."""
-        if self.host or self.layout.devices[0].platform != "cpu":
+        if self.host or not self.layout.on_cpu:
             return False
         weights = sum(table.weights for table in self.agent.layers.values())
         return self.training.agent.batch_size * weights >= FILLS_A_CORE
@@ -223,7 +223,8 @@ class Program:
     def memory(self) -> int:
         """Forecast of the bytes its population holds on each device."""
         held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.shapes()))
-        return held // self.layout.members * self.layout.per_device
+        # One after another, members are read from one copy and written to another.
+        return held // self.layout.members * self.layout.per_device * (2 if self.one_by_one else 1)
 
     def arguments(self) -> dict[str, tuple[Any, ...]]:
         """Shapes, or values on the host, of what every stage is called with."""

@@ -156,15 +156,15 @@ class Execution:
     def prepare(self) -> None:
         """Compile, if it fits."""
         self.program.check_given()
-        name, members = self.program.name, len(self.program.runs)
-        memory.check(self.program.memory(), members, name)
+        name, layout = self.program.name, self.program.layout
+        memory.check(self.program.memory(), layout, name)
         self.progress.stage(name, "compiling")
         began = time.perf_counter()
         self.compiled, self.compile_seconds = self.program.compile()
         self.seconds["compile"] = time.perf_counter() - began
         self.peak = memory.compiled_bytes(self.compiled["train"])
-        memory.check(self.peak or 0, members, name)
-        self.layout = self.program.layout
+        memory.check(self.peak or 0, layout, name)
+        self.layout = layout
         self.settings = self.layout.place(self.program.settings)
 
     def begin(self) -> None:

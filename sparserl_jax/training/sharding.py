@@ -60,9 +60,14 @@ class Layout:
         return f"{self.members} members on {len(self.devices)} {self.kind}{padded}"
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether its devices are CPUs."""
+        return getattr(self.devices[0], "platform", "") == "cpu"
+
+    @property
     def kind(self) -> str:
         """What its devices are called."""
-        return "cores" if getattr(self.devices[0], "platform", "") == "cpu" else "devices"
+        return "cores" if self.on_cpu else "devices"
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from sparserl_jax.bench import suites
 from sparserl_jax.envs.protocol import EnvSpec
 from sparserl_jax.layers import LayerTable, leaf, with_leaf
 from sparserl_jax.training.runner import Outcome
+from sparserl_jax.training.sharding import Layout
 
 SUITE: dict[str, Any] = {
     "name": "mini",
@@ -99,6 +100,11 @@ class FakeProgram:
     why: str = "they share everything"
     given: Any = dataclasses.field(default=None, compare=False)
     host: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        """Of its members, as a real program has it."""
+        return Layout.of(len(self.runs))
 
     def memory(self) -> int:
         """A number."""
