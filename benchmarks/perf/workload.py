@@ -132,7 +132,9 @@ class Workload:
         stages = Stages(self.training, agent, make_env(LinearDynamics()), 1, False)
 
         def stage(fn: Callable[..., Any], *axes: int | None) -> Any:
-            return layout.stage(precise(fn, precision), *axes, donate=len(axes) > 1, one_by_one=WAYS[way])
+            return layout.stage(
+                precise(fn, precision), *axes, donate=(0,) if len(axes) > 1 else (), one_by_one=WAYS[way]
+            )
 
         self.settings = layout.place(settings)
         self.population = stage(stages.init, 0)(self.settings)

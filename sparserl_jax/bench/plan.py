@@ -243,8 +243,6 @@ def lines(plan: Plan) -> list[str]:
 
 
 def _paragraph(plan: Plan, program: Any) -> list[str]:
-    from sparserl_jax.training.sharding import Layout
-
     planned = plan.of(program)
     arms: dict[str, int] = {}
     for entry in planned:
@@ -256,7 +254,7 @@ def _paragraph(plan: Plan, program: Any) -> list[str]:
         arms[label] = arms.get(label, 0) + 1
     members = ", ".join(f"{label} x{count}" for label, count in arms.items())
     whole = plan.wholes.get(program.name)
-    layout = Layout.of(len(planned))
+    layout = program.layout
     each = "" if len(layout.devices) == 1 else " on each"
     text = [
         f"program {program.name}: {planned[0].task.name}, {layout}, {program.compilations} compilations, "

@@ -2,6 +2,9 @@
 
     act for all members  ->  one step of every environment  ->  insert and update, with donated state
 
+Where the layout has several waves of members, both calls are made once per wave: population, settings and sums are
+lists of what belongs to each. Everything on the host has all members.
+
 The unit is the vector step: Ctrl-C, the time budget, a checkpoint by time and an environment that breaks all leave the
 state between two of them, wherever the dispatch stands; a dispatch is what the curve's losses are means over. A
 checkpoint holds, beside the population, the seed of every running episode and the actions since (`episodes.py`), so
@@ -23,9 +26,10 @@ from sparserl_jax.envs import HostEnvironment, check
 from sparserl_jax.envs.host import instances
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.episodes import BrokenAt, Episodes, Log, play_ahead, reset_seed
+from sparserl_jax.training.outcome import Outcome
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress
-from sparserl_jax.training.runner import Execution, Outcome, Stopped, whole
+from sparserl_jax.training.runner import Execution, Stopped, whole
 
 NEWS_SECONDS = 1.0
 """Most time between two reports of progress: vector steps are slow, and Ctrl-C is looked for there."""
@@ -39,7 +43,7 @@ class HostExecution(Execution):
     ) -> None:
         super().__init__(program, folder, progress, checkpoint_seconds)
         self.seconds["environment"] = 0.0  # part of the seconds of warm_up and train
-        self.sums: dict[str, Any] = {}
+        self.sums: list[dict[str, Any]] = []
         self.cut = np.zeros(len(program.runs), np.int32)
 
     def prepare(self) -> None:
@@ -61,7 +65,11 @@ class HostExecution(Execution):
         super().prepare()
         like = program.host_stages.sums(program.shapes(), program.settings, clock_at(self.training, 0))
         self.zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
-        self.sums = dict(self.zeros)
+        self.sums = self.layout.deal(self.zeros)
+
+    def placed(self, tree: Any) -> Any:
+        """See Execution.placed; a list of the waves'."""
+        return self.layout.deal(tree)
 
     def begin(self) -> None:
         """A fresh population at the beginning of everybody's first episode."""
@@ -69,7 +77,15 @@ class HostExecution(Execution):
             first = self.episodes.start()
         except BrokenAt as broken:
             self._refuse(broken)
-        self.population = self.compiled["init"](self.settings, first)
+        self.population = [  # type: ignore[assignment]
+            self.compiled["init"](*wave) for wave in zip(self.settings, self.layout.split(first), strict=True)
+        ]
+
+    @property
+    def waves(self) -> list[Any]:
+        """The population of every wave."""
+        assert self.population is not None
+        return list(self.population)
 
     def loop(self, deadline: float | None) -> None:
         """Vector step after vector step, up to the last evaluation of the curve."""
@@ -106,19 +122,23 @@ class HostExecution(Execution):
         began = time.perf_counter()
         warming = self.step < self.training.warm_up
         kind = "warm_up" if warming else "train"
-        clock, state = clock_at(self.training, self.step), self.population
+        clock = clock_at(self.training, self.step)
         uniform = warming and self.program.host_stages.first_actions == "uniform"
-        action, mean = self.compiled["uniform" if uniform else "act"](state, self.settings, clock)
-        chosen = np.asarray(action)
+        act = self.compiled["uniform" if uniform else "act"]
+        actions = [act(wave, own, clock) for wave, own in zip(self.waves, self.settings, strict=True)]
+        chosen = self.layout.join([action for action, _ in actions])
         ready = time.perf_counter()
         taken = self.episodes.step(chosen)
         self.seconds["environment"] += time.perf_counter() - ready
         with whole():
-            given = (state, self.settings, clock, action, mean, taken)
+            parts = zip(self.waves, self.settings, actions, self.layout.split(taken), strict=True)
+            given = [(wave, own, clock, *both, step) for wave, own, both, step in parts]
             if warming:
-                self.population = self.compiled[kind](*given)
+                after = [self.compiled[kind](*one) for one in given]
             else:
-                self.population, self.sums = self.compiled[kind](*given, self.sums)
+                done = [self.compiled[kind](*one, own) for one, own in zip(given, self.sums, strict=True)]
+                after, self.sums = [wave for wave, _ in done], [own for _, own in done]
+            self.population = after  # type: ignore[assignment]
             self.episodes.commit()
             self.step += 1
             if self.step % self.training.dispatch_steps == 0:
@@ -128,27 +148,38 @@ class HostExecution(Execution):
     def _close_dispatch(self, warming: bool) -> None:
         jax.block_until_ready(self.population)
         if not warming:
-            sums = {name: np.asarray(value) for name, value in self.sums.items()}
+            sums = self.layout.join(self.sums)
             self.metrics = {name: value[:, 0] / value[:, 1] for name, value in sums.items()}
-        self.sums = dict(self.zeros)
+        self.sums = self.layout.deal(self.zeros)
 
-    def _evaluate(self, repeat: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def _evaluate(self, repeat: int) -> tuple[dict[str, np.ndarray], Any]:
         began = time.perf_counter()
         plan, clock = self.training.evaluation, clock_at(self.training, self.step)
-        params = self.compiled["harvest"](self.population)["params"]["actor"]
+        harvest, evaluate = self.compiled["harvest"], self.compiled["evaluate"]
+        actors = [harvest(wave)["params"]["actor"] for wave in self.waves]
+        # On one device, whole: a call for every step of the episodes.
+        params = actors[0] if len(actors) == 1 else jax.device_put(self.layout.join(actors))
         key = np.asarray(self.program.settings.evaluation_key)[0]  # common to all arms
         seeds = [reset_seed(key, self.step, repeat, episode) for episode in range(plan.episodes)]
 
         def act(obs: np.ndarray) -> np.ndarray:
             return np.asarray(self.compiled["policy"](params, obs))
 
-        assert self.population is not None
-        gamma = np.asarray(self.program.agent.gamma(self.population.agent))
+        gamma = self.layout.join([self.program.agent.gamma(wave.agent) for wave in self.waves])
         returns, ahead = play_ahead(self.playground, act, seeds, gamma)
-        seen, history = self.compiled["evaluate"](self.population, self.settings, clock, ahead)
-        seen = {"returns": returns, **{name: np.asarray(value) for name, value in seen.items()}}
+        found = [
+            evaluate(wave, own, clock, looked)
+            for wave, own, looked in zip(self.waves, self.settings, self.layout.split(ahead), strict=True)
+        ]
+        seen = {"returns": returns, **self.layout.join([seen for seen, _ in found])}
         self.seconds["evaluate"] += time.perf_counter() - began
-        return seen, history
+        return seen, [history for _, history in found]
+
+    def remember(self, history: Any) -> None:
+        """See Execution.remember."""
+        self.population = [  # type: ignore[assignment]
+            wave._replace(history=own) for wave, own in zip(self.waves, history, strict=True)
+        ]
 
     def final_returns(self) -> np.ndarray:
         """See Execution.final_returns."""
@@ -176,7 +207,7 @@ class HostExecution(Execution):
 
     def state(self) -> Any:
         """See Execution.state."""
-        return self.population, self.sums, self.episodes.log
+        return self.layout.join(self.waves), self.layout.join(self.sums), self.episodes.log
 
     def notes(self) -> dict[str, Any]:
         """See Execution.notes."""
@@ -185,7 +216,7 @@ class HostExecution(Execution):
     def adopt(self, state: Any, notes: dict[str, Any]) -> None:
         """Go on from what a checkpoint held; episodes that cannot be brought back are cut."""
         population, sums, log = state
-        self.sums, self.cut = jax.device_put(sums), np.asarray(notes["cut"], np.int32)
+        self.sums, self.cut = self.layout.deal(sums), np.asarray(notes["cut"], np.int32)
         try:
             lost = self.episodes.resume(Log(*log), np.asarray(population.envs.obs)[:, 0])
         except BrokenAt as broken:
@@ -201,9 +232,16 @@ class HostExecution(Execution):
                 f"the running episodes of {int(cut.sum())} of {len(cut)} members could not be brought back: they end "
                 "as truncated, and new ones begin.",
             )
-        self.population = self.layout.place(population)
+        self.population = self.layout.deal(population)  # type: ignore[assignment]
 
     # ---- results ---------------------------------------------------------------------------------------------------
+
+    def harvest(self) -> tuple[Any, Any]:
+        """See Execution.harvest."""
+        return tuple(  # type: ignore[return-value]
+            self.layout.join(waves)
+            for waves in ([self.compiled["harvest"](w) for w in self.waves], [w.tally for w in self.waves])
+        )
 
     def outcomes(self, final: np.ndarray) -> list[Outcome]:
         """See Execution.outcomes; the record also says whether a stop can have changed it."""

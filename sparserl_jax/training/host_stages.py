@@ -20,6 +20,7 @@ from sparserl_jax.envs import EnvState, Lookahead, Step, follow, start_steps
 from sparserl_jax.replay import cut
 from sparserl_jax.training.population import Member, MemberSettings
 from sparserl_jax.training.precision import precise
+from sparserl_jax.training.sharding import Layout
 from sparserl_jax.training.stages import Stages
 
 HOST_STAGES = ("init", "uniform", "act", "warm_up", "train", "policy", "evaluate", "harvest")
@@ -40,7 +41,7 @@ class Taken(NamedTuple):
 class HostStages(Stages):
     """The stages as per-member functions; `env` is a HostEnvironment, of which only the spec is used."""
 
-    _sums: dict[str, Any] | None = None
+    _told: tuple[str, ...] | None = None
 
     def init(self, settings: MemberSettings, obs: jax.Array) -> Member:  # type: ignore[override]
         """A fresh member whose environments begin with `obs` f32[E,O]."""
@@ -160,12 +161,15 @@ class HostStages(Stages):
 
     # ---- as a Program uses them -------------------------------------------------------------------------------------
 
-    def jitted(self) -> dict[str, Any]:
-        """The stages over the member axis, jitted; the clock is unbatched and the state is donated."""
+    def jitted(self, layout: Layout) -> dict[str, Any]:
+        """The stages over the rows of the layout, jitted; the clock is unbatched and the state is donated. `policy` and
+        `restart` take all members at once, on one device."""
 
         def over_members(fn: Callable[..., Any], *axes: int | None, donate: tuple[int, ...] = ()) -> Any:
-            fn = precise(fn, self.training.matmul_precision)
-            return jax.jit(jax.vmap(fn, in_axes=axes), donate_argnums=donate)
+            return layout.stage(precise(fn, self.training.matmul_precision), *axes, donate=donate)
+
+        def at_once(fn: Callable[..., Any], *axes: int | None) -> Any:
+            return jax.jit(jax.vmap(precise(fn, self.training.matmul_precision), in_axes=axes))
 
         return {
             "init": over_members(self.init, 0, 0),
@@ -173,30 +177,34 @@ class HostStages(Stages):
             "act": over_members(self.act, 0, 0, None),
             "warm_up": over_members(self.warm_up, 0, 0, None, 0, 0, 0, donate=(0,)),
             "train": over_members(self.train, 0, 0, None, 0, 0, 0, 0, donate=(0, 6)),
-            "policy": over_members(self.agent.policy, 0, 0),
+            "policy": at_once(self.agent.policy, 0, 0),
             "evaluate": over_members(self.evaluate, 0, 0, None, 0),
             "harvest": over_members(self.harvest, 0),
-            "restart": over_members(self.restart, 0, None, 0, 0, donate=(0,)),
+            "restart": at_once(self.restart, 0, None, 0, 0),
         }
 
     def sums(self, population: Any, settings: MemberSettings, clock: Clock) -> dict[str, Any]:
         """Shapes of the sums that `train` adds to."""
-        if self._sums is None:
+        if self._told is None:
             told = jax.eval_shape(jax.vmap(self._metrics, in_axes=(0, 0, None)), population, settings, clock)
-            like = jax.ShapeDtypeStruct((population.envs.obs.shape[0], 2), np.float32)
-            self._sums = dict.fromkeys(told, like)
-        return self._sums
+            self._told = tuple(told)
+        like = jax.ShapeDtypeStruct((population.envs.obs.shape[0], 2), np.float32)
+        return dict.fromkeys(self._told, like)
 
     def arguments(
-        self, population: Any, settings: MemberSettings, clock: Clock
+        self, population: Any, settings: MemberSettings, clock: Clock, members: int
     ) -> dict[str, tuple[Any, ...]]:
-        """What each stage is lowered with, by name, from the population's shapes."""
+        """What each stage is lowered with, by name, from the shapes of one wave of a population of `members`."""
         obs = population.envs.obs
-        members, num_envs, _ = obs.shape
-        action = jax.ShapeDtypeStruct((members, num_envs, self.env.spec.action_dim), np.float32)
-        number, flag = (jax.ShapeDtypeStruct((members, num_envs), kind) for kind in (np.float32, np.bool_))
+        rows, num_envs, _ = obs.shape
+        action = jax.ShapeDtypeStruct((rows, num_envs, self.env.spec.action_dim), np.float32)
+        number, flag = (jax.ShapeDtypeStruct((rows, num_envs), kind) for kind in (np.float32, np.bool_))
         shapes: Any = (obs, number, flag, flag)
         taken = Taken(Step(*shapes), flag, obs)
+
+        def whole(tree: Any) -> Any:
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct((members, *x.shape[1:]), x.dtype), tree)
+
         params = jax.eval_shape(jax.vmap(self.harvest), population)["params"]["actor"]
         return {
             "init": (settings, obs),
@@ -212,8 +220,8 @@ class HostStages(Stages):
                 taken,
                 self.sums(population, settings, clock),
             ),
-            "policy": (params, obs),
-            "evaluate": (population, settings, clock, self._ahead(members)),
+            "policy": (whole(params), whole(obs)),
+            "evaluate": (population, settings, clock, self._ahead(rows)),
             "harvest": (population,),
         }
 

@@ -49,7 +49,7 @@ def check(needed: int, layout: Layout, what: str, offered: int | None = None) ->
     offered = available(len(layout.devices)) if offered is None else offered
     if offered is None or needed <= offered:
         return
-    fits = int(layout.per_device * offered // max(needed, 1)) * len(layout.devices)
+    fits = int(layout.held * offered // max(needed, 1)) * len(layout.devices)
     each = "" if len(layout.devices) == 1 else " on each"
     raise UserError(
         f"program {what} needs {needed / 1e9:.2f} GB{each} for {layout} and {offered / 1e9:.2f} GB are free: about "

@@ -34,6 +34,9 @@ ONCE = {"xla_backend_optimization_level": "0"}
 FILLS_A_CORE = 20_000_000
 """Products of one forward pass of a batch through all networks from which a CPU core is better off with one member at a
 time (TD3 on two cores, updates/s one by one and batched: see `benchmarks/perf --sections ways`)."""
+WAVE = 3
+"""Such members that a core computes in one call where environments run on the host: one at a time would be copied at
+every step, more drive each other out of its caches (`benchmarks/perf --sections waves`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,36 +172,44 @@ class Program:
 
     @cached_property
     def layout(self) -> Layout:
-        """Its members over the local devices; on one of them where the environments run on the host."""
+        """Its members over the local devices. Where the environments run on the host: on cores that a member fills, in
+        waves; else on one device."""
         layout = Layout.of(len(self.runs))
-        return dataclasses.replace(layout, devices=layout.devices[:1]) if self.host else layout
+        if not self.host:
+            return layout
+        if layout.on_cpu and self.fills_a_core:
+            return layout.in_waves(WAVE)
+        return dataclasses.replace(layout, devices=layout.devices[:1])
+
+    @property
+    def fills_a_core(self) -> bool:
+        """Whether an update of one member keeps a CPU core busy."""
+        weights = sum(table.weights for table in self.agent.layers.values())
+        return self.training.agent.batch_size * weights >= FILLS_A_CORE
 
     @property
     def one_by_one(self) -> bool:
         """Whether a device trains its members one after another: on CPUs, where one fills a core, and several at once
         only drive each other out of its caches."""
-        if self.host or not self.layout.on_cpu:
-            return False
-        weights = sum(table.weights for table in self.agent.layers.values())
-        return self.training.agent.batch_size * weights >= FILLS_A_CORE
+        return self.layout.on_cpu and not self.host and self.fills_a_core
 
     @cached_property
     def stages(self) -> dict[str, Any]:
         """The stages over the rows of the layout, jitted; the clock is unbatched and the state is donated."""
         if self.host:
-            return self.host_stages.jitted()
+            return self.host_stages.jitted(self.layout)
         assert not isinstance(self.env, HostEnvironment)
         stages = Stages(self.training, self.agent, self.env, self.n_max, self.keep_mean)
 
-        def over_members(fn: Callable[..., Any], *axes: int | None, donate: bool, **how: bool) -> Any:
-            return self.layout.stage(precise(fn, self.training.matmul_precision), *axes, donate=donate, **how)
+        def over_members(fn: Callable[..., Any], *axes: int | None, **how: Any) -> Any:
+            return self.layout.stage(precise(fn, self.training.matmul_precision), *axes, **how)
 
         return {
-            "init": over_members(stages.init, 0, donate=False),
-            "warm_up": over_members(stages.warm_up, 0, 0, None, donate=True),
-            "train": over_members(stages.train, 0, 0, None, donate=True, one_by_one=self.one_by_one),
-            "evaluate": over_members(stages.evaluate, 0, 0, None, None, donate=False),
-            "harvest": over_members(stages.harvest, 0, donate=False),
+            "init": over_members(stages.init, 0),
+            "warm_up": over_members(stages.warm_up, 0, 0, None, donate=(0,)),
+            "train": over_members(stages.train, 0, 0, None, donate=(0,), one_by_one=self.one_by_one),
+            "evaluate": over_members(stages.evaluate, 0, 0, None, None),
+            "harvest": over_members(stages.harvest, 0),
         }
 
     @cached_property
@@ -216,7 +227,7 @@ class Program:
         # Asked for by the plan, the memory checks, the compilation and the resume: traced once.
         if self.host:
             first = jax.ShapeDtypeStruct((len(self.runs), 1, self.env.spec.obs_dim), np.float32)
-            return jax.eval_shape(self.stages["init"], self.settings, first)
+            return jax.eval_shape(jax.vmap(self.host_stages.init), self.settings, first)
         rows = jax.eval_shape(self.stages["init"], self.layout.padded(self.settings))
         return self.layout.unpadded(rows)
 
@@ -224,14 +235,14 @@ class Program:
         """Forecast of the bytes its population holds on each device."""
         held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.shapes()))
         # One after another, members are read from one copy and written to another.
-        return held // self.layout.members * self.layout.per_device * (2 if self.one_by_one else 1)
+        return held // self.layout.members * self.layout.held * (2 if self.one_by_one else 1)
 
     def arguments(self) -> dict[str, tuple[Any, ...]]:
         """Shapes, or values on the host, of what every stage is called with."""
-        population, settings = self.layout.padded(self.shapes()), self.layout.padded(self.settings)
+        population, settings = (self.layout.split(tree)[0] for tree in (self.shapes(), self.settings))
         clock = clock_at(self.training, 0)
         if self.host:
-            return self.host_stages.arguments(population, settings, clock)
+            return self.host_stages.arguments(population, settings, clock, len(self.runs))
         return {
             "init": (settings,),
             "warm_up": (population, settings, clock),

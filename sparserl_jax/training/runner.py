@@ -8,7 +8,6 @@ kind of device; killing the process and executing again gives the same arrays.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import threading
 import time
@@ -20,9 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.training import checkpoint, memory
-from sparserl_jax.training.config import Run
+from sparserl_jax.training.outcome import Outcome, counts
 from sparserl_jax.training.population import Member
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress, Silent
@@ -39,30 +37,6 @@ class Stopped(Exception):
     def __init__(self, reason: str, step: int) -> None:
         super().__init__(f"stopped at environment step {step} ({reason})")
         self.reason, self.step = reason, step
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What one Run ends in.
-
-    status: `ok` or `diverged`. curve: arrays [points] (env_step, update, return, and diagnostics). final_returns:
-    f32[final_episodes]. params, masks: of every network, NumPy trees; the acting network's are the deployed ones.
-    nnz: active weights per tensor. events: topology events that happened. measured: seconds and bytes, never part of
-    a result.
-    """
-
-    run: Run
-    status: str
-    curve: dict[str, np.ndarray]
-    final_returns: np.ndarray
-    params: dict[str, Any]
-    masks: dict[str, Any]
-    nnz: dict[str, list[int]]
-    layers: dict[str, LayerTable]
-    events: dict[str, int]
-    episodes: int
-    invalid_steps: int
-    measured: dict[str, float]
 
 
 def execute(
@@ -165,7 +139,11 @@ class Execution:
         self.peak = memory.compiled_bytes(self.compiled["train"])
         memory.check(self.peak or 0, layout, name)
         self.layout = layout
-        self.settings = self.layout.place(self.program.settings)
+        self.settings = self.placed(self.program.settings)
+
+    def placed(self, tree: Any) -> Any:
+        """Arrays `[member, ...]` on the devices, as the stages take them."""
+        return self.layout.place(tree)
 
     def begin(self) -> None:
         """A fresh population."""
@@ -242,13 +220,17 @@ class Execution:
         missing = np.full(members, np.nan, np.float32)
         names = ("critic_loss", "actor_loss", "q", "critic_grad_norm", "actor_grad_norm")
         point |= {name: self.metrics.get(name, missing) for name in names}
-        assert self.population is not None
         with whole():  # a point, and the masks it was the last to look at
             self.points.append({**point, **seen})
-            self.population = self.population._replace(history=history)
+            self.remember(history)
         self.progress.score(self.program.name, self.step, [float(x) for x in point["return"]])
 
-    def _evaluate(self, repeat: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def remember(self, history: Any) -> None:
+        """The history of the masks, with the latest look in it, becomes the members'."""
+        assert self.population is not None
+        self.population = self.population._replace(history=history)
+
+    def _evaluate(self, repeat: int) -> tuple[dict[str, np.ndarray], Any]:
         """What is seen of the members, and the history of their masks with this look in it; nothing is changed."""
         began = time.perf_counter()
         clock = clock_at(self.training, self.step)
@@ -341,17 +323,21 @@ class Execution:
 
     # ---- results ---------------------------------------------------------------------------------------------------
 
+    def harvest(self) -> tuple[Any, Any]:
+        """What the members leave (see Stages.harvest), and their counts; NumPy arrays `[member or row, ...]`."""
+        assert self.population is not None
+        left, tally = jax.device_get((self.compiled["harvest"](self.population), self.population.tally))
+        return left, tally
+
     def outcomes(self, final: np.ndarray) -> list[Outcome]:
         """One Outcome per Run."""
-        assert self.population is not None
         agent, program = self.program.agent, self.program
-        left = jax.device_get(self.compiled["harvest"](self.population))
+        left, tally = self.harvest()
         params, masks = left["params"], left["masks"]
-        tally = jax.device_get(self.population.tally)
         measured = {f"{key}_seconds": value for key, value in self.seconds.items()}
         measured |= {f"compile_{key}_seconds": value for key, value in self.compile_seconds.items()}
         measured |= {"members": float(len(program.runs)), "devices": float(len(program.layout.devices))}
-        measured["one_by_one"] = float(program.one_by_one)
+        measured |= {"one_by_one": float(program.one_by_one), "waves": float(self.layout.waves)}
         measured["memory_forecast_bytes"] = float(program.memory())
         if self.peak is not None:
             measured["memory_compiled_bytes"] = float(self.peak)
@@ -372,7 +358,7 @@ class Execution:
                     final_returns=final[i],
                     params={name: mine(params[name]) for name in params},
                     masks=kept,
-                    nnz={name: _counts(agent.layers[name], kept[name]) for name in masks},
+                    nnz={name: counts(agent.layers[name], kept[name]) for name in masks},
                     layers=agent.layers,
                     events={name: int(count[i]) for name, count in tally.events.items()},
                     episodes=int(tally.episodes[i]),
@@ -381,12 +367,3 @@ class Execution:
                 )
             )
         return outcomes
-
-
-def _counts(layers: LayerTable, masks: Any) -> list[int]:
-    """Active weights per tensor, on the host."""
-    counts: list[int] = []
-    for layer in layers.maskable:
-        mask = np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1)
-        counts += [int(n) for n in mask.sum(axis=1)]
-    return counts

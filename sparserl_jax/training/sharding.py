@@ -12,7 +12,7 @@ On CPUs the commands make every core a device of its own (`accelerator.device_pe
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,10 +30,14 @@ def devices() -> list[jax.Device]:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where `members` live: row i of a population is member `i % members`, rows in equal runs over `devices`."""
+    """Where `members` live: row i of a population is member `i % members`, rows in equal runs over `devices`.
+
+    In several `waves`, a stage is called once for each of them, with rows of its own, instead of once for all.
+    """
 
     members: int
     devices: tuple[jax.Device, ...]
+    waves: int = 1
 
     @staticmethod
     def of(members: int) -> Layout:
@@ -42,22 +46,32 @@ class Layout:
         rows = -(-members // len(local))
         return Layout(members, tuple(local[: -(-members // rows)]))
 
+    def in_waves(self, at_most: int) -> Layout:
+        """The same devices in as few waves as give none of them more than `at_most` rows at a time."""
+        return dataclasses.replace(self, waves=-(-self.per_device // at_most))
+
     @property
     def per_device(self) -> int:
-        """Rows each device holds."""
-        return -(-self.members // len(self.devices))
+        """Rows each device computes in one call."""
+        return -(-self.members // (len(self.devices) * self.waves))
 
     @property
     def rows(self) -> int:
-        """Members and copies."""
+        """Rows of one call: members and copies."""
         return self.per_device * len(self.devices)
+
+    @property
+    def held(self) -> int:
+        """Rows each device holds, in all waves together."""
+        return self.per_device * self.waves
 
     def __str__(self) -> str:
         """`90 members`, or `7 members on 8 devices, 1 padded`."""
-        if len(self.devices) == 1:
-            return f"{self.members} members"
-        padded = f", {self.rows - self.members} padded" if self.rows > self.members else ""
-        return f"{self.members} members on {len(self.devices)} {self.kind}{padded}"
+        padded = self.rows * self.waves - self.members
+        words = f"{self.members} members"
+        words += f" on {len(self.devices)} {self.kind}" if len(self.devices) > 1 else ""
+        words += f" in {self.waves} waves" if self.waves > 1 else ""
+        return words + (f", {padded} padded" if padded else "")
 
     @property
     def on_cpu(self) -> bool:
@@ -71,19 +85,24 @@ class Layout:
 
     # ---- stages ----------------------------------------------------------------------------------------------------
 
-    def stage(self, fn: Callable[..., Any], *axes: int | None, donate: bool, one_by_one: bool = False) -> Any:
+    def stage(
+        self,
+        fn: Callable[..., Any],
+        *axes: int | None,
+        donate: tuple[int, ...] = (),
+        one_by_one: bool = False,
+    ) -> Any:
         """A per-member function over the member axis, jitted.
 
         Args:
             fn: arrays of one member to arrays of one member.
             axes: per argument, 0 for arrays `[row, ...]`, None for what all members share.
-            donate: whether the first argument's memory becomes the result's.
+            donate: places of the arguments whose memory becomes the result's.
             one_by_one: whether a device computes its members one after another (`lax.map`) or batched (`vmap`).
         """
-        donated = (0,) if donate else ()
         batched = _mapped(fn, axes) if one_by_one else jax.vmap(fn, in_axes=axes)
         if len(self.devices) == 1:
-            return jax.jit(batched, donate_argnums=donated)
+            return jax.jit(batched, donate_argnums=donate)
         specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in axes)
         apart = jax.shard_map(
             batched, mesh=self._mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
@@ -92,7 +111,7 @@ class Layout:
             apart,
             in_shardings=tuple(NamedSharding(self._mesh, spec) for spec in specs),
             out_shardings=self._sharding,
-            donate_argnums=donated,
+            donate_argnums=donate,
         )
 
     @property
@@ -144,6 +163,37 @@ class Layout:
             return _on_rows(leaf, lambda array: array[: self.members])
 
         return jax.tree.map(cut, tree)
+
+    # ---- waves -----------------------------------------------------------------------------------------------------
+
+    def split(self, tree: Any) -> list[Any]:
+        """Arrays on the host, or shapes, `[member, ...]` as the rows `[row, ...]` of every wave."""
+        if self.waves == 1:
+            return [self.padded(tree)]
+
+        def rows(leaf: Any, wave: int) -> Any:
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct((self.rows, *leaf.shape[1:]), leaf.dtype)
+            own = (wave * self.rows + np.arange(self.rows)) % self.members
+            return _on_rows(leaf, lambda array: array[own])
+
+        return [jax.tree.map(lambda leaf, w=wave: rows(leaf, w), tree) for wave in range(self.waves)]  # type: ignore[misc]
+
+    def deal(self, tree: Any) -> list[Any]:
+        """Arrays `[member, ...]` on the host as arrays `[row, ...]` of every wave on the devices."""
+        if self.waves == 1:
+            return [self.place(tree)]
+        whole = dataclasses.replace(self, members=self.rows, waves=1)
+        return [whole.place(rows) for rows in self.split(tree)]
+
+    def join(self, waves: Sequence[Any]) -> Any:
+        """Arrays `[row, ...]` of every wave as NumPy arrays `[member, ...]`."""
+
+        def joined(*leaves: Any) -> np.ndarray:
+            parts = [np.asarray(leaf) for leaf in leaves]
+            return (parts[0] if len(parts) == 1 else np.concatenate(parts))[: self.members]
+
+        return jax.tree.map(joined, *waves)
 
 
 def _mapped(fn: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:

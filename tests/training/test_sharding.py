@@ -86,8 +86,8 @@ def test_members_one_after_another_are_the_members_batched():
     members = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
     given = (members, {"s": np.arange(3.0, dtype=np.float32)}, np.float32(2.0))
     alone = Layout(3, tuple(jax.local_devices()[:1]))
-    loop = alone.stage(stage, 0, 0, None, donate=False, one_by_one=True)
-    batch = alone.stage(stage, 0, 0, None, donate=False)
+    loop = alone.stage(stage, 0, 0, None, one_by_one=True)
+    batch = alone.stage(stage, 0, 0, None)
     assert " scan" in str(jax.make_jaxpr(loop)(*given)) and " scan" not in str(jax.make_jaxpr(batch)(*given))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), loop(*given), batch(*given))
 
