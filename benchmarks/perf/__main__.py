@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from benchmarks.perf import population
+from benchmarks.perf.host import waves
 from benchmarks.perf.population import update_flops
 from benchmarks.perf.workload import ACTIONS, OBS, Workload
 from sparserl_jax import replay
@@ -202,6 +203,7 @@ def main() -> None:
         "host": lambda: on_the_host(options.repeats, many),
         "checkpoint": lambda: checkpoint(max(3, options.repeats // 3), many),
         "population": lambda: population.measure(row, options.repeats, options.minutes),
+        "waves": lambda: waves(row, max(3, options.repeats // 3), many),
         "ways": lambda: population.ways(row, max(3, options.repeats // 3), many),
     }
     for name in options.sections or sections:

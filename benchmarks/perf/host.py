@@ -1,23 +1,36 @@
-"""How much of a vector step on the host is not the update: TD3 on gymnasium's HalfCheetah-v5."""
+"""TD3 on gymnasium's HalfCheetah-v5: how much of a vector step on the host is not the update, and what members in waves
+gain on a CPU (`python -m benchmarks.perf.host WAVE MEMBERS REPEATS`, a process of its own for each)."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from sparserl_jax.accelerator import device_per_core, keep_freed_memory
 from sparserl_jax.training import Evaluation, Program, Run, Schedule, Silent, TD3Config, Training, recipe
 from sparserl_jax.training.host import HostExecution
+from sparserl_jax.training.sharding import Layout
 
 ENV = "gymnasium:HalfCheetah-v5"
 WARM_UP = 1000
+WAVES = (0, 1, 3, 6)
+"""Members per core in one call, in the section `waves`; 0: all at once, on one device."""
 
 
-def measure(members: int, repeats: int, steps: int = 100) -> dict[str, np.ndarray]:
+def measure(
+    members: int, repeats: int, steps: int = 100, at_most: int | None = None
+) -> dict[str, np.ndarray]:
     """`repeats` stretches of `steps` vector steps each: seconds per vector step (`total`), and its shares `update`
-    (the jitted insert-and-update) and `environment` (physics and its Python)."""
+    (the jitted insert-and-update) and `environment` (physics and its Python). `at_most`: members per core in one call,
+    0 for all of them on one device; default as the program has it. Calls are timed only where it is the default."""
     training = Training(
         env=ENV,
         agent=TD3Config(hidden=(256, 256), batch_size=256),
@@ -27,8 +40,13 @@ def measure(members: int, repeats: int, steps: int = 100) -> dict[str, np.ndarra
         evaluation=Evaluation(1_000_000, 1, 1),
         dispatch=1000,
     )
-    runs = [Run(training, recipe("rigl"), 0.5 + 0.05 * seed, seed, "rigl") for seed in range(members)]
-    running = HostExecution(Program(tuple(runs)), None, Silent(), 300.0)
+    runs = [Run(training, recipe("rigl"), 0.5 + 0.4 * seed / members, seed, "rigl") for seed in range(members)]
+    program = Program(tuple(runs))
+    if at_most is not None:
+        spread = Layout.of(members)
+        one = dataclasses.replace(spread, devices=spread.devices[:1])
+        program.__dict__["layout"] = spread.in_waves(at_most) if at_most else one
+    running = HostExecution(program, None, Silent(), 300.0)
     running.prepare()
     running.begin()
     while running.step < WARM_UP + steps:
@@ -41,12 +59,47 @@ def measure(members: int, repeats: int, steps: int = 100) -> dict[str, np.ndarra
         spent[0] += time.perf_counter() - began
         return result
 
-    running.compiled = {**running.compiled, "train": timed}
+    if at_most is None:
+        running.compiled = {**running.compiled, "train": timed}
     rows = []
     for _ in range(repeats):
         spent[0], physics, began = 0.0, running.seconds["environment"], time.perf_counter()
         for _ in range(steps):
             running.vector_step()
+        jax.block_until_ready(running.population)
         total = time.perf_counter() - began
         rows.append((total / steps, spent[0] / total, (running.seconds["environment"] - physics) / total))
     return dict(zip(("total", "update", "environment"), np.asarray(rows).T, strict=True))
+
+
+def waves(row: Callable[..., dict[str, Any]], repeats: int, members: int) -> list[dict[str, Any]]:
+    """The same population in waves of several sizes, in turns; CPUs only."""
+    if jax.default_backend() != "cpu":
+        return []
+    found: dict[int, list[float]] = {at_most: [] for at_most in WAVES}
+    for at_most in 2 * WAVES:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.perf.host"] + [str(n) for n in (at_most, members, repeats)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found[at_most] += json.loads(done.stdout.splitlines()[-1])
+    words = {at_most: f"waves of {at_most} per core" for at_most in WAVES} | {0: "all cores as one device"}
+    return [
+        row(f"{ENV}, {members} members, {words[at_most]}: steps of all", np.asarray(rates), "per s", "")
+        for at_most, rates in found.items()
+    ]
+
+
+def main() -> None:
+    """Environment steps of all members per second, of every stretch, as JSON."""
+    device_per_core()
+    keep_freed_memory()
+    at_most, members, repeats = (int(word) for word in sys.argv[1:])
+    found = measure(members, repeats, steps=20, at_most=at_most)
+    print(json.dumps((members / found["total"]).tolist()))
+
+
+if __name__ == "__main__":
+    main()
