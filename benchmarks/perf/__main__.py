@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.perf import population
+from benchmarks.perf import peer, population
 from benchmarks.perf.host import waves
 from benchmarks.perf.population import update_flops
 from benchmarks.perf.workload import ACTIONS, OBS, Workload
@@ -189,6 +189,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10, help="repeats of each comparison")
     parser.add_argument("--members", type=int, default=8, help="members of the many-member measurements")
     parser.add_argument("--minutes", type=float, default=population.MINUTES, help="of the section population")
+    parser.add_argument(
+        "--peer", help="of the section peer: a Python with sbx-rl (see benchmarks/perf/peer.py)"
+    )
     parser.add_argument("--sections", nargs="*", help="only these; default all")
     options = parser.parse_args()
     keep_freed_memory()  # as the commands do
@@ -204,6 +207,7 @@ def main() -> None:
         "checkpoint": lambda: checkpoint(max(3, options.repeats // 3), many),
         "population": lambda: population.measure(row, options.repeats, options.minutes),
         "waves": lambda: waves(row, max(3, options.repeats // 3), many),
+        "peer": lambda: peer.measure(row, max(3, options.repeats // 3), options.peer) if options.peer else [],
         "ways": lambda: population.ways(row, max(3, options.repeats // 3), many),
     }
     for name in options.sections or sections:

@@ -40,7 +40,9 @@ def measure(
         evaluation=Evaluation(1_000_000, 1, 1),
         dispatch=1000,
     )
-    runs = [Run(training, recipe("rigl"), 0.5 + 0.4 * seed / members, seed, "rigl") for seed in range(members)]
+    runs = [
+        Run(training, recipe("rigl"), 0.5 + 0.4 * seed / members, seed, "rigl") for seed in range(members)
+    ]
     program = Program(tuple(runs))
     if at_most is not None:
         spread = Layout.of(members)
