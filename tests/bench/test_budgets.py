@@ -36,6 +36,9 @@ def test_a_budget_replaces_what_it_names_and_belongs_to_name_and_hash():
     assert (short.schedule.delay, short.schedule.topology_interval) == (200, 200)
     assert (paper.evaluation.interval, short.evaluation.interval, short.points) == (200, 100, 20)
     assert paper.hash() != short.hash()
+    assert paper.result and short.result
+    smoke = suites.parse({**TABLE, "budgets": {"smoke": {**SHORT, "result": False}}}, "mini.toml", "smoke")
+    assert not smoke.result
     values = {arm.name: arm.overrides for arm in short.arms}
     assert values == {"dense": (), "tiny": (), "rlx2": (("buffer_threshold", 0.1),)}
     assert all(not arm.overrides for arm in paper.arms)
