@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sparserl_jax.accounting import flops
-from sparserl_jax.agents import behaviour_cloning, sac, td3
+from sparserl_jax.agents import behaviour_cloning, ppo, sac, td3
 from sparserl_jax.agents.actor_critic import Modules
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.errors import suggest
@@ -40,6 +40,13 @@ AGENTS: dict[str, Algorithm] = {
         sac.modules,
         flops.sac_run,
         "soft actor-critic with a learned temperature",
+    ),
+    "ppo": Algorithm(
+        ppo.PPOConfig,
+        ppo.make,
+        ppo.modules,
+        flops.ppo_run,
+        "proximal policy optimisation with the clipped surrogate, on rollouts of its own",
     ),
 }
 
