@@ -26,6 +26,7 @@ from sparserl_jax.training.population import Member, MemberSettings, events_of, 
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.rollout_stages import RolloutStages
 from sparserl_jax.training.sharding import Layout
+from sparserl_jax.training.spaces import check_actions
 from sparserl_jax.training.stages import Stages
 
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
@@ -143,6 +144,7 @@ class Program:
     def agent(self) -> Agent:
         """The algorithm with the family's functions."""
         training, spec = self.training, self.env.spec
+        check_actions(self.runs, spec)
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
         return trained_by(training.agent.name).make(
             training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events
