@@ -59,7 +59,8 @@ class Agent(NamedTuple):
         agent's own (see the agent's file): among them `traced`, the numbers of its configuration that may differ
         between members of one Program (`Config.TRACED` names them, `Config.traced()` makes them); the state keeps them.
     act(state, obs [..., obs], key, explore: bool) -> (action [..., action] in [-1, 1], noise-free action).
-    policy(params, obs [..., obs]) -> action [..., action]: the deterministic policy of deployed parameters.
+    policy(params, obs [..., obs]) -> action [..., action]: the deterministic policy of deployed parameters. Of both,
+        environments get what `envs.as_taken` makes of them.
     deployed(state) -> (params, masks, form): the acting network as it leaves the building.
     update(state, batch, key, clock, evidence) -> (state, metrics): one gradient tick on `batch`.
     delayed(state, batch, key, clock, evidence) -> (state, metrics): what happens after every `delay` updates, on the

@@ -7,10 +7,11 @@
 with A the generalised advantages of the rollout (`advantages.py`), normalised in every minibatch for the actor alone.
 
 Actor and critic are separate networks and each has an optimiser of its own (so no coefficient weighs the value loss),
-one tick per minibatch. The policy is N(mean(s), sigma^2) on actions in [-1, 1]; the environment gets them clipped, what
-is learned from is the action as drawn and its density. log sigma does not depend on the state. It is no network: it has
-no sparsity, is no part of the deployed policy, and moves at every tick, also where an event replaces the actor's
-optimiser step.
+one tick per minibatch. Of discrete actions the policy draws one with the probabilities softmax(actor(s)). Of actions in
+[-1, 1] it is N(actor(s), sigma^2); the environment gets them clipped, what is learned from is the action as drawn and
+its density. log sigma does not depend on the state. It is no network: it has no sparsity, is no part of the deployed
+policy, and moves at every tick, also where an event replaces the actor's optimiser step. The deployed policy takes the
+mean, or the likeliest action.
 
 Where others differ. cleanrl's continuous PPO: tanh units, gain sqrt(2) in hidden layers and 0.01 in the actor's last,
 one optimiser and one gradient norm for both networks, a clipped value loss, observations and rewards normalised by
@@ -34,7 +35,7 @@ from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, CRITIC_DRAWS, ActorCri
 from sparserl_jax.agents.advantages import generalised_advantages, normalised
 from sparserl_jax.agents.agent import Agent, Clock, Minibatch, OnPolicy, Range, Rollout
 from sparserl_jax.agents.optimise import Loss, Network, adam
-from sparserl_jax.distributions import Normal
+from sparserl_jax.distributions import Categorical, Normal
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.networks import LinearActor, Value, actor_layers, value_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
@@ -100,12 +101,12 @@ class PPOConfig:
 
 
 class PPOState(NamedTuple):
-    """One member: two networks, log sigma f32[action] with its optimiser slots, the key data of the initial draw, its
-    numbers."""
+    """One member: two networks, log sigma f32[action] with its optimiser slots (`()` both where actions are discrete),
+    the key data of the initial draw, its numbers."""
 
     actor: Network
     critic: Network
-    log_std: jax.Array
+    log_std: Any
     log_std_slots: Any
     init_key: jax.Array
     traced: Traced
@@ -157,16 +158,20 @@ class _ActorCritic(ActorCritic):
 
 
 def modules(hidden: tuple[int, ...], action_dim: int) -> Modules:
-    """The networks of PPO and its deterministic policy, the mean."""
+    """The networks of PPO, and its deterministic policy as `envs.as_taken` reads it: the mean, not yet clipped, or a
+    number for each choice, of which the largest is meant."""
     actor = LinearActor(hidden, action_dim)
 
     def policy(params: Params, obs: jax.Array) -> jax.Array:
-        return jnp.clip(jnp.asarray(actor.apply({"params": params}, obs)), -1.0, 1.0)
+        return jnp.asarray(actor.apply({"params": params}, obs))
 
     return _Modules(actor, Value(hidden), policy)
 
 
-def surrogate(policy: Normal, samples: Samples, clip: jax.Array, entropy: jax.Array) -> jax.Array:
+Policy = Normal | Categorical
+
+
+def surrogate(policy: Policy, samples: Samples, clip: jax.Array, entropy: jax.Array) -> jax.Array:
     """L_actor of the module's head on a minibatch, f32[]."""
     ratio = jnp.exp(policy.log_density(samples.action) - samples.log_density)
     advantage = normalised(samples.advantage)
@@ -180,24 +185,28 @@ def make(
     action_dim: int,
     sparsifiers: dict[str, Sparsifier],
     events: dict[str, Events],
+    actions: str = "continuous",
 ) -> Agent:
-    """PPO for observations of length `obs_dim` and actions of length `action_dim`.
+    """PPO for observations of length `obs_dim` and `actions` of length `action_dim`, see `EnvSpec.actions`.
 
-    Arguments and the settings given to `init` as of `td3.make`; there are no targets, so `dense_targets` says nothing.
-    Training ends where events do: there an annealed learning rate is 0.
+    Other arguments and the settings given to `init` as of `td3.make`; there are no targets that `dense_targets` could
+    be about. Training ends where events do: there an annealed learning rate is 0.
     """
     parts, end = modules(config.hidden, action_dim), max(1, events["critic"].end)
     clipped_adam = adam(EPSILON, config.largest_gradient)
     common = _ActorCritic(parts, obs_dim, action_dim, sparsifiers, events, (), clipped_adam)
     sigma_optimizer = optax.with_extra_args_support(adam(EPSILON))
 
-    def distribution(params: Params, log_std: jax.Array, obs: jax.Array) -> Normal:
-        return Normal(jnp.asarray(parts.actor.apply({"params": params}, obs)), log_std)
+    def policy_of(outputs: jax.Array, log_std: Any) -> Policy:
+        return Categorical(outputs) if actions == "discrete" else Normal(outputs, log_std)
+
+    def distribution(params: Params, state: PPOState, obs: jax.Array) -> Policy:
+        return policy_of(parts.policy(params, obs), state.log_std)
 
     def init(key: jax.Array, settings: dict[str, Any]) -> PPOState:
         traced = jax.tree.map(jnp.asarray, settings.get("traced", config.traced()))
-        start = jnp.full(action_dim, config.log_std, jnp.float32)
-        slots = sigma_optimizer.init(start)
+        start = () if actions == "discrete" else jnp.full(action_dim, config.log_std, jnp.float32)
+        slots = () if actions == "discrete" else sigma_optimizer.init(start)
         return PPOState(**common.init(key, settings), log_std=start, log_std_slots=slots, traced=traced)
 
     # ---- acting ----------------------------------------------------------------------------------------------------
@@ -206,15 +215,15 @@ def make(
         state: PPOState, obs: jax.Array, gates: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         params = common.online("actor", state, "learn", jax.random.fold_in(gates, ACTOR_DRAWS))
-        drawn_from = distribution(params, state.log_std, obs)
+        drawn_from = distribution(params, state, obs)
         action = drawn_from.sample(key)
         return action, drawn_from.log_density(action)
 
     def act(state: PPOState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, jax.Array]:
         gate_key, noise_key = jax.random.split(key)
-        drawn_from = distribution(common.online("actor", state, "act", gate_key), state.log_std, obs)
-        mean = jnp.clip(drawn_from.mean, -1.0, 1.0)
-        return (jnp.clip(drawn_from.sample(noise_key), -1.0, 1.0) if explore else mean), mean
+        outputs = parts.policy(common.online("actor", state, "act", gate_key), obs)
+        action = policy_of(outputs, state.log_std).sample(noise_key) if explore else outputs
+        return action, outputs
 
     def samples(state: PPOState, rollout: Rollout, gates: jax.Array) -> Samples:
         params = common.online("critic", state, "learn", jax.random.fold_in(gates, CRITIC_DRAWS))
@@ -234,11 +243,12 @@ def make(
     # ---- learning --------------------------------------------------------------------------------------------------
 
     def actor_loss(state: PPOState, batch: Samples, key: jax.Array) -> Loss:
-        """L_actor; beside it the means of the policy."""
+        """L_actor; beside it what the actor puts out."""
 
         def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-            policy = distribution(params, state.log_std, batch.obs)
-            return surrogate(policy, batch, state.traced.clip, state.traced.entropy), policy.mean
+            outputs = parts.policy(params, batch.obs)
+            policy = policy_of(outputs, state.log_std)
+            return surrogate(policy, batch, state.traced.clip, state.traced.entropy), outputs
 
         return loss
 
@@ -252,7 +262,9 @@ def make(
         return loss
 
     def spread(state: PPOState, mean: jax.Array, batch: Samples, rate: jax.Array) -> PPOState:
-        """One Adam step of log sigma on L_actor, at the means of this tick."""
+        """One Adam step of log sigma, where there is one, on L_actor, at the means of this tick."""
+        if actions == "discrete":
+            return state
         gradient = jax.grad(
             lambda log_std: surrogate(Normal(mean, log_std), batch, state.traced.clip, state.traced.entropy)
         )(state.log_std)
@@ -290,10 +302,10 @@ def make(
             metrics |= {**told, "events": {**metrics.get("events", {}), **told["events"]}}
         return state, metrics
 
-    def moved(state: PPOState, mean: jax.Array, batch: Samples) -> dict[str, jax.Array]:
+    def moved(state: PPOState, outputs: jax.Array, batch: Samples) -> dict[str, jax.Array]:
         """How far the policy is from the one that acted: the KL divergence, estimated by mean (r - 1 - log r)
         (Schulman 2020, "Approximating KL divergence"), and the share of ratios beyond the clip."""
-        log_ratio = Normal(mean, state.log_std).log_density(batch.action) - batch.log_density
+        log_ratio = policy_of(outputs, state.log_std).log_density(batch.action) - batch.log_density
         ratio = jnp.exp(log_ratio)
         beyond = jnp.abs(ratio - 1.0) > state.traced.clip
         return {
@@ -304,8 +316,9 @@ def make(
     def diagnose(state: PPOState, batch: Minibatch, key: jax.Array, clock: Clock) -> dict[str, jax.Array]:
         """As of TD3, and the policy's entropy."""
         losses = {"actor": actor_loss, "critic": critic_loss}
+        params, _, _ = common.deployed(state)
         return {
-            "policy_entropy": Normal(state.log_std, state.log_std).entropy,
+            "policy_entropy": jnp.mean(distribution(params, state, batch.samples.obs).entropy),
             **common.diagnose(state, losses, batch.samples, key, clock),
         }
 

@@ -16,7 +16,8 @@ class Algorithm(NamedTuple):
     """A named algorithm.
 
     config: its configuration class. make: its constructor. modules: (hidden, action_dim) to its networks.
-    cost: FLOPs of a run, see `accounting.flops.td3_run`. actions: kinds of actions it chooses, `EnvSpec.actions`.
+    cost: FLOPs of a run, see `accounting.flops.td3_run`. actions: kinds of actions it chooses, `EnvSpec.actions`;
+        with more than one, `make` is told which (`actions=`).
     """
 
     config: type
@@ -48,6 +49,7 @@ AGENTS: dict[str, Algorithm] = {
         ppo.modules,
         flops.ppo_run,
         "proximal policy optimisation with the clipped surrogate, on rollouts of its own",
+        ("continuous", "discrete"),
     ),
 }
 

@@ -146,8 +146,10 @@ class Program:
         training, spec = self.training, self.env.spec
         check_actions(self.runs, spec)
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
-        return trained_by(training.agent.name).make(
-            training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events
+        known = trained_by(training.agent.name)
+        kind = {"actions": spec.actions} if len(known.actions) > 1 else {}
+        return known.make(
+            training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **kind
         )
 
     @cached_property

@@ -273,13 +273,13 @@ def test_an_annealed_learning_rate_is_zero_where_training_ends():
     assert moved[2] == 0.0
 
 
-def test_the_policy_is_the_clipped_mean_of_the_live_weights():
+def test_the_policy_is_the_mean_of_the_live_weights():
     lab, state = conformance.laboratory(drop_grow.DROP_GROW, NO_EVENTS, CONFIG), begin()
     obs = np.random.default_rng(3).normal(size=(20, OBS)).astype(np.float32)
-    mean = np.clip(ppo_numpy.forward(plain(state)["actor"], obs)[0], -1, 1)
+    mean = ppo_numpy.forward(plain(state)["actor"], obs)[0]
     assert mean.shape == (20, ACTION)
     params, _, _ = lab.agent.deployed(state)
     for found in (lab.policy(params, obs), lab.act(state, obs)[0]):
         np.testing.assert_allclose(found, mean, atol=1e-6)
     explored, _ = lab.act(state, obs, explore=True)
-    assert np.all(np.abs(explored) <= 1) and not np.allclose(explored, mean, atol=1e-2)
+    assert np.allclose((explored - mean).std(axis=0), np.exp(state.log_std), rtol=0.5)
