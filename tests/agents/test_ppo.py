@@ -16,11 +16,20 @@ from hypothesis import strategies as st
 from sparserl_jax.agents import ppo
 from sparserl_jax.agents.advantages import generalised_advantages
 from sparserl_jax.agents.agent import Minibatch, Rollout
-from sparserl_jax.conformance.laboratory import hasty
+from sparserl_jax.conformance.laboratory import clock_at, hasty
 from sparserl_jax.distributions import Normal
 from sparserl_jax.sparsity import METHODS, drop_grow
 from tests.reference import conformance, ppo_numpy
-from tests.reference.conformance import ACTION, EVENTS, NO_EVENTS, OBS, Laboratory, host, zero_outside
+from tests.reference.conformance import (
+    ACTION,
+    EVENTS,
+    EVIDENCE,
+    NO_EVENTS,
+    OBS,
+    Laboratory,
+    host,
+    zero_outside,
+)
 
 T, E = 12, 3
 CONFIG = ppo.PPOConfig(
@@ -148,6 +157,47 @@ def check_ratio() -> None:
     batch = samples_of(lab, rollout(lab, begin()))
     _, metrics = lab.update(begin(), Minibatch(batch, GATES), 0, 0)
     assert float(metrics["policy_kl"]) == pytest.approx(0.0, abs=1e-6), "the ratio is not 1"
+
+
+def test_discrete_actions_are_learned_as_restated():
+    """Three updates of a policy over choices, with their losses."""
+    networks = dict.fromkeys(conformance.NETWORKS, drop_grow.DROP_GROW)
+    config = dataclasses.replace(CONFIG, clip=0.05, largest_gradient=0.05)
+    agent = ppo.make(config, OBS, ACTION, networks, dict.fromkeys(networks, NO_EVENTS), actions="discrete")
+    state = begin()._replace(log_std=(), log_std_slots=(), traced=config.traced())
+    obs = np.random.default_rng(1).normal(size=(300, OBS)).astype(np.float32)
+    action, log_density = agent.on_policy.behave(state, obs, GATES, jax.random.key(1))
+    action = np.asarray(action)
+    logits, _ = ppo_numpy.forward(plain(state)["actor"], obs)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    assert set(np.unique(action)) == {0.0, 1.0} and np.all(action.sum(axis=-1) == 1)
+    np.testing.assert_allclose(action.mean(axis=0), shares.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(log_density, np.log(shares)[action == 1], atol=1e-5)
+    advantage, target = np.random.default_rng(2).normal(size=(2, 300)).astype(np.float32)
+    batch = ppo.Samples(obs, action, log_density, advantage, target)
+    update = hasty(lambda state, clock: agent.update(state, Minibatch(batch, GATES), GATES, clock, EVIDENCE))
+    masks, ours, adam = (
+        jax.tree.map(np.asarray, agent.masks(state)),
+        plain(state),
+        ppo_numpy.Adam(ppo.EPSILON),
+    )
+    live = {name: masks[name]["mlp"] for name in masks}
+    for step in range(3):
+        state, metrics = update(state, clock_at(step))
+        ours, _, losses = ppo_numpy.updated(
+            ours,
+            live,
+            None,
+            batch,
+            adam,
+            rate=CONFIG.learning_rate,
+            clip=0.05,
+            entropy=CONFIG.entropy,
+            largest=0.05,
+        )
+        for name, loss in losses.items():
+            np.testing.assert_allclose(metrics[name], loss, rtol=1e-4, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain(state), ours)
 
 
 def drawn(params: Any, extra: Any, state: Any, mode: str, key: jax.Array) -> Any:

@@ -63,19 +63,36 @@ def log_density(action: np.ndarray, mean: np.ndarray, log_std: np.ndarray) -> np
     return (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(axis=-1)
 
 
+def clipped_loss(samples: Any, log_densities: np.ndarray, clip: float) -> tuple[float, np.ndarray]:
+    """L_actor without entropy, and its derivative by the log densities [batch, 1]."""
+    advantage = np.asarray(samples.advantage, np.float64)
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    ratio = np.exp(log_densities - samples.log_density)
+    bounded = np.clip(ratio, 1 - clip, 1 + clip)
+    held = bounded * advantage < ratio * advantage  # the smaller one no longer depends on the policy
+    value = -np.minimum(ratio * advantage, bounded * advantage).mean()
+    return float(value), np.where(held, 0.0, -advantage * ratio / len(advantage))[:, None]
+
+
+def actor_loss_of_choices(
+    samples: Any, logits: np.ndarray, clip: float, entropy: float
+) -> tuple[float, np.ndarray]:
+    """L_actor of a softmax policy, and its derivative by the logits."""
+    log_probability = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    probability = np.exp(log_probability)
+    own = -(probability * log_probability).sum(axis=-1, keepdims=True)
+    value, slope = clipped_loss(samples, (samples.action * log_probability).sum(axis=-1), clip)
+    by_logits = slope * (samples.action - probability)
+    by_logits += entropy * probability * (log_probability + own) / len(logits)
+    return value - entropy * float(own.mean()), by_logits
+
+
 def actor_loss(
     samples: Any, mean: np.ndarray, log_std: np.ndarray, clip: float, entropy: float
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """L_actor, and its derivatives by the means and by log sigma."""
-    size = len(samples.advantage)
-    advantage = np.asarray(samples.advantage, np.float64)
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-    ratio = np.exp(log_density(samples.action, mean, log_std) - samples.log_density)
-    bounded = np.clip(ratio, 1 - clip, 1 + clip)
-    held = bounded * advantage < ratio * advantage  # the smaller one no longer depends on the policy
-    value = -np.minimum(ratio * advantage, bounded * advantage).mean()
+    value, slope = clipped_loss(samples, log_density(samples.action, mean, log_std), clip)
     value -= entropy * (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
-    slope = np.where(held, 0.0, -advantage * ratio / size)[:, None]
     standard = (samples.action - mean) / np.exp(log_std)
     by_log_std = (slope * (standard**2 - 1)).sum(axis=0) - entropy
     return float(value), slope * standard / np.exp(log_std), by_log_std
@@ -112,19 +129,23 @@ class Adam:
 def updated(
     networks: dict[str, Any],
     masks: dict[str, Any],
-    log_std: np.ndarray,
+    log_std: Any,
     samples: Any,
     adam: Adam,
     **of: float,
-) -> tuple[dict[str, Any], np.ndarray, dict[str, float]]:
-    """Both networks {name: {layer: {leaf: array}}}, log sigma and the losses after one update.
+) -> tuple[dict[str, Any], Any, dict[str, float]]:
+    """Both networks {name: {layer: {leaf: array}}}, log sigma (None: choices) and the losses after one update.
 
     of: rate, clip, entropy, largest (gradient).
     """
     samples = type(samples)(*(np.asarray(x, np.float64) for x in samples))
     mean, read_by_actor = forward(networks["actor"], samples.obs)
     value, read_by_critic = forward(networks["critic"], samples.obs)
-    loss, slope, by_log_std = actor_loss(samples, mean, log_std, of["clip"], of["entropy"])
+    if log_std is None:
+        loss, slope = actor_loss_of_choices(samples, mean, of["clip"], of["entropy"])
+    else:
+        loss, slope, by_log_std = actor_loss(samples, mean, log_std, of["clip"], of["entropy"])
+        log_std = log_std + adam.step("log_std", by_log_std, of["rate"])
     error, error_slope = critic_loss(samples, value[:, 0])
     grads = {
         "actor": backward(networks["actor"], read_by_actor, slope),
@@ -144,5 +165,4 @@ def updated(
             }
             for layer, leaves in shortened(live, of["largest"]).items()
         }
-    log_std = log_std + adam.step("log_std", by_log_std, of["rate"])
     return after, log_std, {"actor_loss": loss, "critic_loss": error}
