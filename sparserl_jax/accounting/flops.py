@@ -154,8 +154,8 @@ def dense_gradient_surcharge(dense: int, live: int, batch: int = 1) -> int:
 class TrainingCost:
     """FLOPs of a whole run in theory; evaluation and element-wise optimiser arithmetic are excluded.
 
-    `updates`: gradient steps; `acting`: one actor pass per environment step; `surcharge`: dense gradients at
-    events; `dense`: updates and acting of the same run without masks.
+    `updates`: gradient steps; `acting`: one actor pass per environment step, with PPO the state's value, too;
+    `surcharge`: dense gradients at events; `dense`: updates and acting of the same run without masks.
     """
 
     convention: str
@@ -266,6 +266,45 @@ def cloning_run(
     live, dense = forward(actor, actor_nnz, convention), forward(actor, None, convention)
     surcharge = actor_events * dense_gradient_surcharge(dense, live, batch) if dense_growth else 0
     return TrainingCost(convention, updates * batch * 3 * live, 0, surcharge, updates * batch * 3 * dense)
+
+
+def ppo_run(
+    actor: LayerTable,
+    critic: LayerTable,
+    actor_nnz: Sequence[int] | None = None,
+    critic_nnz: Sequence[int] | None = None,
+    *,
+    updates: int,
+    env_steps: int = 0,
+    batch: int = 64,
+    last_values: int = 0,
+    dense_growth: bool = False,
+    actor_events: int = 0,
+    critic_events: int = 0,
+    convention: str = "mac2",
+    **rest: Any,
+) -> TrainingCost:
+    """FLOPs of a PPO run whose live-weight counts stay constant: per update and sample both networks forward and
+    backward, 3 A + 3 V (with K epochs a sample is met K times), and per environment step A + V for acting and for the
+    value of the state acted in.
+
+    Arguments as of `td3_run`, those that do not concern it unused; `critic` is that of a single network. last_values:
+    values beside those of the states acted in. In theory there are only those at the ends of rollouts and at time
+    limits, which are not counted; compiled code evaluates one per environment step.
+    """
+
+    def cost(one: Sequence[int] | None, other: Sequence[int] | None) -> tuple[int, int]:
+        policy, value = forward(actor, one, convention), forward(critic, other, convention)
+        acting = env_steps * (policy + value) + last_values * value
+        return updates * batch * 3 * (policy + value), acting
+
+    steps, acting = cost(actor_nnz, critic_nnz)
+    surcharge = 0
+    if dense_growth:
+        for table, nnz, events in ((actor, actor_nnz, actor_events), (critic, critic_nnz, critic_events)):
+            dense, live = forward(table, None, convention), forward(table, nnz, convention)
+            surcharge += events * dense_gradient_surcharge(dense, live, batch)
+    return TrainingCost(convention, steps, acting, surcharge, sum(cost(None, None)))
 
 
 def sac_run(

@@ -1,5 +1,7 @@
 """What algorithms with one actor and twin critics have in common: networks, masked targets, diagnostics.
 
+PPO, which has a state value in the place of the twins and no targets, overrides what concerns them.
+
 The state of such an algorithm is a NamedTuple with `actor` and `critic` (Network), `target_<name>` as (params, extra)
 for every network that has a target, `init_key` (key data of the initial draw) and `traced` (the member's own numbers,
 among them `learning_rate` and `discounts`). Twin critics are one stacked network and count as two tensors per layer
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from sparserl_jax.agents.agent import Agent, Clock
 from sparserl_jax.agents.diagnose import dormant_shares
@@ -31,7 +34,7 @@ from sparserl_jax.agents.optimise import (
     step_network,
 )
 from sparserl_jax.layers import LayerTable
-from sparserl_jax.networks import MLP, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import MLP, actor_layers, twin_critic_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Mode, Params, Sparsifier
 
 NAMES = ("actor", "critic")
@@ -46,7 +49,7 @@ class Modules(NamedTuple):
     """
 
     actor: Any
-    critic: TwinCritic
+    critic: Any
     policy: Callable[[Params, jax.Array], jax.Array]
 
     def layers(self, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
@@ -86,12 +89,14 @@ class ActorCritic:
         sparsifiers: dict[str, Sparsifier],
         events: dict[str, Events],
         targets: tuple[str, ...],
+        optimizer: optax.GradientTransformation | None = None,
     ) -> None:
+        optimizer = adam() if optimizer is None else optimizer
         self.modules, self.targets, self.sparsifiers = modules, targets, sparsifiers
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.layers = modules.layers(obs_dim, action_dim)
         self.trainers = {
-            name: Trainer(sparsifiers[name], adam(), self.layers[name], events[name]) for name in NAMES
+            name: Trainer(sparsifiers[name], optimizer, self.layers[name], events[name]) for name in NAMES
         }
 
     # ---- state -----------------------------------------------------------------------------------------------------
@@ -225,11 +230,14 @@ class ActorCritic:
         clock: Clock,
         keys: tuple[jax.Array, jax.Array],
         evidence: Evidence,
+        learning_rate: jax.Array | None = None,
+        gates: jax.Array | None = None,
     ) -> tuple[Any, StepInfo]:
         """One tick of one network.
 
         Args:
             keys: for gates and an event of the step, and for what an event may look at.
+            learning_rate: where it is not the member's own.
             Others as of `optimise.step_network`.
         """
         step_key, look_key = keys
@@ -241,7 +249,8 @@ class ActorCritic:
             clock=clock,
             key=step_key,
             evidence=self._seen_by(name, state, evidence, batch, look_key),
-            learning_rate=state.traced.learning_rate,
+            learning_rate=state.traced.learning_rate if learning_rate is None else learning_rate,
+            gates=gates,
         )
         return state._replace(**{name: trained}), info
 

@@ -11,6 +11,47 @@ import jax
 from sparserl_jax.layers import LayerTable
 
 
+class Rollout(NamedTuple):
+    """T consecutive steps of E environments of one member, each field [T, E, ...].
+
+    obs f32[T,E,O]; action f32[T,E,A] as drawn, before anything is clipped; log_density f32[T,E], that of the action
+    when it was drawn; reward f32[T,E]; terminated, truncated bool[T,E]; final_obs f32[T,E,O]: the true next
+    observation, before any reset.
+    """
+
+    obs: jax.Array
+    action: jax.Array
+    log_density: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    final_obs: jax.Array
+
+
+class Minibatch(NamedTuple):
+    """What one update of an algorithm with `rollout` experience learns from.
+
+    samples: tree `[batch, ...]`, part of what `OnPolicy.samples` made. gates: typed key, that of the whole iteration.
+    """
+
+    samples: Any
+    gates: jax.Array
+
+
+class OnPolicy(NamedTuple):
+    """What an algorithm that learns from its own rollouts adds to the contract.
+
+    `gates` is one key per iteration: whatever of a network is drawn (stochastic gates) is drawn from it when acting, in
+    the values and in every epoch, all in mode `learn`, so that the policy that is trained first is the one that acted.
+
+    behave(state, obs [E, obs], gates, key) -> (action [E, action] as drawn, its log density [E]).
+    samples(state, rollout: Rollout, gates) -> tree [T * E, ...] of what the minibatches are cut from.
+    """
+
+    behave: Callable[..., tuple[jax.Array, jax.Array]]
+    samples: Callable[..., Any]
+
+
 class Agent(NamedTuple):
     """An algorithm; all functions are per member and are vmapped over members by the training loop.
 
@@ -18,7 +59,8 @@ class Agent(NamedTuple):
         agent's own (see the agent's file): among them `traced`, the numbers of its configuration that may differ
         between members of one Program (`Config.TRACED` names them, `Config.traced()` makes them); the state keeps them.
     act(state, obs [..., obs], key, explore: bool) -> (action [..., action] in [-1, 1], noise-free action).
-    policy(params, obs [..., obs]) -> action [..., action]: the deterministic policy of deployed parameters.
+    policy(params, obs [..., obs]) -> action [..., action]: the deterministic policy of deployed parameters. Of both,
+        environments get what `envs.as_taken` makes of them.
     deployed(state) -> (params, masks, form): the acting network as it leaves the building.
     update(state, batch, key, clock, evidence) -> (state, metrics): one gradient tick on `batch`.
     delayed(state, batch, key, clock, evidence) -> (state, metrics): what happens after every `delay` updates, on the
@@ -35,7 +77,8 @@ class Agent(NamedTuple):
     diagnose(state, batch, key, clock) -> {name: f32 scalar}: what one batch shows without training on it, with at least
         `dormant_<network>_<layer>` and `<network>_masked_grad_norm`; names are documented in training/diagnostics.py.
     layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`. successors: whether batches of
-        multi-step windows must come with the observations inside them (`replay.Batch.successors`).
+        multi-step windows must come with the observations inside them (`replay.Batch.successors`). on_policy: what
+        `rollout` takes besides; batches are then `Minibatch`, and `delayed` is not called.
     """
 
     name: str
@@ -57,6 +100,7 @@ class Agent(NamedTuple):
     begin: Callable[[Any, dict[str, tuple[Any, Any]]], Any] | None = None
     under: Callable[[Any, dict[str, Any]], Any] | None = None
     successors: bool = False
+    on_policy: OnPolicy | None = None
 
 
 class Range(NamedTuple):

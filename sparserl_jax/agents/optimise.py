@@ -62,9 +62,10 @@ def by_learning_rate() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def adam() -> optax.GradientTransformation:
-    """Adam with the member's own learning rate."""
-    return optax.chain(optax.scale_by_adam(), by_learning_rate())
+def adam(eps: float = 1e-8, largest: float | None = None) -> optax.GradientTransformation:
+    """Adam with the member's own learning rate; `largest`: norm that longer gradients are scaled down to."""
+    steps = (optax.scale_by_adam(eps=eps), by_learning_rate())
+    return optax.chain(*(steps if largest is None else (optax.clip_by_global_norm(largest), *steps)))
 
 
 Loss = Callable[[Params], tuple[jax.Array, Any]]
@@ -105,6 +106,7 @@ def step_network(
     key: jax.Array,
     evidence: Evidence,
     learning_rate: jax.Array | float | None = None,
+    gates: jax.Array | None = None,
 ) -> tuple[Network, StepInfo]:
     """One tick of one network.
 
@@ -117,11 +119,12 @@ def step_network(
         key: for gates in mode `learn` and for the event.
         evidence: as given by the training loop and the agent; gradient functions are filled in here.
         learning_rate: f32 scalar for an optimizer that asks for it.
+        gates: key for gates in mode `learn` in place of one from `key`, where they have to be those of a rollout.
     """
     sparsifier, (params, extra, opt_state, sparsity) = trainer.sparsifier, network
     optimizer = optax.with_extra_args_support(trainer.optimizer)
     learn_key, event_key = jax.random.split(key)
-    total = _objective(trainer, sparsity, loss, clock, learn_key)
+    total = _objective(trainer, sparsity, loss, clock, learn_key if gates is None else gates)
     (dense_grads, extra_grads), (value, aux) = jax.grad(total, has_aux=True)((params, extra))
     live_grads = sparsifier.gradients(dense_grads, params, extra, sparsity)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sparserl_jax.accounting import flops
-from sparserl_jax.agents import behaviour_cloning, sac, td3
+from sparserl_jax.agents import behaviour_cloning, ppo, sac, td3
 from sparserl_jax.agents.actor_critic import Modules
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.errors import suggest
@@ -16,7 +16,8 @@ class Algorithm(NamedTuple):
     """A named algorithm.
 
     config: its configuration class. make: its constructor. modules: (hidden, action_dim) to its networks.
-    cost: FLOPs of a run, see `accounting.flops.td3_run`. actions: kinds of actions it chooses, `EnvSpec.actions`.
+    cost: FLOPs of a run, see `accounting.flops.td3_run`. actions: kinds of actions it chooses, `EnvSpec.actions`;
+        with more than one, `make` is told which (`actions=`).
     """
 
     config: type
@@ -41,6 +42,14 @@ AGENTS: dict[str, Algorithm] = {
         sac.modules,
         flops.sac_run,
         "soft actor-critic with a learned temperature",
+    ),
+    "ppo": Algorithm(
+        ppo.PPOConfig,
+        ppo.make,
+        ppo.modules,
+        flops.ppo_run,
+        "proximal policy optimisation with the clipped surrogate, on rollouts of its own",
+        ("continuous", "discrete"),
     ),
 }
 

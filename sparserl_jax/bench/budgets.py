@@ -18,8 +18,8 @@ from typing import Any
 from sparserl_jax.errors import UserError, suggest
 
 REPLACED = ("title", "steps", "warm_up", "num_envs", "dispatch", "seeds", "result", "schedule", "evaluation")
-"""What a budget may replace; `overrides` adds values of single arms, by name, to those they have. With `result = false` a
-length proves that a suite works, and its numbers may never be published."""
+"""What a budget may replace; `overrides` adds values of single arms, by name, to those they have. With
+`result = false` a length proves that a suite works, and its numbers may never be published."""
 
 
 def names(table: Mapping[str, Any]) -> list[str]:

@@ -73,7 +73,7 @@ def costs(
     tables, promised = {**_NONE, **layers}, {**_UNPROMISED, **promises}
     shared: dict[str, Any] = {
         "updates": training.updates,
-        "env_steps": training.steps - training.warm_up,
+        "env_steps": training.trained_steps,
         "batch": agent.batch_size,
         "delay": agent.policy_delay,
         "convention": CONVENTION,
@@ -90,6 +90,10 @@ def costs(
         target_actions=_target_actions(run),
         **shared,
     )
+    if (
+        training.iteration is not None
+    ):  # advantages take the value of every step's last state, see `flops.ppo_run`
+        shared["last_values"] = training.trained_steps
     executed = count(
         narrow["actor"], narrow["critic"], target_actions=_target_actions(run, executed=True), **shared
     )
@@ -116,14 +120,15 @@ def costs(
 def surcharge(run: Run, layers: dict[str, LayerTable], events: int) -> float:
     """Arithmetic a dense member pays for belonging to a family of masked methods, as a share of its updates.
 
-    Masks are applied to the weights after every optimiser step and to the targets after every Polyak step, and an
-    event selects weights by 32 counting passes, twice. Elementwise work is cheap in operations and dear in memory
-    traffic, so this is a lower bound of the time; single-method programs measure the rest.
+    Masks are applied to the weights after every optimiser step and to targets (rollouts have none) after every Polyak
+    step, and an event selects weights by 32 counting passes, twice. Elementwise work is cheap in operations and dear in
+    memory traffic, so this is a lower bound of the time; single-method programs measure the rest.
     """
     agent, updates = run.training.agent, max(run.training.updates, 1)
     tables = {**_NONE, **{network: layers[network] for network in agent.NETWORKS}}
     actor, critic = tables["actor"].weights, tables["critic"].weights
-    masks = critic + (critic + 2 * actor) / agent.policy_delay
+    targets = 0 if run.training.iteration is not None else (critic + actor) / agent.policy_delay
+    masks = critic + actor / agent.policy_delay + targets
     selection = events * 64 * (critic + actor / agent.policy_delay) / updates
     delay = agent.policy_delay
     update = trained_by(agent.name).cost(

@@ -163,8 +163,8 @@ class Policy:
     description: dict[str, Any]
 
     def act(self, obs: Any) -> Any:
-        """Deterministic action in [-1, 1], `[..., action]` (one-hot of a choice): the function that was evaluated for
-        the record."""
+        """What `envs.as_taken` makes the deterministic action of, `[..., action]`: numbers that are clipped to [-1, 1],
+        or of whose largest the choice is; the function that was evaluated for the record."""
         return self.apply(self.params, obs)
 
     def apply(self, params: Any, obs: Any) -> Any:
@@ -191,7 +191,7 @@ class Policy:
         if "num_actions" in self.description:
             return self.act(obs).argmax(-1)
         low, high = (np.asarray(self.description[key], np.float32) for key in ("action_low", "action_high"))
-        return low + (self.act(obs) + 1.0) * 0.5 * (high - low)
+        return low + (self.act(obs).clip(-1.0, 1.0) + 1.0) * 0.5 * (high - low)
 
     @property
     def nnz(self) -> int:

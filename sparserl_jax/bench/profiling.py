@@ -98,7 +98,8 @@ def profile(plan: Plan, trace: Path, dispatches: int = 2) -> Profile:
     running = Execution(program, None, Silent(), float("inf"))
     running.prepare()
     training = program.training
-    programs = {name: running.compiled[name].as_text() for name in STAGES}
+    stages = [name for name in STAGES if name in running.compiled]
+    programs = {name: running.compiled[name].as_text() for name in stages}
     modules = {name: operations.module_name(text) for name, text in programs.items()}
     running.begin()
 
@@ -112,11 +113,11 @@ def profile(plan: Plan, trace: Path, dispatches: int = 2) -> Profile:
         return time.perf_counter() - began
 
     each = {}
-    for name in STAGES:
+    for name in stages:
         call(name)  # the first one also sets the device up
         each[name] = min(call(name) for _ in range(dispatches))
     with jax.profiler.trace(str(trace)):
-        for name in STAGES:
+        for name in stages:
             with jax.profiler.TraceAnnotation(f"stage {name}"):
                 for _ in range(dispatches):
                     call(name)
@@ -124,7 +125,7 @@ def profile(plan: Plan, trace: Path, dispatches: int = 2) -> Profile:
     evaluation = training.evaluation
     calls = {
         "warm_up": training.warm_up // training.dispatch_steps,
-        "train": training.updates // training.dispatch_steps,
+        "train": training.trained_steps // training.dispatch_steps,
         "evaluate": training.steps // evaluation.interval + evaluation.final_episodes // evaluation.episodes,
     }
     return Profile(
@@ -134,7 +135,7 @@ def profile(plan: Plan, trace: Path, dispatches: int = 2) -> Profile:
         running.compile_seconds["trace"],
         {
             name: Stage(running.compile_seconds[name], each[name], calls[name], work.get(modules[name], {}))
-            for name in STAGES
+            for name in stages
         },
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.errors import UserError
 from sparserl_jax.training import precision
+from sparserl_jax.training.config import AgentConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,9 +38,10 @@ def check_ranges(suite: Suite, where: str) -> None:
     """Refuse numbers that no training could use."""
     precision.check(suite.matmul_precision, f"{where}: 'matmul_precision'")
     agent, evaluation, schedule = suite.agent, suite.evaluation, suite.schedule
+    rollouts = suite.training(suite.tasks[0]).iteration is not None
     positive = {
         "steps": suite.steps,
-        "warm_up": suite.warm_up,
+        "warm_up": 1 if rollouts else suite.warm_up,
         "num_envs": suite.num_envs,
         "dispatch": 1 if suite.dispatch is None else suite.dispatch,
         "agent.batch_size": agent.batch_size,
@@ -58,8 +62,9 @@ def check_ranges(suite: Suite, where: str) -> None:
             own = getattr(suite.evaluation_of(task), key)
             require(own > 0, where, f"'{key}' of environment '{task.name}' must be positive, not {own}.")
     require(len(agent.hidden) > 0 and min(agent.hidden) > 0, where, "'agent.hidden' needs positive widths.")
-    require(0.0 < agent.gamma <= 1.0, where, f"'agent.gamma' must be in (0, 1], not {agent.gamma:g}.")
-    require(0.0 < agent.tau <= 1.0, where, f"'agent.tau' must be in (0, 1], not {agent.tau:g}.")
+    for key, allowed in agent.TRACED.items():
+        own = getattr(agent, key)
+        require(allowed.holds(own), where, f"'agent.{key}' must be {allowed}, not {own:g}.")
     drop = schedule.drop_fraction
     require(0.0 <= drop <= 1.0, where, f"'schedule.drop_fraction' {drop:g} is outside [0, 1].")
     require(
@@ -69,13 +74,27 @@ def check_ranges(suite: Suite, where: str) -> None:
     )
     batch = agent.batch_size
     require(
-        suite.warm_up >= batch, where, f"warm_up {suite.warm_up} is less than one batch ({batch}); raise it."
+        rollouts or suite.warm_up >= batch,
+        where,
+        f"warm_up {suite.warm_up} is less than one batch ({batch}); raise it.",
     )
     require(
         0 <= schedule.buffer_min <= schedule.buffer_max,
         where,
         f"'schedule.buffer_min' {schedule.buffer_min} must lie between 0 and buffer_max ({schedule.buffer_max}).",
     )
+
+
+def refuse_replay(agent: AgentConfig, schedule: Any, where: str) -> None:
+    """Refuse what a schedule says about a replay or its targets where the algorithm has none."""
+    if agent.name != PPOConfig.name or not isinstance(schedule, Mapping):
+        return
+    for key in schedule:
+        require(
+            key in ("topology_interval", "drop_fraction"),
+            where,
+            f"agent '{agent.name}' has no replay and no targets that '{key}' could be about; drop it.",
+        )
 
 
 def check_unique(names: list[str], what: str, where: str) -> None:

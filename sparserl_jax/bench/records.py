@@ -209,7 +209,7 @@ def measured_of(outcome: Any, members: int, training: Any) -> dict[str, Any]:
     """The `measured` part: seconds of the whole program, its throughput over all members, its evaluation share, and
     the length of one dispatch.
 
-    `steps_per_second` counts environment steps with their update, of all members together, compilation and
+    `steps_per_second` counts environment steps with their updates, of all members together, compilation and
     evaluation left out.
     """
     raw = {key: plain_number(value) for key, value in dict(outcome.measured).items()}
@@ -220,8 +220,8 @@ def measured_of(outcome: Any, members: int, training: Any) -> dict[str, Any]:
     return {
         **raw,
         "members": members,
-        "steps_per_second": members * training.updates / train if train > 0 else None,
-        "dispatch_seconds": train * training.dispatch_steps / training.updates if train > 0 else None,
+        "steps_per_second": members * training.trained_steps / train if train > 0 else None,
+        "dispatch_seconds": train * training.dispatch_steps / training.trained_steps if train > 0 else None,
         "evaluation_share": evaluate / total if total > 0 else None,
     }
 

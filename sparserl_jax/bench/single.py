@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
+from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import continuing
 from sparserl_jax.bench.ranges import check_knob, check_ranges
@@ -14,6 +14,7 @@ from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import Evaluation, Schedule
+from sparserl_jax.training.iterations import grid_of
 from sparserl_jax.training.recipe import recipe as find_recipe
 
 SINGLE = "train"
@@ -60,8 +61,9 @@ def suite_of(
         sparsity: fraction of weights removed, in [0, 1); ignored by recipes with a fixed one (dense).
         critic_sparsity: the critic's own; default as the actor's.
         seeds: number of members, trained together; counted from `first_seed`.
-        steps: environment steps per member, a multiple of 20 evaluations times parallel environments and policy delay.
-        warm_up: random steps before the first update; default 5 % of `steps`, at most 25,000.
+        steps: environment steps per member, a multiple of 20 evaluations times parallel environments and policy delay
+            (PPO: and steps per rollout).
+        warm_up: random steps before the first update; default 5 % of `steps`, at most 25,000, and none for PPO.
         num_envs: parallel environments per member.
         hidden, batch_size, learning_rate: of the agent; default its own.
         episodes, final_episodes: per evaluation, and at the end.
@@ -88,16 +90,18 @@ def suite_of(
         raise UserError(f"seeds = {seeds} from {first_seed}: give at least one seed, counted from 0 or more.")
     if num_envs < 1 or config.policy_delay < 1:
         raise UserError(f"num_envs = {num_envs}: give at least 1.")
-    unit = math.lcm(num_envs, config.policy_delay)
+    unit, unit_named = grid_of(config, num_envs)
     if steps < 1 or steps % (POINTS * unit):
         low = max(steps // (POINTS * unit), 1) * POINTS * unit
         raise UserError(
-            f"steps = {steps} is not a positive multiple of {POINTS * unit} ({POINTS} evaluations x parallel "
-            f"environments and policy delay): the nearest valid values are {low} and {low + POINTS * unit}."
+            f"steps = {steps} is not a positive multiple of {POINTS * unit} ({POINTS} evaluations x {unit_named}): the "
+            f"nearest valid values are {low} and {low + POINTS * unit}."
         )
     interval = steps // POINTS
     grid = _grid(interval, unit)
-    if warm_up is None:
+    if warm_up is None and isinstance(config, PPOConfig):
+        warm_up = 0
+    elif warm_up is None:
         wanted = max(min(25_000, steps // 20), config.batch_size, 8 * num_envs)
         warm_up = -(-wanted // grid) * grid
     name = env if isinstance(env, str) else _name_of(env)

@@ -25,6 +25,7 @@ from sparserl_jax.bench.ranges import (
     check_ranges,
     check_seeds,
     check_unique,
+    refuse_replay,
     require,
 )
 from sparserl_jax.bench.strict import content, from_table
@@ -323,6 +324,7 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
         schedule = Schedule.scaled(top.steps, grid, agent)
     else:
         given = {**agent.SCHEDULE, **timing} if isinstance(timing, Mapping) else timing
+        refuse_replay(agent, given, f"{where} [schedule]")
         schedule = from_table(Schedule, given, f"{where} [schedule]")
     plain_name = top.name.replace("_", "").isalnum()
     require(plain_name, where, f"suite name '{top.name}' may hold letters, digits and _ only.")

@@ -1,9 +1,9 @@
-"""Multi-layer perceptrons: the deterministic actor of TD3 and the twin critic of all (RLx2 section 1.1).
+"""Multi-layer perceptrons: the actors, the twin critic of TD3 and SAC (RLx2 section 1.1), the state value of PPO.
 
 Two laws of initial weights, those of the networks the published results were made with:
 
     fan_in_uniform   weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in))     (TD3)
-    orthogonal       (semi-)orthogonal weights of gain 1, zero biases          (SAC)
+    orthogonal       (semi-)orthogonal weights of gain 1, zero biases          (SAC, PPO)
 
 A layer's law stands in the LayerTable, which lets a narrow network be initialised by its own law inside a wide one (see
 `sparsity/tiny.py`).
@@ -110,8 +110,40 @@ class TwinCritic(nn.Module):
         return twin(self.hidden, 1, self.law, name="mlp")(jnp.concatenate([obs, action], axis=-1))[..., 0]
 
 
-def actor_layers(module: Actor | GaussianActor, obs_dim: int) -> LayerTable:
+class LinearActor(nn.Module):
+    """Actor without a squash: observation `[..., obs]` to the mean `[..., action]` of an action, unbounded."""
+
+    hidden: Sequence[int]
+    action_dim: int
+    law: str = "orthogonal"
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return MLP(self.hidden, self.action_dim, self.law, name="mlp")(obs)
+
+
+class Value(nn.Module):
+    """State value: observations `[..., obs]` to `[...]`."""
+
+    hidden: Sequence[int]
+    law: str = "orthogonal"
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return MLP(self.hidden, 1, self.law, name="mlp")(obs)[..., 0]
+
+
+def actor_layers(module: Actor | GaussianActor | LinearActor, obs_dim: int) -> LayerTable:
     """LayerTable of an actor that reads observations of length `obs_dim`."""
+    return _layers_of_observations(module, obs_dim)
+
+
+def value_layers(module: Value, obs_dim: int) -> LayerTable:
+    """LayerTable of a state value that reads observations of length `obs_dim`."""
+    return _layers_of_observations(module, obs_dim)
+
+
+def _layers_of_observations(module: Actor | GaussianActor | LinearActor | Value, obs_dim: int) -> LayerTable:
     layers = derive(
         lambda key, obs: module.init(key, obs)["params"], jax.ShapeDtypeStruct((obs_dim,), jnp.float32)
     )

@@ -3,6 +3,7 @@
 from sparserl_jax.training.config import (
     AgentConfig,
     Evaluation,
+    PPOConfig,
     Run,
     SACConfig,
     Schedule,
@@ -19,6 +20,7 @@ __all__ = [
     "AgentConfig",
     "Evaluation",
     "Outcome",
+    "PPOConfig",
     "Program",
     "Progress",
     "Recipe",

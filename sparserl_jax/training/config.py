@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 
 from sparserl_jax.agents.agent import Range
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
+from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.training import precision
 from sparserl_jax.training.given import Source, Ticket
+from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
 from sparserl_jax.training.recipe import Recipe
 
-AgentConfig = TD3Config | SACConfig
+AgentConfig = TD3Config | SACConfig | PPOConfig
 """Configurations of the algorithms that a suite may choose."""
 AnyConfig = AgentConfig | BehaviourCloningConfig
 """Those that a run may have."""
@@ -57,8 +59,11 @@ class Schedule:
     def scaled(steps: int, grid: int, agent: AgentConfig | None = None) -> Schedule:
         """The published schedule of an algorithm (default: TD3; 3,000,000 steps) shrunk to a budget of `steps`, periods
         rounded to multiples of `grid` (RLx2: interval, delay, buffer sizes and check scale with the budget; fractions
-        and thresholds do not).
+        and thresholds do not). Without a replay there is the interval alone, and its budget is that of updates.
         """
+        if isinstance(agent, PPOConfig):
+            ticks = Schedule.topology_interval * updates_of(agent, steps) / 3_000_000
+            return Schedule(topology_interval=max(1, round(ticks)))
         paper = Schedule(**({} if agent is None else agent.SCHEDULE))
         ratio = steps / 3_000_000
 
@@ -104,8 +109,9 @@ class Start:
 class Training:
     """Everything the Runs of one arm share. `steps` and `warm_up` are environment steps of one member, warm-up
     (random actions, no updates) included in `steps`; `num_envs` (E) environments run in parallel per member, and one
-    gradient update is made per environment step. `env_object` stands for `env` when the user passed an object. With
-    `start`, all members begin from the networks of a finished run, which then also acts in the warm-up.
+    gradient update is made per environment step. An algorithm that learns from rollouts of its own has no warm-up, and
+    `agent` says how many updates come of an iteration. `env_object` stands for `env` when the user passed an object.
+    With `start`, all members begin from the networks of a finished run, which then also acts in the warm-up.
     `matmul_precision`: see precision.py; None: what JAX is configured for.
     """
 
@@ -122,9 +128,28 @@ class Training:
     matmul_precision: str | None = None
 
     @property
+    def iteration(self) -> int | None:
+        """Environment steps of one iteration of an algorithm that learns from its own rollouts; None for others."""
+        return self.grid if isinstance(self.agent, PPOConfig) else None
+
+    @property
+    def trained_steps(self) -> int:
+        """Environment steps behind the warm-up."""
+        return self.steps - self.warm_up
+
+    @property
+    def grid(self) -> int:
+        """Environment steps that all periods are multiples of."""
+        return grid_of(self.agent, self.num_envs)[0]
+
+    def updates_at(self, step: int) -> int:
+        """Gradient updates made until environment step `step`."""
+        return updates_of(self.agent, max(0, step - self.warm_up))
+
+    @property
     def updates(self) -> int:
         """Gradient updates of a whole run."""
-        return self.steps - self.warm_up
+        return self.updates_at(self.steps)
 
     @property
     def buffer_oldest(self) -> int:
@@ -134,14 +159,14 @@ class Training:
     @property
     def dispatch_steps(self) -> int:
         """Environment steps of one jitted call: the declared number, or the largest common divisor of the periods."""
-        common = math.gcd(self.steps, self.warm_up, self.schedule.buffer_check, self.evaluation.interval)
+        common = math.gcd(*self._periods().values())
         if self.dispatch is None:
             return common
-        grid = math.lcm(self.num_envs, self.agent.policy_delay)
+        grid, named = grid_of(self.agent, self.num_envs)
         if self.dispatch < 1 or self.dispatch % grid:
             raise UserError(
-                f"dispatch = {self.dispatch} is not a positive multiple of {grid} (parallel environments x policy "
-                f"delay): the nearest valid value is {max(grid, self.dispatch // grid * grid)}."
+                f"dispatch = {self.dispatch} is not a positive multiple of {grid} ({named}): the nearest valid value "
+                f"is {max(grid, self.dispatch // grid * grid)}."
             )
         if common % self.dispatch:
             raise UserError(
@@ -149,6 +174,17 @@ class Training:
                 f"{common}): choose a divisor of {common}."
             )
         return self.dispatch
+
+    def _periods(self) -> dict[str, int]:
+        """Environment steps between things that happen, by the name of what says so."""
+        named = {
+            "steps": self.steps,
+            "warm_up": self.warm_up,
+            "evaluation.interval": self.evaluation.interval,
+            "schedule.buffer_check": self.schedule.buffer_check,
+        }
+        of_a_replay = ("warm_up", "schedule.buffer_check") if self.iteration is not None else ()
+        return {name: value for name, value in named.items() if name not in of_a_replay}
 
     def check(self) -> None:
         """Refuse what cannot be scheduled exactly."""
@@ -175,28 +211,24 @@ class Training:
         }.items():
             if number < 0:
                 raise UserError(f"{name} = {number} is negative: give 0 or more.")
-        if not max(schedule.buffer_min, 8 * self.num_envs) <= schedule.buffer_max:
+        if isinstance(self.agent, PPOConfig):
+            check_iterations(self.agent, self.num_envs, self.warm_up)
+        elif not max(schedule.buffer_min, 8 * self.num_envs) <= schedule.buffer_max:
             raise UserError(
                 f"schedule.buffer_max = {schedule.buffer_max} is less than buffer_min = {schedule.buffer_min} or than "
                 f"eight steps of {self.num_envs} parallel environments: make it larger."
             )
-        grid = math.lcm(self.num_envs, self.agent.policy_delay)
+        grid, grid_named = grid_of(self.agent, self.num_envs)
         if self.num_envs > 1 and self.num_envs % self.agent.policy_delay:
             raise UserError(
                 f"num_envs = {self.num_envs} must be 1 or a multiple of policy_delay = {self.agent.policy_delay}."
             )
-        named = {
-            "steps": self.steps,
-            "warm_up": self.warm_up,
-            "evaluation.interval": self.evaluation.interval,
-            "schedule.buffer_check": self.schedule.buffer_check,
-        }
-        for name, value in named.items():
+        for name, value in self._periods().items():
             if value <= 0 or value % grid:
                 low = max(grid, value // grid * grid)
                 raise UserError(
-                    f"{name} = {value} is not a positive multiple of {grid} (parallel environments x policy delay): "
-                    f"the nearest valid values are {low} and {low + grid}."
+                    f"{name} = {value} is not a positive multiple of {grid} ({grid_named}): the nearest valid values "
+                    f"are {low} and {low + grid}."
                 )
         if self.warm_up >= self.steps:
             raise UserError(
@@ -215,7 +247,7 @@ class Training:
                 f"evaluation.final_episodes = {final} is not a multiple of evaluation.episodes = {episodes}, which the "
                 f"final evaluation repeats: the nearest valid values are {low} and {low + episodes}."
             )
-        if self.warm_up < self.num_envs * 8:
+        if self.iteration is None and self.warm_up < self.num_envs * 8:
             raise UserError(
                 f"warm_up = {self.warm_up} is less than eight steps of {self.num_envs} parallel environments: updates "
                 "could not draw a single window; make it larger."
@@ -228,7 +260,9 @@ def check_override(agent: Any, name: str, value: Any, where: str) -> None:
 
     `agent`: configuration (or its class) of the algorithm. Raises `UserError`.
     """
-    known = {**agent.TRACED, **Schedule.TRACED}
+    rollouts = agent.name == PPOConfig.name
+    timing = {k: v for k, v in Schedule.TRACED.items() if not (rollouts and k.startswith("buffer"))}
+    known = {**agent.TRACED, **timing}
     if name not in known:
         fields = {field.name for cls in (agent, Schedule, Training) for field in dataclasses.fields(cls)}
         if name in fields:
@@ -263,6 +297,23 @@ class Run:
     clone: str | None = None
     masks: Source | None = None
     expert: Source | None = None
+
+    def check(self) -> None:
+        """Refuse settings that cannot be scheduled exactly, and recipes that do not suit the algorithm."""
+        training, recipe = self.effective, self.recipe
+        training.check()
+        if training.iteration is not None:
+            asked = "targets of several steps (n)" if recipe.n > 1 else "a dynamic buffer"
+            if recipe.n > 1 or recipe.buffer == "dynamic":
+                raise UserError(
+                    f"recipe '{recipe.name}' asks for {asked}, and agent '{training.agent.name}' has no replay: give "
+                    "it n = 1 and a fixed buffer, or choose another recipe."
+                )
+        elif recipe.n * training.num_envs > min(training.warm_up, training.schedule.buffer_max):
+            raise UserError(
+                f"recipe '{recipe.name}': windows of n = {recipe.n} steps are longer than the warm-up or the buffer; "
+                "make n smaller."
+            )
 
     @property
     def effective(self) -> Training:

@@ -1,7 +1,7 @@
 """Diagnostics of a curve: what every column of `curve.csv` means, and those computed from masks and episodes.
 
 Everything is measured at curve points, in the evaluate stage, from a member's state, its evaluation episodes and one
-batch of its replay drawn with a key of its own; training does not know of it.
+batch of its replay drawn with a key of its own (PPO: of a rollout made for it); training does not know of it.
 """
 
 from __future__ import annotations
@@ -47,25 +47,37 @@ COLUMNS = (
         "are those at up to 8 steps spread over the first half of the time limit. Behind a cut by a time limit, Q1 of "
         "the last state stands in, and the sum is divided by 1 - gamma^(steps to the cut), which makes a bias that is "
         "the same everywhere come out in full (after Fujimoto et al. 2018, section 4.1). SAC's Q values count future "
-        "entropy, which shows here as bias",
+        "entropy, which shows here as bias; so does exploration in PPO's V(s), which stands in for Q1",
     ),
     Column(
         "q", "Q on replay batches", "discounted return",
-        "mean of both critics on the updates' batches, over the last dispatch",
+        "mean of both critics on the updates' batches, over the last dispatch; PPO: of V(s)",
     ),
     Column(
         "critic_loss", "TD loss", "squared return",
-        "TD loss: mean squared error of each critic to the target, summed over both; mean over the last dispatch",
+        "TD loss: mean squared error of each critic to the target, summed over both; mean over the last dispatch. PPO: "
+        "of V(s) to advantage + V(s) when the rollout was made",
     ),
     Column(
         "actor_loss", "actor loss", "discounted return",
         "TD3: mean of -Q1(s, pi(s)); SAC: mean of temperature * log pi(a) - min(Q1, Q2)(s, a), a drawn from pi(s); "
-        "clones: mean squared difference to the cloned actions, which has no unit; over the last dispatch",
+        "clones: mean squared difference to the cloned actions, which has no unit; PPO: the clipped surrogate of "
+        "normalised advantages with its entropy bonus, which has none, either; over the last dispatch",
     ),
     Column("temperature", "temperature", "return per nat", "SAC's learned temperature"),
     Column(
         "policy_entropy", "policy entropy", "nats",
-        "entropy of SAC's policy on one replay batch, estimated from one action per state, of actions in [-1, 1]",
+        "entropy of SAC's policy on one replay batch, estimated from one action per state, of actions in [-1, 1]; PPO: "
+        "exact, of actions before they are clipped, or of choices",
+    ),
+    Column(
+        "policy_kl", "KL to the acting policy", "nats",
+        "PPO: KL divergence of the policy from the one that made the rollout, estimated on the updates' batches by the "
+        "mean of r - 1 - log r, r the ratio of their densities; mean over the last dispatch",
+    ),
+    Column(
+        "clipped", "clipped ratios", "share",
+        "PPO: share of the updates' samples whose ratio of densities is beyond the clip; mean over the last dispatch",
     ),
     Column(
         "dormant_{network}_{layer}", "dormant units, {network} {layer}", "share",

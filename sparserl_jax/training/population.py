@@ -17,7 +17,19 @@ from sparserl_jax.sparsity.contract import Events
 from sparserl_jax.training.config import Run, Training
 from sparserl_jax.training.given import Given
 
-PURPOSES = ("agent", "start", "pool", "act", "step", "sample", "update", "delayed", "extra", "diagnose")
+PURPOSES = (
+    "agent",
+    "start",
+    "pool",
+    "act",
+    "step",
+    "sample",
+    "update",
+    "delayed",
+    "extra",
+    "diagnose",
+    "gates",
+)
 """What a member draws random numbers for; each has a key of its own, folded with the moment of use."""
 
 
@@ -56,12 +68,13 @@ class Tally(NamedTuple):
 class Member(NamedTuple):
     """The whole training state of one member; a Population is a Member whose arrays carry a leading member axis.
 
-    history: u8[weight] by network, what masks have been at curve points (see diagnostics.py).
+    replay: `()` where the experience is rollouts, which are learned from and forgotten. history: u8[weight] by network,
+    what masks have been at curve points (see diagnostics.py).
     """
 
     agent: Any
     envs: EnvState
-    replay: Replay
+    replay: Replay | Any
     tally: Tally
     history: dict[str, jax.Array]
 

@@ -24,12 +24,13 @@ from sparserl_jax.training.given import Given, shapes
 from sparserl_jax.training.host_stages import HOST_STAGES, HostStages
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
 from sparserl_jax.training.precision import precise
+from sparserl_jax.training.rollout_stages import RolloutStages
 from sparserl_jax.training.sharding import Layout
 from sparserl_jax.training.spaces import check_actions
 from sparserl_jax.training.stages import Stages
 
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
-"""The jitted functions of a Program; each is compiled once."""
+"""The jitted functions of a Program; each is compiled once. There is no `warm_up` where rollouts are learned from."""
 ONCE = {"xla_backend_optimization_level": "0"}
 """Compiler options, on CPUs, of stages that run once: fully optimised, `init` takes as long to compile as `train`."""
 FILLS_A_CORE = 20_000_000
@@ -111,7 +112,13 @@ class Program:
     @property
     def compilations(self) -> int:
         """XLA compilations it costs: one per stage."""
-        return len(HOST_STAGES if self.host else STAGES)
+        return len(HOST_STAGES if self.host else self.stage_names)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The jitted functions that it has, where its environments are compiled, too."""
+        rollouts = self.training.iteration is not None
+        return tuple(name for name in STAGES if not (rollouts and name == "warm_up"))
 
     # ---- how it is built -------------------------------------------------------------------------------------------
 
@@ -119,6 +126,11 @@ class Program:
     def env(self) -> Environment | HostEnvironment:
         """The environment all members train in."""
         env = make(self.training.env if self.training.env_object is None else self.training.env_object)
+        if isinstance(env, HostEnvironment) and self.training.iteration is not None:
+            raise UserError(
+                f"agent '{self.training.agent.name}' learns from rollouts, which environments on the host cannot give "
+                f"yet, and '{env.spec.name}' is one: choose another agent, or a compiled environment."
+            )
         if isinstance(env, HostEnvironment) and self.training.num_envs != 1:
             raise UserError(
                 f"num_envs = {self.training.num_envs}: '{env.spec.name}' runs on the host, one environment per member; "
@@ -137,8 +149,10 @@ class Program:
         training, spec = self.training, self.env.spec
         check_actions(self.runs, spec)
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
-        return trained_by(training.agent.name).make(
-            training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events
+        known = trained_by(training.agent.name)
+        kind = {"actions": spec.actions} if len(known.actions) > 1 else {}
+        return known.make(
+            training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **kind
         )
 
     @cached_property
@@ -201,18 +215,20 @@ class Program:
         if self.host:
             return self.host_stages.jitted(self.layout)
         assert not isinstance(self.env, HostEnvironment)
-        stages = Stages(self.training, self.agent, self.env, self.n_max, self.keep_mean)
+        kind = Stages if self.training.iteration is None else RolloutStages
+        stages = kind(self.training, self.agent, self.env, self.n_max, self.keep_mean)
 
         def over_members(fn: Callable[..., Any], *axes: int | None, **how: Any) -> Any:
             return self.layout.stage(precise(fn, self.training.matmul_precision), *axes, **how)
 
-        return {
+        made = {
             "init": over_members(stages.init, 0),
             "warm_up": over_members(stages.warm_up, 0, 0, None, donate=(0,)),
             "train": over_members(stages.train, 0, 0, None, donate=(0,), one_by_one=self.one_by_one),
             "evaluate": over_members(stages.evaluate, 0, 0, None, None),
             "harvest": over_members(stages.harvest, 0),
         }
+        return {name: made[name] for name in self.stage_names}
 
     @cached_property
     def host_stages(self) -> HostStages:
@@ -245,13 +261,14 @@ class Program:
         clock = clock_at(self.training, 0)
         if self.host:
             return self.host_stages.arguments(population, settings, clock, len(self.runs))
-        return {
+        given: dict[str, tuple[Any, ...]] = {
             "init": (settings,),
             "warm_up": (population, settings, clock),
             "train": (population, settings, clock),
             "evaluate": (population, settings, clock, np.int32(0)),
             "harvest": (population,),
         }
+        return {name: given[name] for name in self.stage_names}
 
     def lower(self) -> dict[str, Any]:
         """Every stage lowered for this population."""
@@ -279,7 +296,7 @@ class Program:
 
 def clock_at(training: Training, step: int) -> Clock:
     """The clock after `step` environment steps, as NumPy scalars (nothing is compiled for it)."""
-    return Clock(np.int32(step), np.int32(max(0, step - training.warm_up)))
+    return Clock(np.int32(step), np.int32(training.updates_at(step)))
 
 
 def group(runs: list[Run]) -> list[Program]:
@@ -291,12 +308,7 @@ def group(runs: list[Run]) -> list[Program]:
     """
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        run.effective.check()
-        if run.recipe.n * run.training.num_envs > min(run.training.warm_up, run.training.schedule.buffer_max):
-            raise UserError(
-                f"recipe '{run.recipe.name}': windows of n = {run.recipe.n} steps are longer than the warm-up or the "
-                "buffer; make n smaller."
-            )
+        run.check()
         # The family itself, not its name: a user's own may be called like a shipped one.
         family = method(run.recipe.method).family
         taken = run.masks is not None, run.expert is not None

@@ -155,7 +155,7 @@ class Execution:
         self.progress.stage(self.program.name, "measuring its speed")
         calls = {
             "warm_up": training.warm_up // training.dispatch_steps,
-            "train": training.updates // training.dispatch_steps,
+            "train": training.trained_steps // training.dispatch_steps,
             "evaluate": training.steps // training.evaluation.interval
             + training.evaluation.final_episodes // training.evaluation.episodes,
         }
@@ -163,7 +163,7 @@ class Execution:
         try:
             self.folder = None  # nothing of it may become a checkpoint
             self.begin()
-            for kind in calls:
+            for kind in (kind for kind in calls if calls[kind]):
                 for _ in range(2):  # the first call also sets the device up
                     self.step, before = (0 if kind == "warm_up" else training.warm_up), self.seconds[kind]
                     if kind == "evaluate":
@@ -220,6 +220,7 @@ class Execution:
         missing = np.full(members, np.nan, np.float32)
         names = ("critic_loss", "actor_loss", "q", "critic_grad_norm", "actor_grad_norm")
         point |= {name: self.metrics.get(name, missing) for name in names}
+        point |= {name: self.metrics[name] for name in ("policy_kl", "clipped") if name in self.metrics}
         with whole():  # a point, and the masks it was the last to look at
             self.points.append({**point, **seen})
             self.remember(history)

@@ -66,6 +66,24 @@ def evaluation_returns(
     return evaluate(env, evaluation_key(key_data, step, repeat), policy, episodes)
 
 
+def counted(tally: Tally, finished: Finished) -> Tally:
+    """The counts with the episodes in them that ended in one step of a member's environments."""
+    done = jnp.any(finished.done)
+    last = jnp.sum(jnp.where(finished.done, finished.returns, 0.0)) / jnp.maximum(jnp.sum(finished.done), 1)
+    return tally._replace(
+        last_return=jnp.where(done, last, tally.last_return),
+        episodes=tally.episodes + jnp.sum(finished.done, dtype=jnp.int32),
+        invalid=tally.invalid + finished.invalid,
+    )
+
+
+def watched(member: Member, metrics: dict[str, jax.Array]) -> Member:
+    """The member, broken where a loss of its dispatch was not finite."""
+    losses = [value for name, value in metrics.items() if name.endswith("_loss")]
+    broken = ~jnp.all(jnp.isfinite(jnp.stack(losses)))
+    return member._replace(tally=member.tally._replace(broken=member.tally.broken | broken))
+
+
 class Stages:
     """The stages of one Program as per-member functions."""
 
@@ -91,7 +109,7 @@ class Stages:
 
     def _fresh(self, settings: MemberSettings, envs: EnvState) -> Member:
         """A member whose environments have been reset."""
-        training, spec = self.training, self.env.spec
+        training = self.training
         agent = self.agent.init(member_key(settings, "agent"), settings.agent)
         if training.start is not None:
             if self.agent.begin is None:
@@ -102,9 +120,6 @@ class Stages:
         if settings.given.masks:
             assert self.agent.under is not None, "the plan refuses tickets of other agents"
             agent = self.agent.under(agent, settings.given.masks)
-        rows = buffer_rows(training)
-        slots = slots_needed(rows, spec.max_episode_steps)
-        replay = init(rows, training.num_envs, spec.obs_dim, spec.action_dim, slots, self.keep_mean, envs.obs)
         tally = Tally(
             last_return=jnp.zeros((), jnp.float32),
             episodes=jnp.zeros((), jnp.int32),
@@ -113,7 +128,13 @@ class Stages:
             events={name: jnp.zeros((), jnp.int32) for name in self.agent.layers},
         )
         history = diagnostics.begin_history(self.agent.masks(agent), self.agent.layers)
-        return Member(agent, envs, replay, tally, history)
+        return Member(agent, envs, self._replay(envs), tally, history)
+
+    def _replay(self, envs: EnvState) -> Any:
+        """An empty replay of episodes that have just begun."""
+        rows, spec = buffer_rows(self.training), self.env.spec
+        slots, num_envs = slots_needed(rows, spec.max_episode_steps), self.training.num_envs
+        return init(rows, num_envs, spec.obs_dim, spec.action_dim, slots, self.keep_mean, envs.obs)
 
     def warm_up(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
         """One dispatch without updates."""
@@ -154,10 +175,7 @@ class Stages:
         body, length = (cycle, steps // delay) if num_envs == 1 else (vector_step, steps // num_envs)
         (member, clock), metrics = jax.lax.scan(body, (member, clock), length=length)
         metrics = jax.tree.map(jnp.mean, metrics)
-        losses = [value for name, value in metrics.items() if name.endswith("_loss")]
-        broken = ~jnp.all(jnp.isfinite(jnp.stack(losses)))
-        member = member._replace(tally=member.tally._replace(broken=member.tally.broken | broken))
-        return self._check_buffer(member, settings, clock), metrics
+        return self._check_buffer(watched(member, metrics), settings, clock), metrics
 
     def evaluate(
         self, member: Member, settings: MemberSettings, clock: Clock, repeat: jax.Array
@@ -245,15 +263,7 @@ class Stages:
         """What a step gave into the replay and the counts."""
         kept_mean = mean if self.keep_mean else None
         replay = insert(member.replay, self._head(clock), transition, kept_mean, settings.capacity.max_rows)
-        tally, done = member.tally, jnp.any(finished.done)
-        last = jnp.sum(jnp.where(finished.done, finished.returns, 0.0)) / jnp.maximum(
-            jnp.sum(finished.done), 1
-        )
-        tally = tally._replace(
-            last_return=jnp.where(done, last, tally.last_return),
-            episodes=tally.episodes + jnp.sum(finished.done, dtype=jnp.int32),
-            invalid=tally.invalid + finished.invalid,
-        )
+        tally = counted(member.tally, finished)
         clock = clock._replace(step=clock.step + self.training.num_envs)
         return member._replace(envs=envs, replay=replay, tally=tally), clock
 

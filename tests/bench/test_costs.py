@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sparserl_jax.accounting import flops
-from sparserl_jax.agents.agent import Clock
+from sparserl_jax.agents.agent import Clock, Minibatch
+from sparserl_jax.agents.ppo import PPOConfig, Samples
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
@@ -21,8 +22,8 @@ from tests.reference import conformance
 OBS, ACTION, BATCH = 17, 6, 128
 
 
-def counted(config: Any, window: int) -> float:
-    """XLA's own count of one update with its share of the delayed part, for a dense member without events."""
+def dense_member(config: Any) -> tuple[Any, Any]:
+    """An agent, and shapes of a dense member of it without events."""
     events = Events(interval=1000, end=0, drop_fraction=0.5)
     networks = dict.fromkeys(conformance.NETWORKS, drop_grow.DROP_GROW)
     agent = algorithm(config.name).make(config, OBS, ACTION, networks, dict.fromkeys(networks, events))
@@ -30,6 +31,19 @@ def counted(config: Any, window: int) -> float:
         name: METHODS["dense"].settings(agent.layers[name], 0.0, events, "released") for name in networks
     }
     state = jax.eval_shape(agent.init, jax.random.key(0), {**settings, "dense_targets": np.bool_(False)})
+    return agent, state
+
+
+def counted_part(part: Any, state: Any, batch: Any) -> float:
+    """XLA's own count of `update` or `delayed`."""
+    fn = jax.jit(lambda state, batch, key, clock: part(state, batch, key, clock, conformance.EVIDENCE))
+    lowered = fn.lower(state, batch, jax.random.key(1), Clock(np.int32(1), np.int32(1)))
+    return float(lowered.cost_analysis()["flops"])
+
+
+def counted(config: Any, window: int) -> float:
+    """XLA's own count of one update with its share of the delayed part, for a dense member without events."""
+    agent, state = dense_member(config)
     windows = conformance.batch(0, BATCH, window=window)
     windows = windows._replace(
         obs=np.zeros((BATCH, OBS), np.float32),
@@ -37,15 +51,9 @@ def counted(config: Any, window: int) -> float:
         closing_obs=np.zeros((BATCH, OBS), np.float32),
         successors=np.zeros((BATCH, window, OBS), np.float32) if window > 1 else None,
     )
-    key, clock = jax.random.key(1), Clock(np.int32(1), np.int32(1))
-
-    def count(part) -> float:
-        fn = jax.jit(
-            lambda state, windows, key, clock: part(state, windows, key, clock, conformance.EVIDENCE)
-        )
-        return float(fn.lower(state, windows, key, clock).cost_analysis()["flops"])
-
-    return count(agent.update) + count(agent.delayed) / agent.delay
+    return (
+        counted_part(agent.update, state, windows) + counted_part(agent.delayed, state, windows) / agent.delay
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,3 +69,27 @@ def test_the_formula_of_an_update_is_what_xla_counts(config, window):
         formula = flops.sac_update(actor, critic, batch=BATCH, n=window, delay=config.policy_delay)
     # The compiler also counts element-wise work and leaves out gradients with respect to observations.
     assert 0.9 < counted(config, window) / formula < 1.1
+
+
+def test_the_formula_of_ppo_is_what_xla_counts():
+    """One update, and by hand what a run costs: K epochs of 3 A + 3 V per sample, A + V per step acted."""
+    config = PPOConfig(hidden=(64, 64), batch_size=BATCH)
+    layers = costs.layer_tables(config, OBS, ACTION)
+    policy, value = (costs.forward_dense(layers[name]) for name in ("actor", "critic"))
+    assert (policy, value) == (2 * 64 * (OBS + 64 + ACTION), 2 * 64 * (OBS + 64 + 1))
+    one = flops.ppo_run(layers["actor"], layers["critic"], updates=1, batch=BATCH)
+    assert one.total == one.dense == BATCH * 3 * (policy + value)
+    agent, state = dense_member(config)
+    shapes = {"obs": (OBS,), "action": (ACTION,), "log_density": (), "advantage": (), "target": ()}
+    samples = Samples(**{name: np.zeros((BATCH, *shape), np.float32) for name, shape in shapes.items()})
+    batch = Minibatch(samples, jax.random.key(0))
+    assert 0.9 < counted_part(agent.update, state, batch) / one.total < 1.1
+    half = [layer.size // 2 for layer, _ in layers["actor"].tensors]
+    run = flops.ppo_run(
+        layers["actor"], layers["critic"], half, None, updates=40, batch=BATCH, env_steps=512, last_values=512,
+        dense_growth=True, actor_events=3, critic_events=3,
+    )  # fmt: skip
+    assert run.updates == 40 * BATCH * 3 * (policy // 2 + value)
+    assert run.acting == 512 * (policy // 2 + 2 * value)
+    assert run.surcharge == 3 * BATCH * (policy - policy // 2)
+    assert run.dense == 40 * BATCH * 3 * (policy + value) + 512 * (policy + 2 * value)

@@ -15,7 +15,7 @@ import pytest
 
 from sparserl_jax.bench import paths, suites
 from sparserl_jax.bench import plan as plans
-from sparserl_jax.training.program import STAGES, Program, group
+from sparserl_jax.training.program import Program, group
 
 HOST = ("gymnasium",)
 """Prefixes of environments that run on the host, of which there is no program to lower."""
@@ -56,7 +56,7 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize("program", list(cases()))
 def test_every_stage_of_every_program_lowers_for_cuda_and_tpu(program: Program):
     arguments = program.arguments()
-    for stage in STAGES:
+    for stage in program.stage_names:
         exported = jax.export.export(
             program.stages[stage],
             platforms=("cuda", "tpu"),

@@ -1,4 +1,5 @@
-"""TD3 and SAC under RLx2, through the real Program, learn the known values of the probe environments at every sparsity.
+"""TD3 and SAC under RLx2 and PPO under RigL, through the real Program, learn the known values of the probe environments
+at every sparsity.
 
 SAC's values count entropy, too. In the probes of one step nothing follows that could be counted; in the others the
 action does nothing, so the policy keeps more entropy than the target and the temperature falls towards zero.
@@ -11,15 +12,17 @@ import numpy as np
 import pytest
 
 from sparserl_jax.agents.registry import algorithm
-from sparserl_jax.networks import TwinCritic
+from sparserl_jax.networks import TwinCritic, Value
 from sparserl_jax.training import (
     Evaluation,
+    PPOConfig,
     Run,
     Schedule,
     Training,
     execute,
     group,
     recipe,
+    rollout_stages,
     stages,
 )
 from tests.reference import probes
@@ -131,6 +134,86 @@ def test_critics_learn_the_known_value_of_every_action_at_every_sparsity(agent, 
             np.testing.assert_allclose(np.ravel(chosen), best, atol=0.1)
 
 
+ROLLOUTS = PPOConfig(
+    hidden=HIDDEN, rollout_steps=16, epochs=10, batch_size=64, learning_rate=3e-3, gamma=GAMMA, log_std=-0.5
+)
+PPO_CASES = [
+    pytest.param(probes.Constant, marks=pytest.mark.slow),
+    pytest.param(probes.Observed, marks=pytest.mark.slow),
+    pytest.param(probes.Delayed, marks=pytest.mark.slow),
+    pytest.param(probes.Acted, marks=pytest.mark.slow),
+    pytest.param(probes.Both, marks=pytest.mark.slow),
+    probes.TimeLimited,
+]
+
+
+def by_rollouts(probe, sparsities):
+    """PPO of as many iterations as it takes: 100 of 128 steps, an event every 100 of 2,000 ticks."""
+    of = Training(
+        env=probe.spec.name,
+        env_object=probe,
+        agent=ROLLOUTS,
+        steps=12_800,
+        warm_up=0,
+        num_envs=8,
+        schedule=Schedule(topology_interval=100),
+        evaluation=Evaluation(6400, 10, 20),
+    )
+    (program,) = group([Run(of, recipe("rigl"), sparsity, 0, "probe") for sparsity in sparsities])
+    return execute(program)
+
+
+def state_values(outcome, probe):
+    """V of every observation of the probe."""
+    obs = np.asarray(OBSERVATIONS[probe], np.float32)
+    return np.asarray(Value(HIDDEN).apply({"params": outcome.params["critic"]}, obs))
+
+
+@pytest.mark.parametrize("probe", PPO_CASES)
+def test_ppo_learns_the_known_value_of_every_state_at_every_sparsity(probe):
+    obs = np.asarray(OBSERVATIONS[probe], np.float32)
+    for outcome in by_rollouts(probe(), (0.0, 0.8)):
+        assert outcome.status == "ok"
+        assert_sparse_as_asked(outcome)
+        found = state_values(outcome, probe)
+        if probe in (probes.Acted, probes.Both):
+            # The best return is 1, for one action only; V is that of a policy that still explores around it.
+            best = 0.5 * np.ones(1) if probe is probes.Acted else 0.5 * np.ravel(obs)
+            chosen = algorithm("ppo").modules(HIDDEN, 1).policy(outcome.params["actor"], obs)
+            np.testing.assert_allclose(np.ravel(chosen), best, atol=0.1)
+            assert np.min(outcome.final_returns) > 0.95 and np.all(found < 1.05)
+        else:
+            value = probe().value(obs, np.zeros((len(obs), 1)), GAMMA)
+            np.testing.assert_allclose(found, value, atol=0.2, err_msg=f"sparsity {outcome.run.sparsity}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["leak", "termination"])
+def test_the_time_limited_probe_finds_the_same_faults_in_rollouts(fault, monkeypatch):
+    sound = rollout_stages.advance
+
+    def faulty(*arguments):
+        carry, transition, finished = sound(*arguments)
+        return carry, planted(fault, transition), finished
+
+    monkeypatch.setattr(rollout_stages, "advance", faulty)
+    probe, obs = probes.TimeLimited(), np.asarray(OBSERVATIONS[probes.TimeLimited], np.float32)
+    (outcome,) = by_rollouts(probe, (0.8,))
+    wrong = probe.value_if_leaked if fault == "leak" else probe.value_if_terminated
+    found = state_values(outcome, probes.TimeLimited)
+    off_wrong = np.abs(found - wrong(obs, None, GAMMA)).mean()
+    off_known = np.abs(found - probe.value(obs, None, GAMMA)).mean()
+    assert off_known > 1.0 and off_wrong < 0.6 * off_known
+
+
+def planted(fault, transition):
+    """A transition as it would be with a leaking reset, or with a time limit taken for a termination."""
+    if fault == "leak":
+        return transition._replace(final_obs=transition.next_obs)
+    cut = transition.truncated
+    return transition._replace(terminated=transition.terminated | cut, truncated=cut & False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["td3", "sac"])
 @pytest.mark.parametrize("fault", ["leak", "termination"])
@@ -142,12 +225,7 @@ def test_time_limited_probe_finds_a_leaking_reset_and_a_time_limit_taken_for_a_t
 
     def faulty(*arguments):
         carry, transition, finished = sound(*arguments)
-        if fault == "leak":
-            transition = transition._replace(final_obs=transition.next_obs)
-        else:
-            cut = transition.truncated
-            transition = transition._replace(terminated=transition.terminated | cut, truncated=cut & False)
-        return carry, transition, finished
+        return carry, planted(fault, transition), finished
 
     monkeypatch.setattr(stages, "advance", faulty)
     probe = probes.TimeLimited()
