@@ -1,5 +1,21 @@
 """Linen modules and heads; no reinforcement learning in here."""
 
-from sparserl_jax.networks.mlp import MLP, Actor, GaussianActor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks.mlp import (
+    MLP,
+    ActionValues,
+    Actor,
+    GaussianActor,
+    TwinCritic,
+    actor_layers,
+    twin_critic_layers,
+)
 
-__all__ = ["MLP", "Actor", "GaussianActor", "TwinCritic", "actor_layers", "twin_critic_layers"]
+__all__ = [
+    "MLP",
+    "ActionValues",
+    "Actor",
+    "GaussianActor",
+    "TwinCritic",
+    "actor_layers",
+    "twin_critic_layers",
+]

@@ -88,6 +88,18 @@ class GaussianActor(nn.Module):
         return mean, spread
 
 
+class ActionValues(nn.Module):
+    """Values of discrete actions: observation `[..., obs]` to `[..., choice]`."""
+
+    hidden: Sequence[int]
+    choices: int
+    law: str = "fan_in_uniform"
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return MLP(self.hidden, self.choices, self.law, name="mlp")(obs)
+
+
 class TwinCritic(nn.Module):
     """Two independent action values: observations `[..., obs]` and actions `[..., action]` to `[2, ...]`.
 
@@ -110,7 +122,7 @@ class TwinCritic(nn.Module):
         return twin(self.hidden, 1, self.law, name="mlp")(jnp.concatenate([obs, action], axis=-1))[..., 0]
 
 
-def actor_layers(module: Actor | GaussianActor, obs_dim: int) -> LayerTable:
+def actor_layers(module: Actor | GaussianActor | ActionValues, obs_dim: int) -> LayerTable:
     """LayerTable of an actor that reads observations of length `obs_dim`."""
     layers = derive(
         lambda key, obs: module.init(key, obs)["params"], jax.ShapeDtypeStruct((obs_dim,), jnp.float32)
