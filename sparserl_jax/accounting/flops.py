@@ -137,6 +137,20 @@ def sac_update(actor: float, critic: float, *, batch: int = 1, n: int = 1, delay
     return batch * (n * actor + 8 * critic + (3 * actor + 4 * critic) / delay)
 
 
+def dqn_update(network: float, *, batch: int = 1, double: bool = True) -> float:
+    """FLOPs of one DQN gradient step: with C = `network`, the target network forward and the trained one forward and
+    backward, 4 C per sample; where the trained one makes the choice in the target (`double`), its pass there, too: 5 C.
+
+    Backward passes cost twice the forward pass; the step length n of the target changes nothing.
+
+    Args:
+        network: forward FLOPs of the network per sample.
+        batch: samples per step.
+        double: double estimation.
+    """
+    return batch * (5 if double else 4) * network
+
+
 def dense_gradient_surcharge(dense: int, live: int, batch: int = 1) -> int:
     """Extra FLOPs of one event that grows weights by dense gradients (RigL).
 
@@ -245,6 +259,34 @@ def td3_run(
     """
     through = 3 if full_backward else 2
     return _run(actor, critic, actor_nnz, critic_nnz, updates=updates, delay=delay, through=through, **rest)
+
+
+def dqn_run(
+    actor: LayerTable,
+    critic: LayerTable,
+    actor_nnz: Sequence[int] | None = None,
+    critic_nnz: Sequence[int] | None = None,
+    *,
+    updates: int,
+    target_actions: int | None = None,
+    env_steps: int = 0,
+    batch: int = 256,
+    dense_growth: bool = False,
+    actor_events: int = 0,
+    convention: str = "mac2",
+    **rest: Any,
+) -> TrainingCost:
+    """FLOPs of a DQN run whose live-weight counts stay constant, step by step those of `dqn_update`.
+
+    Arguments as of `td3_run`, those that do not concern it unused: its one network is `actor`, which also acts, and
+    `target_actions` are the forward passes for the targets of the whole run, per sample, two per update with double
+    estimation (default: one).
+    """
+    live, dense = forward(actor, actor_nnz, convention), forward(actor, None, convention)
+    passes = batch * ((updates if target_actions is None else target_actions) + 3 * updates) + env_steps
+    surcharge = actor_events * dense_gradient_surcharge(dense, live, batch) if dense_growth else 0
+    acting = env_steps * live
+    return TrainingCost(convention, passes * live - acting, acting, surcharge, passes * dense)
 
 
 def cloning_run(

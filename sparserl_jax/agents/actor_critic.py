@@ -27,13 +27,14 @@ from sparserl_jax.agents.optimise import (
     Trainer,
     adam,
     adopt_network,
+    copied,
     effective,
     init_network,
     masked_grad_norm,
     polyak,
     step_network,
 )
-from sparserl_jax.layers import LayerTable
+from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.networks import MLP, actor_layers, twin_critic_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Mode, Params, Sparsifier
 
@@ -72,10 +73,14 @@ class Modules(NamedTuple):
 def hidden_units(
     module: nn.Module, layers: LayerTable, params: Params, *inputs: jax.Array
 ) -> dict[str, jax.Array]:
-    """Hidden activations of a network by layer."""
+    """Hidden activations of a network by layer, sown beside it as `<name>_units`."""
     _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
-    units = sown["intermediates"]["mlp"]
-    return {layer.name: units[f"{layer.name}_units"][0] for layer in layers if not layer.output}
+    units = {
+        layer.name: leaf(sown["intermediates"], (*layer.kernel[:-2], f"{layer.name}_units"))
+        for layer in layers
+        if not layer.output
+    }
+    return {name: found[0] for name, found in units.items()}
 
 
 class ActorCritic:
@@ -282,12 +287,8 @@ class ActorCritic:
         if not any("targets" in sparsifier.declares.resets for sparsifier in self.sparsifiers.values()):
             return state
 
-        def copied(name: str) -> tuple[Params, Any]:
-            network, target = getattr(state, name), getattr(state, f"target_{name}")
-            online = (network.params, network.extra)
-            return jax.tree.map(lambda new, old: jnp.where(flag, new, old), online, target)
-
-        return state._replace(**{f"target_{name}": copied(name) for name in self.targets})
+        targets = {name: (getattr(state, name), getattr(state, f"target_{name}")) for name in self.targets}
+        return state._replace(**{f"target_{name}": copied(*pair, flag) for name, pair in targets.items()})
 
     def told(self, name: str, info: StepInfo, **more: jax.Array) -> dict[str, Any]:
         """Metrics of one tick, with the effects of an event among them."""

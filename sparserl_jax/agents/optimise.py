@@ -189,6 +189,12 @@ def masked_grad_norm(
     return jnp.asarray(optax.tree.norm(outside))
 
 
+def copied(network: Network, target: tuple[Params, Any], flag: jax.Array) -> tuple[Params, Any]:
+    """A target (params, extra) that is the network's own where a method asks for it, `flag` bool[]."""
+    online = (network.params, network.extra)
+    return jax.tree.map(lambda new, old: jnp.where(flag, new, old), online, target)
+
+
 def polyak(
     trainer: Trainer, network: Network, target: tuple[Params, Any], tau: jax.Array | float
 ) -> tuple[Params, Any]:

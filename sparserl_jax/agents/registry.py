@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparserl_jax.accounting import flops
-from sparserl_jax.agents import behaviour_cloning, ppo, sac, td3
-from sparserl_jax.agents.actor_critic import Modules
+from sparserl_jax.agents import behaviour_cloning, dqn, ppo, sac, td3
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.errors import suggest
 
@@ -22,7 +21,7 @@ class Algorithm(NamedTuple):
 
     config: type
     make: Callable[..., Agent]
-    modules: Callable[[tuple[int, ...], int], Modules]
+    modules: Callable[..., Any]
     cost: Callable[..., flops.TrainingCost]
     summary: str
     actions: tuple[str, ...] = ("continuous",)
@@ -42,6 +41,14 @@ AGENTS: dict[str, Algorithm] = {
         sac.modules,
         flops.sac_run,
         "soft actor-critic with a learned temperature",
+    ),
+    "dqn": Algorithm(
+        dqn.DQNConfig,
+        dqn.make,
+        dqn.modules,
+        flops.dqn_run,
+        "deep Q-learning with double estimation, for discrete actions",
+        ("discrete",),
     ),
     "ppo": Algorithm(
         ppo.PPOConfig,

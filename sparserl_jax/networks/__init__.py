@@ -2,6 +2,7 @@
 
 from sparserl_jax.networks.mlp import (
     MLP,
+    ActionValues,
     Actor,
     GaussianActor,
     LinearActor,
@@ -14,6 +15,7 @@ from sparserl_jax.networks.mlp import (
 
 __all__ = [
     "MLP",
+    "ActionValues",
     "Actor",
     "GaussianActor",
     "LinearActor",

@@ -88,6 +88,18 @@ class GaussianActor(nn.Module):
         return mean, spread
 
 
+class ActionValues(nn.Module):
+    """Values of discrete actions: observation `[..., obs]` to `[..., choice]`."""
+
+    hidden: Sequence[int]
+    choices: int
+    law: str = "fan_in_uniform"
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        return MLP(self.hidden, self.choices, self.law, name="mlp")(obs)
+
+
 class TwinCritic(nn.Module):
     """Two independent action values: observations `[..., obs]` and actions `[..., action]` to `[2, ...]`.
 
@@ -133,7 +145,7 @@ class Value(nn.Module):
         return MLP(self.hidden, 1, self.law, name="mlp")(obs)[..., 0]
 
 
-def actor_layers(module: Actor | GaussianActor | LinearActor, obs_dim: int) -> LayerTable:
+def actor_layers(module: Actor | GaussianActor | LinearActor | ActionValues, obs_dim: int) -> LayerTable:
     """LayerTable of an actor that reads observations of length `obs_dim`."""
     return _layers_of_observations(module, obs_dim)
 
@@ -143,7 +155,9 @@ def value_layers(module: Value, obs_dim: int) -> LayerTable:
     return _layers_of_observations(module, obs_dim)
 
 
-def _layers_of_observations(module: Actor | GaussianActor | LinearActor | Value, obs_dim: int) -> LayerTable:
+def _layers_of_observations(
+    module: Actor | GaussianActor | LinearActor | ActionValues | Value, obs_dim: int
+) -> LayerTable:
     layers = derive(
         lambda key, obs: module.init(key, obs)["params"], jax.ShapeDtypeStruct((obs_dim,), jnp.float32)
     )

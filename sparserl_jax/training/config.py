@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from sparserl_jax.agents.agent import Range
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
+from sparserl_jax.agents.dqn import DQNConfig
 from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
@@ -18,7 +19,7 @@ from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
 from sparserl_jax.training.recipe import Recipe
 
-AgentConfig = TD3Config | SACConfig | PPOConfig
+AgentConfig = TD3Config | SACConfig | DQNConfig | PPOConfig
 """Configurations of the algorithms that a suite may choose."""
 AnyConfig = AgentConfig | BehaviourCloningConfig
 """Those that a run may have."""

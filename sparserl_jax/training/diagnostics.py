@@ -51,7 +51,7 @@ COLUMNS = (
     ),
     Column(
         "q", "Q on replay batches", "discounted return",
-        "mean of both critics on the updates' batches, over the last dispatch; PPO: of V(s)",
+        "mean of both critics on the updates' batches (DQN: of the one network; PPO: of V(s)), over the last dispatch",
     ),
     Column(
         "critic_loss", "TD loss", "squared return",
@@ -61,9 +61,11 @@ COLUMNS = (
     Column(
         "actor_loss", "actor loss", "discounted return",
         "TD3: mean of -Q1(s, pi(s)); SAC: mean of temperature * log pi(a) - min(Q1, Q2)(s, a), a drawn from pi(s); "
-        "clones: mean squared difference to the cloned actions, which has no unit; PPO: the clipped surrogate of "
-        "normalised advantages with its entropy bonus, which has none, either; over the last dispatch",
+        "clones: mean squared difference to the cloned actions, which has no unit; DQN: the TD loss (Huber's) of its "
+        "one network, in squared return where errors are below 1; PPO: the clipped surrogate of normalised advantages "
+        "with its entropy bonus, which has no unit, either; over the last dispatch",
     ),
+    Column("epsilon", "epsilon", "share", "DQN's chance of a random action in training"),
     Column("temperature", "temperature", "return per nat", "SAC's learned temperature"),
     Column(
         "policy_entropy", "policy entropy", "nats",

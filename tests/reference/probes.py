@@ -194,3 +194,51 @@ class TimeLimited:
 
 
 PROBES = (Constant, Observed, Delayed, Acted, Both, TimeLimited)
+
+
+class Chosen:
+    """Discrete probe 1. Observation -1 or +1, three choices, reward obs (a - 1), one step. Q = reward."""
+
+    spec = EnvSpec("probe:chosen", 1, num_actions=3, max_episode_steps=10)
+    reset = Observed.reset
+
+    def step(self, key: jax.Array, state: jax.Array, action: jax.Array) -> tuple[jax.Array, Step]:
+        return state, _end(state, state[0] * (action - 1))
+
+    @staticmethod
+    def value(obs: np.ndarray, action: np.ndarray, gamma: float) -> np.ndarray:
+        return np.asarray(obs)[..., 0] * (np.asarray(action) - 1)
+
+
+class Corridor:
+    """Discrete probe 2. Rooms 0, 1, 2, observation room / 2; episodes start anywhere. Choice 0 leaves with reward 0.3;
+    choice 1 goes on: from room 2 out, with reward 1, else into the next room, with reward 0.
+
+    Going on is better everywhere at gamma = 0.9: Q(room, 1) = gamma^(2 - room), Q(room, 0) = 0.3. An agent that
+    bootstraps from anything but the best choice learns less.
+    """
+
+    spec = EnvSpec("probe:corridor", 1, num_actions=2, max_episode_steps=10)
+
+    def reset(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        room = jax.random.randint(key, (1,), 0, 3).astype(jnp.float32)
+        return room, room / 2
+
+    def step(self, key: jax.Array, state: jax.Array, action: jax.Array) -> tuple[jax.Array, Step]:
+        out = (action == 0) | (state[0] == 2)
+        reward = jnp.where(action == 0, 0.3, (state[0] == 2).astype(jnp.float32))
+        following = jnp.minimum(state + 1, 2)
+        return following, Step(following / 2, reward, out, jnp.bool_(False))
+
+    @staticmethod
+    def value(obs: np.ndarray, action: np.ndarray, gamma: float) -> np.ndarray:
+        return np.where(np.asarray(action) == 0, 0.3, gamma ** (2 - 2 * np.asarray(obs)[..., 0]))
+
+
+class TimeLimitedChoices(TimeLimited):
+    """Discrete probe 3. TimeLimited with two choices, which do nothing: the time limit in multi-step targets."""
+
+    spec = EnvSpec("probe:time_limited_choices", 2, num_actions=2, max_episode_steps=3)
+
+
+DISCRETE_PROBES = (Chosen, Corridor, TimeLimitedChoices)
