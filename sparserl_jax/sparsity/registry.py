@@ -27,6 +27,7 @@ from sparserl_jax.sparsity.static import STATIC
 from sparserl_jax.sparsity.ste import SR_STE, STE
 from sparserl_jax.sparsity.synflow import SYNFLOW
 from sparserl_jax.sparsity.tiny import TINY
+from sparserl_jax.sparsity.top_kast import TOP_KAST
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -34,7 +35,7 @@ METHODS: dict[str, Method] = {
         (DENSE, TINY, STATIC, SET, RIGL),
         (GRADUAL, GRADUAL_UNIFORM, GRADUAL_GLOBAL, ONE_SHOT, GLOBAL_MAGNITUDE, SNIP, GRASP, SYNFLOW),
         (L1, L2, PLAD_LIKE, EAU_LIKE),
-        (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE),
+        (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, TOP_KAST),
     )
     for method in methods
 }
