@@ -23,6 +23,7 @@ from sparserl_jax.sparsity.plad_like import PLAD_LIKE
 from sparserl_jax.sparsity.rigl import RIGL
 from sparserl_jax.sparsity.set import SET
 from sparserl_jax.sparsity.snip import SNIP
+from sparserl_jax.sparsity.srigl import SRIGL
 from sparserl_jax.sparsity.static import STATIC
 from sparserl_jax.sparsity.ste import SR_STE, STE
 from sparserl_jax.sparsity.synflow import SYNFLOW
@@ -35,7 +36,7 @@ METHODS: dict[str, Method] = {
         (DENSE, TINY, STATIC, SET, RIGL),
         (GRADUAL, GRADUAL_UNIFORM, GRADUAL_GLOBAL, ONE_SHOT, GLOBAL_MAGNITUDE, SNIP, GRASP, SYNFLOW),
         (L1, L2, PLAD_LIKE, EAU_LIKE),
-        (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, TOP_KAST),
+        (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, TOP_KAST, SRIGL),
     )
     for method in methods
 }
