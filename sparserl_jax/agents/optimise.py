@@ -133,7 +133,10 @@ def step_network(
             (live_grads, extra_grads), opt_state, (params, extra), learning_rate=learning_rate
         )
         new_params, new_extra = optax.apply_updates((params, extra), updates)
-        return Network(*sparsifier.project(new_params, new_extra, slots, sparsity), sparsity)
+        projected = sparsifier.project(new_params, new_extra, slots, sparsity)
+        if sparsifier.refresh is None:
+            return Network(*projected, sparsity)
+        return Network(*projected, sparsifier.refresh(*projected[:2], sparsity))
 
     def event() -> tuple[Network, Effects]:
         def gradient(at: Params) -> Params:

@@ -52,6 +52,22 @@ def _target_actions(run: Run, executed: bool = False) -> int:
     return early * agent.target_actions(1, run.recipe.source) + late
 
 
+def _wide_gradients(run: Run, layers: dict[str, LayerTable], promises: dict[str, Promise]) -> int:
+    """Operations of weight gradients beyond those of the live weights, of a whole run: one forward pass's worth of the
+    weights that every tick learns, instead of one of the live ones."""
+    agent, extra = run.training.agent, 0
+    for network, events in events_of(run.training).items():
+        learned = promises[network].learned
+        if learned is not None:
+            ticks = run.training.updates // (agent.policy_delay if network == "actor" else 1)
+            wide, live = (
+                flops.forward(layers[network], counts, CONVENTION)
+                for counts in (learned, promises[network].trained(events))
+            )
+            extra += ticks * agent.batch_size * (wide - live)
+    return extra
+
+
 def costs(
     run: Run, layers: dict[str, LayerTable], counts: dict[str, list[int]], promises: dict[str, Promise]
 ) -> dict[str, Any]:
@@ -105,7 +121,7 @@ def costs(
         "convention": CONVENTION,
         "inference_flops": flops.forward(layers["actor"], counts["actor"], CONVENTION),
         "inference_flops_dense": forward_dense(layers["actor"]),
-        "training_flops_theory": theory.total,
+        "training_flops_theory": theory.total + _wide_gradients(run, layers, promises),
         "training_flops_dense": theory.dense,
         "training_flops_executed": executed.total,
         "actor_parameters": kept["params"],

@@ -65,7 +65,8 @@ def check(runs: Sequence[Planned], promise: Callable[[Any], Mapping[str, Promise
         other, method = places[source], find_method(planned.run.recipe.method)
         here = f"{where}, arm '{planned.arm.name}' on {planned.task.name}"
         mine, theirs = promise(planned.run), promise(other.run)
-        if method.family.adopt is None or any(promised.events for promised in mine.values()):
+        moves = method.family.refresh is not None or any(promised.events for promised in mine.values())
+        if method.family.adopt is None or moves:
             raise UserError(
                 f"{here}: method '{method.name}' does not keep a given mask as it is; use the recipe 'static'."
             )

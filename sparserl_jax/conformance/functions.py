@@ -110,6 +110,8 @@ def check_functions(method: Method, layers: LayerTable, knob: float, events: Eve
             params, extra, kept, state,
         ))  # fmt: skip
         _like((params, extra, kept), after, where)
+    if family.refresh is not None:
+        _like(state, _traced("refresh", family.refresh, params, extra, state), "the state of refresh")
     _check_evolve(method, layers, params, extra, slots, state)
 
     # The form is a word, not an array: it is noted while tracing.

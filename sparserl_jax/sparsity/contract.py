@@ -102,6 +102,8 @@ class Sparsifier(NamedTuple):
         or `factors`
     adopt(params, masks, state) -> (params, extra, state): trained weights under their masks in place of those that
         `init` made; the masks have the declared counts. None: the method cannot start from a trained network
+    refresh(params, extra, state) -> state, after every optimiser step, for supports that follow the weights at once.
+        None: the state changes at events only
     """
 
     name: str
@@ -114,6 +116,7 @@ class Sparsifier(NamedTuple):
     deployed: Callable[[Params, Any, Any], tuple[Params, Params, str]]
     declares: Declares
     adopt: Callable[[Params, Params, Any], tuple[Params, Any, Any]] | None = None
+    refresh: Callable[[Params, Any, Any], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +148,7 @@ class Promise(NamedTuple):
     dense_growth: whether events look at dense gradients.
     phases: live weights per tensor before the counts are reached: row k holds between the k-th scheduled event (row 0:
         the beginning) and the next; after the last row `counts` hold. Empty: `counts` hold from the beginning.
+    learned: weights per tensor whose gradients every tick computes; training is charged for them. None: the live ones.
     """
 
     counts: list[int]
@@ -152,6 +156,7 @@ class Promise(NamedTuple):
     events: int = 0
     dense_growth: bool = False
     phases: Sequence[Sequence[int]] = ()
+    learned: list[int] | None = None
 
     def at(self, event: int) -> list[int]:
         """Live weights of each tensor after `event` scheduled events."""

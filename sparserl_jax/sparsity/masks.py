@@ -97,6 +97,32 @@ def top_count(
     return chosen | sure | (tied & (want > 0))
 
 
+GROUP = 16
+"""Longest group that `top_of_groups` knows; shorter ones divide it."""
+
+
+def top_of_groups(scores: jax.Array, n: ArrayLike, m: ArrayLike) -> jax.Array:
+    """Mask of the `n` largest of every `m` consecutive entries along the last axis but one; among equals the first.
+
+    A last group that is cut short keeps its `n` largest too, or all it has.
+
+    Args:
+        scores: f32[..., I, O]; NaN ranks lowest.
+        n, m: i32[], may be traced; m divides `GROUP`.
+    """
+    *front, length, outputs = scores.shape
+    # Behind the end: as low as NaN, and later than all that is real.
+    image = jnp.pad(_ordered(scores), [(0, 0)] * len(front) + [(0, -length % GROUP), (0, 0)])
+    blocks = image.reshape(*front, -1, GROUP, outputs)
+    place = jnp.arange(GROUP)
+    together = place // m == (place // m)[:, None]
+    mine, other = blocks[..., :, None, :], blocks[..., None, :, :]
+    earlier = (place < place[:, None])[..., None]
+    beaten = together[..., None] & ((other > mine) | ((other == mine) & earlier))
+    chosen = jnp.sum(beaten, axis=-2, dtype=jnp.int32) < n
+    return chosen.reshape(*front, -1, outputs)[..., :length, :]
+
+
 def largest(masks: Any, params: Any, counts: jax.Array, layers: LayerTable) -> Any:
     """`masks` with exactly the `counts[t]` weights of largest |w| alive in tensor t; all other leaves are as they were.
 

@@ -17,14 +17,18 @@ from sparserl_jax.sparsity.gradual import GRADUAL, GRADUAL_GLOBAL, GRADUAL_UNIFO
 from sparserl_jax.sparsity.grasp import GRASP
 from sparserl_jax.sparsity.l1 import L1
 from sparserl_jax.sparsity.l2 import L2
+from sparserl_jax.sparsity.nm import NM, NM_SR_STE, RNM_LIKE
 from sparserl_jax.sparsity.one_shot import GLOBAL_MAGNITUDE, ONE_SHOT
 from sparserl_jax.sparsity.plad_like import PLAD_LIKE
 from sparserl_jax.sparsity.rigl import RIGL
 from sparserl_jax.sparsity.set import SET
 from sparserl_jax.sparsity.snip import SNIP
+from sparserl_jax.sparsity.srigl import SRIGL
 from sparserl_jax.sparsity.static import STATIC
+from sparserl_jax.sparsity.ste import SR_STE, STE
 from sparserl_jax.sparsity.synflow import SYNFLOW
 from sparserl_jax.sparsity.tiny import TINY
+from sparserl_jax.sparsity.top_kast import TOP_KAST
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -32,6 +36,7 @@ METHODS: dict[str, Method] = {
         (DENSE, TINY, STATIC, SET, RIGL),
         (GRADUAL, GRADUAL_UNIFORM, GRADUAL_GLOBAL, ONE_SHOT, GLOBAL_MAGNITUDE, SNIP, GRASP, SYNFLOW),
         (L1, L2, PLAD_LIKE, EAU_LIKE),
+        (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, TOP_KAST, SRIGL),
     )
     for method in methods
 }
@@ -71,9 +76,8 @@ def validated(found: Any, where: str) -> Method:
     family = found.family
     if not isinstance(family, Sparsifier) or not isinstance(family.declares, Declares):
         raise UserError(f"{where}: its family is not a Sparsifier with Declares; see sparsity/contract.py.")
-    functions = [field for field in Sparsifier._fields if field not in ("name", "declares", "adopt")]
-    if family.adopt is not None:
-        functions.append("adopt")
+    optional = [field for field in Sparsifier._field_defaults if getattr(family, field) is None]
+    functions = [field for field in Sparsifier._fields if field not in ("name", "declares", *optional)]
     for owner, fields in ((family, functions), (found, ["settings", "promise"])):
         for field in fields:
             if not callable(getattr(owner, field)):
@@ -103,7 +107,8 @@ def promised(method: Method, layers: LayerTable, knob: float, events: Events, so
     if not isinstance(found, Promise):
         raise UserError(f"{where}: its promise returns {found!r}; return a sparserl_jax.sparsity.Promise.")
     sizes = [layer.size for layer, _ in layers.tensors]
-    for counts in (found.counts, *found.phases):
+    learned = () if found.learned is None else (found.learned,)
+    for counts in (found.counts, *found.phases, *learned):
         fits = len(counts) == len(sizes) and all(isinstance(n, numbers.Integral) for n in counts)
         if not fits or not all(0 <= n <= size for n, size in zip(counts, sizes, strict=True)):
             raise UserError(

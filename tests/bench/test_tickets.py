@@ -283,6 +283,7 @@ def test_a_time_budget_takes_nothing_up_before_its_sources(tmp_path: Path):
         ([{**TICKET, "sparsities": [0.5]}], "'rlx2' has no runs at its sparsity 0.5"),
         ([{**TICKET, "ticket": {"arm": "dense"}}], "'dense' has no runs at its sparsity 0.8"),
         ([{**TICKET, "recipe": "rigl"}], "does not keep a given mask as it is; use the recipe 'static'"),
+        ([{**TICKET, "recipe": "sr_ste"}], "does not keep a given mask as it is; use the recipe 'static'"),
         ([{**TICKET, "set": {"dense_targets": True}}], "drop 'dense_targets'"),
         (
             [{"recipe": "tiny"}, {**TICKET, "ticket": {"arm": "tiny"}}],
