@@ -181,7 +181,7 @@ def replant(
     state: State,
     chosen: tuple[jax.Array, jax.Array],
     was: tuple[jax.Array, jax.Array],
-    zero_slots: jax.Array | bool = False,
+    zero_slots: jax.Array,
 ) -> tuple[Params, Any, Params]:
     """(params, opt_state, masks) in which exactly what is kept and what is grown lives, grown weights at zero.
 
@@ -199,7 +199,7 @@ def replant(
     params = rows.from_rows(weights, params, layers)
     grown = rows.from_rows(fresh, jax.tree.map(jnp.zeros_like, state.masks), layers)
     masks = rows.from_rows(keep | grow, state.masks, layers)
-    if opt_state is not None and zero_slots is not False:
+    if opt_state is not None:
         opt_state = map_slots(
             lambda slots, fresh: jax.tree.map(
                 lambda slot, new: jnp.where(new & zero_slots, jnp.zeros_like(slot), slot), slots, fresh
@@ -267,8 +267,9 @@ def method(
     settings: Callable[[LayerTable, float, Events, str], Settings],
     summary: str,
     narrow: bool = False,
+    family: Sparsifier = DROP_GROW,
 ) -> Method:
-    """A method of this family; what it promises is read off its settings.
+    """A method of this family, or of another one with the same settings; what it promises is read off its settings.
 
     Args:
         settings: makes the `Settings` of one network, usually by `drop_grow.settings`.
@@ -291,4 +292,4 @@ def method(
             dense_growth=bool(chosen.evolves and chosen.grow_by_gradient),
         )
 
-    return Method(name, DROP_GROW, settings, promise, summary)
+    return Method(name, family, settings, promise, summary)
