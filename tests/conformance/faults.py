@@ -125,7 +125,7 @@ def _masked_unless(unmasked: str) -> Any:
 def _with_gradient(key: jax.Array, tick: jax.Array, params: Params, *rest: Any) -> Any:
     """Dead weights may come back by their gradients."""
     *_, evidence = rest
-    params = jax.tree.map(lambda w, g: w - 0.01 * g, params, evidence.grad())
+    params = jax.tree.map(lambda w, g: w - g, params, evidence.grad())
     return evolve(key, tick, params, *rest)
 
 
