@@ -76,6 +76,12 @@ class LayerTable(tuple[Layer, ...]):
         return LayerTable(layer for layer in self if layer.maskable)
 
     @property
+    def first(self) -> LayerTable:
+        """The layers that read what the network is given: a unit group that no hidden layer writes."""
+        written = {layer.outputs for layer in self if not layer.output}
+        return LayerTable(layer for layer in self if layer.inputs not in written)
+
+    @property
     def tensors(self) -> list[tuple[Layer, int]]:
         """Every maskable tensor as (layer, index of the copy): layer by layer, then copy by copy."""
         return [(layer, copy) for layer in self if layer.maskable for copy in range(layer.copies)]

@@ -206,6 +206,6 @@ def polyak(
     RLx2, "target networks": tau w + (1 - tau) target, then the current online mask.
     """
     params, extra = optax.incremental_update((network.params, network.extra), target, tau)
-    if trainer.sparsifier.declares.targets == "online":
+    if trainer.sparsifier.declares.targets != "none":
         params, extra, _ = trainer.sparsifier.project(params, extra, None, network.sparsity)
     return params, extra

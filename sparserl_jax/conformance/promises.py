@@ -91,6 +91,7 @@ def check_targets_ignore_the_rest(lab: Laboratory, state: Any, updates: int) -> 
     """Target parameters outside the support influence no target after a target update.
 
     Outside means: outside the online mask where targets are projected with it, otherwise outside their own support.
+    What a target chooses itself depends on all of it, so there only the number of its weights can be looked at.
     """
     family = lab.family
 
@@ -102,6 +103,14 @@ def check_targets_ignore_the_rest(lab: Laboratory, state: Any, updates: int) -> 
     clean, _ = lab.delayed(state, batch(5), 0, updates)
     dirty = state
     targets = [name for name in NETWORKS if hasattr(state, f"target_{name}")]
+    if family.declares.targets == "own":
+        for name in targets:
+            online = lab.agent.masks(clean)[name]
+            own = jax.tree.map(lambda value: np.asarray(value) != 0, used(name, clean))
+            most, found = (mask_ops.nnz_table(lab.layers[name], tree) for tree in (online, own))
+            where = f"the target {name} after {updates} updates"
+            require((found <= most).all(), f"at most {most} weights per tensor", found, where)
+        return
     for name in targets:
         params, extra = getattr(state, f"target_{name}")
         if family.declares.targets == "online":
@@ -204,7 +213,8 @@ class Lives(NamedTuple):
     """`init` and one `evolve` of several members, each alone and all together.
 
     begun: (params, extra, masks). evolved: (params, extra, optimiser state, masks, effects). blind: `evolved` under
-    another dense gradient, everything else equal.
+    another dense gradient, everything else equal: of a network that is sparse from the beginning only the gradients of
+    dead weights are others.
     """
 
     alone: list[tuple[Any, Any]]
@@ -257,7 +267,12 @@ def live(
     together = hasty(jax.vmap(life, in_axes=(0, 0, 0, 0, 0, 0, None)))(*inputs, now)
     each = [jax.tree.map(lambda x, i=i: x[i], inputs) for i in range(len(members))]
     alone = [single(*mine, now) for mine in each]
-    changed = jax.tree.map(lambda x: x[0], other)
+    # The gradients of live weights are there anyway; only where all live is theirs the dense gradient.
+    alive = host(alone[0][0][2])
+    dense = all(mask.all() for mask in jax.tree.leaves(alive))
+    changed = jax.tree.map(
+        lambda mask, mine, x: np.where(mask & (not dense), mine, x[0]), alive, each[0][3], other
+    )
     return Lives(alone, together, single(*each[0][:3], changed, *each[0][4:], now)[1])
 
 

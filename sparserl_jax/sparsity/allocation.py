@@ -131,6 +131,29 @@ def erk(layers: LayerTable, sparsity: float, minimum: int = 1) -> list[int]:
     return _counts(layers, sparsity, _erk, minimum)
 
 
+def er_within(
+    layers: LayerTable,
+    sparsity: float,
+    sparse: Callable[[Layer], bool],
+    weight: Callable[[Layer], float] = lambda layer: 1.0,
+    minimum: int = 1,
+) -> list[int]:
+    """As `er`, but only the layers of which `sparse` is true give weights away, for the others, too.
+
+    Their densities are proportional to `weight(layer)` (in + out) / (in * out); all other layers are dense.
+    """
+
+    def rule(layers: LayerTable, sparsity: float) -> list[float]:
+        part = LayerTable(layer for layer in layers.maskable if sparse(layer))
+        size = sum(layer.size for layer, _ in part.tensors)
+        # Of layers that are asked for more than they have, `_solve` makes shares above 1: fewer than no weights.
+        share = sparsity * sum(layer.size for layer, _ in layers.tensors) / size
+        shares = iter(_solve(part, share, lambda layer: weight(layer) * _er_odds(layer)))
+        return [next(shares) if sparse(layer) else 0.0 for layer, _ in layers.tensors]
+
+    return _counts(layers, sparsity, rule, minimum)
+
+
 def densities(layers: LayerTable, counts: list[int]) -> list[float]:
     """Realised density of every tensor, in the order of `layers.tensors`."""
     return [kept / layer.size for (layer, _), kept in zip(layers.tensors, counts, strict=True)]

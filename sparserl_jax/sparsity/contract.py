@@ -27,8 +27,8 @@ class Declares(NamedTuple):
     """What a family promises; `sparserl conformance` holds a method to this.
 
     budget: `per_tensor` (exact counts per tensor), `global` (exact total), `at_most`, or `none`; see `Promise`.
-    targets: how a target network is kept sparse: `online` (projected with the online state after every Polyak step) or
-        `none` (the target is not projected).
+    targets: how a target network is kept sparse: `online` (cut to the online masks after every Polyak step), `own` (to
+        weights of its own choice, in no tensor more than online) or `none` (not at all); in the first two by `project`.
     slots: what happens to optimiser slots of grown weights: `keep`, `zero_grown`, `zero_inactive`, or `setting` when a
         traced setting of the method decides.
     resets: what its events may reset beyond the network: a subset of `("replay", "targets")`.

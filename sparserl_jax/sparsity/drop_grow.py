@@ -24,7 +24,7 @@ import numpy as np
 from sparserl_jax import orthogonal
 from sparserl_jax.layers import Layer, LayerTable, leaf, with_leaf
 from sparserl_jax.sparsity import masks as mask_ops
-from sparserl_jax.sparsity import schedules
+from sparserl_jax.sparsity import rows, schedules
 from sparserl_jax.sparsity.contract import (
     Declares,
     Effects,
@@ -125,30 +125,6 @@ def settings(
     )
 
 
-def _to_rows(tree: Params, layers: LayerTable) -> jax.Array:
-    """All maskable tensors of a tree as rows [T, widest tensor], padded behind with zeros or False.
-
-    One row per tensor lets every selection be one mapped call; a call per tensor would compile the same loops anew
-    for each shape.
-    """
-    width = max(layer.size for layer in layers.maskable)
-    rows = []
-    for layer in layers.maskable:
-        flat = leaf(tree, layer.kernel).reshape(layer.copies, layer.size)
-        rows.append(jnp.pad(flat, ((0, 0), (0, width - layer.size))))
-    return jnp.concatenate(rows)
-
-
-def _from_rows(rows: jax.Array, tree: Params, layers: LayerTable) -> Params:
-    """`tree` with its maskable tensors replaced by those in `rows`."""
-    at = 0
-    for layer in layers.maskable:
-        kernel = rows[at : at + layer.copies, : layer.size].reshape(layer.stack + layer.shape)
-        tree = with_leaf(tree, layer.kernel, kernel)
-        at += layer.copies
-    return tree
-
-
 def _own_draw(layer: Layer, kernel: jax.Array, exists: jax.Array, chosen: Settings, index: int) -> jax.Array:
     """The wide network's draw of a kernel as one of the network that exists in its leading units."""
     if layer.law != "orthogonal":
@@ -174,13 +150,13 @@ def init(key: jax.Array, params: Params, layers: LayerTable, settings: Settings)
             masks = with_leaf(masks, layer.bias, jnp.broadcast_to(live_columns, bias.shape))
 
     noise_key, tie_key = jax.random.split(key)
-    weights, exists = _to_rows(params, layers), _to_rows(masks, layers)
+    weights, exists = rows.to_rows(params, layers), rows.to_rows(masks, layers)
     noise = jax.random.uniform(noise_key, weights.shape)
     score = jnp.where(settings.random_mask, noise, jnp.abs(weights))
     chosen = jax.vmap(mask_ops.top_count)(
         score, settings.counts, jax.random.split(tie_key, len(weights)), exists
     )
-    masks = _from_rows(chosen, masks, layers)
+    masks = rows.from_rows(chosen, masks, layers)
     return mask_ops.apply(masks, params), {}, State(masks, settings, layers)
 
 
@@ -194,6 +170,47 @@ def project(params: Params, extra: Any, opt_state: Any, state: State) -> tuple[P
     return mask_ops.apply(state.masks, params), extra, opt_state
 
 
+def scheduled(settings: Settings, tick: jax.Array) -> jax.Array:
+    """Weights of each tensor that the event at `tick` drops and grows, i32[T]."""
+    return settings.drops[jnp.clip(tick // settings.interval - 1, 0, len(settings.drops) - 1)]
+
+
+def replant(
+    params: Params,
+    opt_state: Any,
+    state: State,
+    chosen: tuple[jax.Array, jax.Array],
+    was: tuple[jax.Array, jax.Array],
+    zero_slots: jax.Array,
+) -> tuple[Params, Any, Params]:
+    """(params, opt_state, masks) in which exactly what is kept and what is grown lives, grown weights at zero.
+
+    A weight that is grown and was alive keeps its value.
+
+    Args:
+        chosen: (keep, grow), bool[T, W], disjoint (see `rows`).
+        was: (weights, masks) before, f32[T, W] and bool[T, W].
+        zero_slots: optimiser slots of weights that were not alive restart at zero.
+    """
+    (keep, grow), (weights, live), layers = chosen, was, state.layers
+    fresh = grow & ~live
+    weights = jnp.where((keep | grow) & ~fresh, weights, 0.0)
+
+    params = rows.from_rows(weights, params, layers)
+    grown = rows.from_rows(fresh, jax.tree.map(jnp.zeros_like, state.masks), layers)
+    masks = rows.from_rows(keep | grow, state.masks, layers)
+    if opt_state is not None:
+        opt_state = map_slots(
+            lambda slots, fresh: jax.tree.map(
+                lambda slot, new: jnp.where(new & zero_slots, jnp.zeros_like(slot), slot), slots, fresh
+            ),
+            opt_state,
+            params,
+            grown,
+        )
+    return params, opt_state, masks
+
+
 def evolve(
     key: jax.Array,
     tick: jax.Array,
@@ -205,37 +222,19 @@ def evolve(
 ) -> tuple[Params, Any, Any, State, Effects]:
     """One drop-and-grow event in every tensor that has inactive weights."""
     chosen, layers = state.settings, state.layers
-    weights, live = _to_rows(params, layers), _to_rows(state.masks, layers)
-    gradient = _to_rows(evidence.grad(), layers)
-    drops = chosen.drops[jnp.clip(tick // chosen.interval - 1, 0, len(chosen.drops) - 1)]
+    weights, live = rows.to_rows(params, layers), rows.to_rows(state.masks, layers)
+    gradient = rows.to_rows(evidence.grad(), layers)
+    drops = scheduled(chosen, tick)
     drop_key, noise_key, grow_key = jax.random.split(key, 3)
     noise = jax.random.uniform(noise_key, weights.shape)
-
-    def top(score: jax.Array, count: jax.Array, key: jax.Array, among: jax.Array) -> jax.Array:
-        rows = (score, count, jax.random.split(key, len(score)), among)
-        # One tensor after the other: the counting passes of one stay in the cache, those of all would not.
-        return jax.lax.map(lambda row: mask_ops.top_count(*row), rows)
-
     # Only active entries are ranked for keeping: an active weight of exactly zero still beats an inactive one.
-    keep = top(jnp.abs(weights), chosen.counts - drops, drop_key, live)
-    exists = _to_rows(jax.tree.map(jnp.ones_like, state.masks), layers)
+    keep = rows.top(jnp.abs(weights), chosen.counts - drops, drop_key, live)
+    exists = rows.exists(state.masks, layers)
     score = jnp.where(chosen.grow_by_gradient, jnp.abs(gradient), noise)
-    grow = top(score, drops, grow_key, exists & ~keep)
-    fresh = grow & ~live
-    weights = jnp.where((keep | grow) & ~fresh, weights, 0.0)
-
-    params = _from_rows(weights, params, layers)
-    grown = _from_rows(fresh, jax.tree.map(jnp.zeros_like, state.masks), layers)
-    masks = _from_rows(keep | grow, state.masks, layers)
-    if opt_state is not None:
-        opt_state = map_slots(
-            lambda slots, fresh: jax.tree.map(
-                lambda slot, new: jnp.where(new & chosen.zero_slots, jnp.zeros_like(slot), slot), slots, fresh
-            ),
-            opt_state,
-            params,
-            grown,
-        )
+    grow = rows.top(score, drops, grow_key, exists & ~keep)
+    params, opt_state, masks = replant(
+        params, opt_state, state, (keep, grow), (weights, live), chosen.zero_slots
+    )
     return params, extra, opt_state, State(masks, chosen, layers), Effects.of(happened=chosen.evolves)
 
 
@@ -268,8 +267,9 @@ def method(
     settings: Callable[[LayerTable, float, Events, str], Settings],
     summary: str,
     narrow: bool = False,
+    family: Sparsifier = DROP_GROW,
 ) -> Method:
-    """A method of this family; what it promises is read off its settings.
+    """A method of this family, or of another one with the same settings; what it promises is read off its settings.
 
     Args:
         settings: makes the `Settings` of one network, usually by `drop_grow.settings`.
@@ -292,4 +292,4 @@ def method(
             dense_growth=bool(chosen.evolves and chosen.grow_by_gradient),
         )
 
-    return Method(name, DROP_GROW, settings, promise, summary)
+    return Method(name, family, settings, promise, summary)

@@ -10,13 +10,16 @@ import numpy as np
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.references import OWN, resolve
+from sparserl_jax.sparsity.anf import ANF
 from sparserl_jax.sparsity.contract import Declares, Events, Method, Promise, Sparsifier
 from sparserl_jax.sparsity.dense import DENSE
+from sparserl_jax.sparsity.ds_td3 import DS_TD3
 from sparserl_jax.sparsity.eau_like import EAU_LIKE
 from sparserl_jax.sparsity.gradual import GRADUAL, GRADUAL_GLOBAL, GRADUAL_UNIFORM
 from sparserl_jax.sparsity.grasp import GRASP
 from sparserl_jax.sparsity.l1 import L1
 from sparserl_jax.sparsity.l2 import L2
+from sparserl_jax.sparsity.mest import MEST
 from sparserl_jax.sparsity.nm import NM, NM_SR_STE, RNM_LIKE
 from sparserl_jax.sparsity.one_shot import GLOBAL_MAGNITUDE, ONE_SHOT
 from sparserl_jax.sparsity.plad_like import PLAD_LIKE
@@ -37,13 +40,14 @@ METHODS: dict[str, Method] = {
         (GRADUAL, GRADUAL_UNIFORM, GRADUAL_GLOBAL, ONE_SHOT, GLOBAL_MAGNITUDE, SNIP, GRASP, SYNFLOW),
         (L1, L2, PLAD_LIKE, EAU_LIKE),
         (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, TOP_KAST, SRIGL),
+        (MEST, DS_TD3, ANF),
     )
     for method in methods
 }
 
 WORDS = {
     "budget": ("per_tensor", "global", "at_most", "none"),
-    "targets": ("online", "none"),
+    "targets": ("online", "own", "none"),
     "slots": ("keep", "zero_grown", "zero_inactive", "setting"),
     "learning": ("masked", "dense"),
 }

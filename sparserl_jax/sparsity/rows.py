@@ -48,6 +48,12 @@ def top(
     return jax.lax.map(lambda row: mask_ops.top_count(*row), (scores, counts, keys, among))
 
 
+def sample(key: jax.Array, counts: jax.Array, among: jax.Array) -> jax.Array:
+    """Mask of `counts[t]` entries of row t, drawn uniformly from those in `among`, bool[T, W]."""
+    noise_key, tie_key = jax.random.split(key)
+    return top(jax.random.uniform(noise_key, among.shape), counts, tie_key, among)
+
+
 def exists(tree: Any, layers: LayerTable) -> jax.Array:
     """Which entries of the rows of `tree` are weights and not padding, bool[T, W]."""
     return to_rows(jax.tree.map(lambda x: jnp.ones(jnp.shape(x), bool), tree), layers)

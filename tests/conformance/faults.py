@@ -22,6 +22,7 @@ from sparserl_jax.sparsity.contract import (
     identity_effective,
     no_penalty,
 )
+from sparserl_jax.sparsity.ds_td3 import DS_TD3
 from sparserl_jax.sparsity.slots import map_slots
 from tests.reference.toy_methods import MaskState, Plan, _mask_deployed, _mask_gradients, _mask_project
 
@@ -122,9 +123,9 @@ def _masked_unless(unmasked: str) -> Any:
 
 
 def _with_gradient(key: jax.Array, tick: jax.Array, params: Params, *rest: Any) -> Any:
+    """Dead weights may come back by their gradients."""
     *_, evidence = rest
-    masked = mask_ops.apply(rest[2].masks, evidence.grad())
-    params = jax.tree.map(lambda w, g: w - 0.01 * g, params, masked)
+    params = jax.tree.map(lambda w, g: w - g, params, evidence.grad())
     return evolve(key, tick, params, *rest)
 
 
@@ -155,13 +156,18 @@ def _explodes(params: Params, extra: Any, state: MaskState, clock: Any) -> jax.A
     return jnp.float32(1e30) * sum(jnp.sum(w**4) for w in jax.tree.leaves(params)) * jnp.float32(1e30)
 
 
+def _choosy() -> Method:
+    """Targets are promised to be cut to their own weights, and are not."""
+    return DS_TD3._replace(family=DS_TD3.family._replace(project=_not_of_targets))
+
+
 FAULTS: dict[str, list[Method]] = {
     "functions": [_with(penalty=_branch), _with(deployed=_unequal)],
     "finite": [_with(penalty=_explodes)],
     "deployment": [_with(effective=_shaky)],
     "actions": [_with(effective=_masked_unless("act"), project=_of_slots)],
     "learning": [_with(effective=_masked_unless("learn"), project=_of_slots)],
-    "targets": [_with(project=_not_of_targets)],
+    "targets": [_with(project=_not_of_targets), _choosy()],
     "budget": [GOOD._replace(promise=_more), GOOD._replace(promise=_more_at_last)],
     "events": [
         GOOD._replace(promise=lambda *a: promise(*a)._replace(events=0)),

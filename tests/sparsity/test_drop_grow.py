@@ -275,7 +275,7 @@ def test_methods_differ_by_source_only_in_the_initial_mask(method):
     assert released.counts.tolist() == allocation.er(r.layers, 0.7)
 
 
-def test_the_five_methods_are_five_settings_of_one_family():
+def test_the_six_methods_are_six_settings_of_one_family():
     r = rig("critic")
     made = {
         name: method.settings(r.layers, 0.7, EVENTS, "released")
@@ -290,6 +290,7 @@ def test_the_five_methods_are_five_settings_of_one_family():
         "static": (False, False),
         "set": (True, False),
         "rigl": (True, True),
+        "anf": (True, False),
     }
     assert all((made[name].drops == 0).all() for name in ("dense", "tiny", "static"))
     assert made["dense"].counts.sum() == r.layers.weights

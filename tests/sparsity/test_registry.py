@@ -100,7 +100,7 @@ def test_shipped_methods_promise_what_their_settings_hold(name):
         found = promised(own, layers, 0.6, EVENTS, "released")
         settings = own.settings(layers, 0.6, EVENTS, "released")
         assert found.counts == settings.counts.tolist() and found.phases == ()
-        assert found.events == (10 if name in ("set", "rigl") else 0)
+        assert found.events == (10 if name in ("set", "rigl", "anf") else 0)
         assert found.dense_growth == (name == "rigl")
         assert (found.narrow is None) == (name != "tiny")
         if found.narrow is not None:
