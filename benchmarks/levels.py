@@ -23,7 +23,9 @@ def on_host(env: HostEnvironment, episodes: int, seed: int = 0) -> np.ndarray:
     for episode in range(episodes):
         obs, done = begin(env, episode), False
         while not done:
-            action = rng.uniform(-1.0, 1.0, env.spec.action_dim).astype(np.float32)
+            action = rng.uniform(-1.0, 1.0, env.spec.action_dim).astype(
+                np.float32
+            )  # its largest entry is a choice
             step = proceed(env, obs, env_units(env.spec, action))
             obs, done = step.obs, step.terminated or step.truncated
             returns[episode] += step.reward

@@ -185,13 +185,15 @@ def test_the_sparsifier_is_a_screenful_and_its_promises_are_all_named():
 def test_the_environments_are_all_listed_as_they_are():
     from sparserl_jax import envs
 
-    listed = rows(PAGES["environments"].split("bounded real actions.\n\n")[1])
+    listed = rows(PAGES["environments"].split("(`sparserl list agents`).\n\n")[1])
     assert list(listed) == envs.names()
     for line in PAGES["environments"].splitlines():
         if line.startswith(("| `gymnax:", "| `brax:inverted_pendulum", "| `brax:hopper")):
             name, *numbers = [cell.strip() for cell in line.strip("|").split("|")]
             spec = envs.make(name.strip("`")).spec
-            assert [int(n) for n in numbers] == [spec.obs_dim, spec.action_dim, spec.max_episode_steps]
+            seen = " x ".join(map(str, spec.image or (spec.obs_dim,)))
+            done = str(spec.action_dim) if spec.num_actions is None else f"one of {spec.num_actions}"
+            assert numbers == [seen, done, str(spec.max_episode_steps)]
 
 
 def test_the_table_explained_is_the_published_one():

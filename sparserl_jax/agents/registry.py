@@ -16,7 +16,7 @@ class Algorithm(NamedTuple):
     """A named algorithm.
 
     config: its configuration class. make: its constructor. modules: (hidden, action_dim) to its networks.
-    cost: FLOPs of a run, see `accounting.flops.td3_run`.
+    cost: FLOPs of a run, see `accounting.flops.td3_run`. actions: kinds of actions it chooses, `EnvSpec.actions`.
     """
 
     config: type
@@ -24,6 +24,7 @@ class Algorithm(NamedTuple):
     modules: Callable[[tuple[int, ...], int], Modules]
     cost: Callable[..., flops.TrainingCost]
     summary: str
+    actions: tuple[str, ...] = ("continuous",)
 
 
 AGENTS: dict[str, Algorithm] = {

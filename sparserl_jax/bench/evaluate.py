@@ -182,6 +182,12 @@ def environment(saved: Saved, name: str | None = None) -> Environment | HostEnvi
             f"({str(error).rstrip('.?')}); name an environment with --env."
         ) from None
     spec = env.spec
+    kind = "discrete" if "num_actions" in described else "continuous"
+    if kind != spec.actions:
+        raise UserError(
+            f"'{saved.name}' has {kind} actions, but those of {spec.name} are {spec.actions}; choose an environment "
+            "that fits."
+        )
     for what, ours, theirs in (
         ("observations", described["obs_dim"], spec.obs_dim),
         ("actions", described["action_dim"], spec.action_dim),

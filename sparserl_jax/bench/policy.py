@@ -24,9 +24,15 @@ FORMAT = "sparserl_jax-policy-1"
 FILE = "policy.npz"
 NETWORKS = "networks.npz"
 DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "action_high")
-"""Parts of a policy's description that calling it needs."""
+"""Parts of a policy's description that calling it needs; `num_actions` and `image` come on top where there are such."""
 _DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading an archive with a few wrong bytes may raise (of them NotImplementedError is a RuntimeError)."""
+
+
+def kinds(spec: Any) -> dict[str, Any]:
+    """What a description says beyond `DESCRIBED`: the number of choices, the shape of images."""
+    said = {"num_actions": spec.num_actions, "image": spec.image and list(spec.image)}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
@@ -146,7 +152,8 @@ def load_masks(path: Path) -> dict[str, dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """A trained policy: call it with observations `[..., obs]` for actions `[..., action]` in environment units.
+    """A trained policy: call it with observations `[..., obs]` for actions `[..., action]` in environment units; of
+    discrete actions, the number of the choice, i32 `[...]`.
 
     `params` are the deployed weights (exactly zero outside `masks`), `description` the rest of the file.
     """
@@ -156,7 +163,8 @@ class Policy:
     description: dict[str, Any]
 
     def act(self, obs: Any) -> Any:
-        """Deterministic action in [-1, 1], `[..., action]`: the function that was evaluated for the record."""
+        """Deterministic action in [-1, 1], `[..., action]` (one-hot of a choice): the function that was evaluated for
+        the record."""
         return self.apply(self.params, obs)
 
     def apply(self, params: Any, obs: Any) -> Any:
@@ -170,13 +178,18 @@ class Policy:
         return found.policy(params, jnp.asarray(obs, jnp.float32))
 
     def __call__(self, obs: Any) -> Any:
-        """Action `[..., action]` in environment units for observations `[..., obs]`."""
+        """Action in environment units for observations `[..., obs]`, or images `[..., height, width, channels]`."""
+        image = tuple(self.description.get("image", ()))
+        if image and np.shape(obs)[-3:] == image:
+            obs = np.reshape(obs, (*np.shape(obs)[:-3], -1))
         width = np.shape(obs)[-1:] or (0,)
         if width[0] != self.description["obs_dim"]:
             raise UserError(
                 f"this policy reads observations of length {self.description['obs_dim']}, not {width[0]}; it was "
                 f"trained on {self.description['env']}."
             )
+        if "num_actions" in self.description:
+            return self.act(obs).argmax(-1)
         low, high = (np.asarray(self.description[key], np.float32) for key in ("action_low", "action_high"))
         return low + (self.act(obs) + 1.0) * 0.5 * (high - low)
 

@@ -11,7 +11,7 @@ from . import host
 from .make import make
 from .object_adapter import ObjectEnvironment
 from .protocol import Environment, Step
-from .rollout import settled_step
+from .rollout import settled_step, to_env_units
 
 
 def check(source: Any, steps: int = 16) -> Environment | host.HostEnvironment:
@@ -31,7 +31,7 @@ def check(source: Any, steps: int = 16) -> Environment | host.HostEnvironment:
     key = jax.random.key(0)
     state, obs = _traced(where, env, "reset", key)
     _check_obs(where, "reset", obs, env.spec.obs_dim)
-    action = jnp.zeros(env.spec.action_dim, jnp.float32)
+    action = jax.eval_shape(lambda: to_env_units(env.spec, jnp.zeros(env.spec.action_dim, jnp.float32)))
     after, step = _traced(where, env, "step", key, state, action)
     _check_step(where, step, env.spec.obs_dim)
     _check_state(where, state, after)

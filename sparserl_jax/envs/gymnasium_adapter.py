@@ -1,6 +1,6 @@
 """Environments of gymnasium (optional extra `gymnasium`), on the host.
 
-gymnasium:Hopper-v5                            any registered id with flat observations and a box of actions
+gymnasium:Hopper-v5                            any registered id: flat observations, a box of actions or one choice
 gymnasium:Ant-v5?use_contact_forces=true       options: arguments of `gymnasium.make`
 gymnasium:my_pkg.envs:Mine-v0?size=3           a module of yours that registers the id when imported
 my_pkg.envs:make_mine                          your own function or class that makes a gymnasium.Env
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError, suggest
-from .protocol import EnvSpec, refuse_discrete
+from .protocol import EnvSpec, refuse_actions
 
 INSTALL = "pip install sparserl_jax[gymnasium]"
 """What brings gymnasium, its physics, and all that these import."""
@@ -23,8 +23,8 @@ INSTALL = "pip install sparserl_jax[gymnasium]"
 class GymnasiumEnvironment:
     """One gymnasium environment as a HostEnvironment; `factory` makes it, and every further instance.
 
-    Raises UserError for observations that are not one flat vector, actions that are not a bounded box, and
-    environments without a time limit.
+    Raises UserError for observations that are not one flat vector, actions that are neither a bounded box nor one
+    choice, and environments without a time limit.
     """
 
     def __init__(self, factory: Callable[[], Any], name: str) -> None:
@@ -32,6 +32,7 @@ class GymnasiumEnvironment:
         self.env = factory()
         self.spec = _describe(self.env, name)
         self._type = self.env.action_space.dtype
+        self._first = int(getattr(self.env.action_space, "start", 0))  # choices need not be counted from 0
         self._steps = 0
 
     def fresh(self) -> GymnasiumEnvironment:
@@ -48,7 +49,10 @@ class GymnasiumEnvironment:
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         """See HostEnvironment.step."""
-        obs, reward, terminated, truncated, _ = self.env.step(np.asarray(action, self._type))
+        own = np.asarray(action, self._type)
+        obs, reward, terminated, truncated, _ = self.env.step(
+            own if self.spec.num_actions is None else own[()] + self._first
+        )
         self._steps += 1
         # The wrapper that holds the limit may be a user's own, which only names it.
         late = self._steps >= self.spec.max_episode_steps
@@ -106,9 +110,10 @@ def _describe(env: Any, name: str) -> EnvSpec:
             f"{where}: observations are a {type(observations).__name__} of shape {shape}; flatten them to one float "
             "vector [O] (gymnasium.wrappers.FlattenObservation)."
         )
-    if not isinstance(actions, box) or not np.issubdtype(actions.dtype, np.floating):
-        raise refuse_discrete(name)
-    if len(actions.shape) != 1:
+    discrete = isinstance(actions, gymnasium.spaces.Discrete)
+    if not discrete and not (isinstance(actions, box) and np.issubdtype(actions.dtype, np.floating)):
+        raise refuse_actions(name, f"{type(actions).__name__} of {actions.dtype}")
+    if not discrete and len(actions.shape) != 1:
         raise UserError(f"{where}: actions have shape {actions.shape}; flatten them to [A] first.")
     limit = _limit(env)
     if limit is None:
@@ -116,6 +121,8 @@ def _describe(env: Any, name: str) -> EnvSpec:
             f"{where} has no time limit: an id takes ?max_episode_steps=1000 behind it; what a factory makes needs "
             "gymnasium.wrappers.TimeLimit around it, or an attribute max_episode_steps."
         )
+    if discrete:
+        return EnvSpec(name, observations.shape[0], max_episode_steps=limit, num_actions=actions.n)
     low, high = tuple(actions.low.tolist()), tuple(actions.high.tolist())
     return EnvSpec(name, observations.shape[0], actions.shape[0], low, high, limit)
 

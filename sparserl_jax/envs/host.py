@@ -33,7 +33,8 @@ class HostEnvironment(Protocol):
         ...
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
-        """(obs f32[O] before any reset, reward, terminated, truncated) for an action f32[A] in its own units."""
+        """(obs f32[O] before any reset, reward, terminated, truncated) for an action in its own units: f32[A], or
+        i32[] where it is a choice."""
         ...
 
     def close(self) -> None:
@@ -66,7 +67,10 @@ def instances(env: HostEnvironment, count: int) -> list[HostEnvironment]:
 
 
 def env_units(spec: EnvSpec, action: np.ndarray) -> np.ndarray:
-    """Agent actions f32[..., A] in [-1, 1] (clipped to it) in the environment's own units."""
+    """Agent actions f32[..., A] in [-1, 1] (clipped to it) in the environment's own units; of a choice, its number
+    i32[...]."""
+    if spec.num_actions is not None:
+        return np.argmax(action, axis=-1).astype(np.int32)
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
     # Centre and half width in double, as in `rollout.to_env_units`: exactly the identity for a [-1, 1] box.
     centre, half = ((high + low) / 2).astype(np.float32), ((high - low) / 2).astype(np.float32)
@@ -86,7 +90,7 @@ def begin(env: HostEnvironment, seed: int) -> np.ndarray:
 
 
 def proceed(env: HostEnvironment, obs: np.ndarray, action: np.ndarray) -> HostStep:
-    """One step from `obs` f32[O] with `action` f32[A] in the environment's own units.
+    """One step from `obs` f32[O] with `action` in the environment's own units.
 
     A non-finite observation or reward ends the episode as terminated, with reward 0 and `obs`, the last finite
     observation, and is marked. Raises Broken if the step fails or its results have another shape.

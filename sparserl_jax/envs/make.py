@@ -38,7 +38,7 @@ def make(source: Any) -> Environment | HostEnvironment:
 
     Nothing is compiled; `check` does that. The same gymnax or brax name gives the same object again, so that
     functions compiled for it are found again. Raises UserError for unknown names (with the nearest known
-    one), options that do not exist, discrete action spaces, and objects that lack something.
+    one), options that do not exist, unknown kinds of actions, and objects that lack something.
     """
     if isinstance(source, str):
         return _by_name(source)

@@ -11,10 +11,12 @@ the object itself:
 
     obs_dim            or observation_size, or left out: then read off the shape of reset's observation
     action_low/high    one number per action, or one number for all together with action_dim (or action_size)
+    num_actions        or, in place of these, how many choices there are; `step` then gets an integer below it
+    image              optional: (height, width, channels), where the flat observation is an image
     max_episode_steps  time limit in steps
     name               optional; the class's name otherwise
 
-gym-like `action_space` / `observation_space` boxes with `low`, `high` and `shape` are read too.
+gym-like `action_space` / `observation_space` boxes with `low`, `high` and `shape` are read too, and choices with `n`.
 """
 
 from dataclasses import replace
@@ -24,7 +26,7 @@ import jax
 import numpy as np
 
 from ..errors import UserError
-from .protocol import EnvSpec, Step, refuse_discrete
+from .protocol import EnvSpec, Step, refuse_actions
 
 
 class ObjectEnvironment:
@@ -85,14 +87,9 @@ def _describe(user: Any, sources: tuple[Any, ...], name: str) -> EnvSpec:
         _first(sources, f"action_{side}", default=getattr(action_space, side, None))
         for side in ("low", "high")
     )
-    if low is None or high is None:
-        if hasattr(action_space, "n") or _first(sources, "num_actions") is not None:
-            raise refuse_discrete(name)
-        raise _missing(name, "action_low and action_high")
-    shape = getattr(action_space, "shape", None)
-    action_dim = _first(sources, "action_dim", "action_size", default=shape[0] if shape else None)
-    if action_dim is None:
-        action_dim = max(np.size(low), np.size(high))
+    choices = _first(sources, "num_actions", default=getattr(action_space, "n", None))
+    if choices is None and (low is None or high is None):
+        raise _missing(name, "action_low and action_high, or num_actions")
     limit = _first(sources, "max_episode_steps")
     if limit is None:
         raise _missing(name, "max_episode_steps")
@@ -100,6 +97,16 @@ def _describe(user: Any, sources: tuple[Any, ...], name: str) -> EnvSpec:
     if obs_dim is None:
         shape = getattr(_space(sources, "observation_space"), "shape", None)
         obs_dim = shape[0] if shape and len(shape) == 1 else _traced_obs_dim(user, name)
+    image = _first(sources, "image")
+    image = None if image is None else tuple(image)
+    if choices is not None:
+        if np.ndim(choices) or low is not None or high is not None:
+            raise refuse_actions(name, "choices beside a box")
+        return EnvSpec(name, obs_dim, max_episode_steps=limit, num_actions=choices, image=image)
+    shape = getattr(action_space, "shape", None)
+    action_dim = _first(sources, "action_dim", "action_size", default=shape[0] if shape else None)
+    if action_dim is None:
+        action_dim = max(np.size(low), np.size(high))
     low, high = (
         tuple(
             np.broadcast_to(bound, (action_dim,)).tolist()
@@ -108,7 +115,7 @@ def _describe(user: Any, sources: tuple[Any, ...], name: str) -> EnvSpec:
         )
         for bound in (low, high)
     )
-    return EnvSpec(name, obs_dim, action_dim, low, high, limit)
+    return EnvSpec(name, obs_dim, action_dim, low, high, limit, image=image)
 
 
 def _traced_obs_dim(user: Any, name: str) -> int:

@@ -5,7 +5,7 @@ the observation an episode really ended with is never lost and a time limit is n
 """
 
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod
 from numbers import Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -30,29 +30,42 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """Static description of an environment: flat float observations [O], a bounded box of actions [A].
+    """Static description of an environment: flat float observations [O], a bounded box of actions [A] or N choices.
 
     action_low, action_high: A floats each, in the environment's own units (agents live in [-1, 1]).
     max_episode_steps: time limit in steps, applied by the rollout.
+    num_actions: N where actions are discrete; then `action_dim` is N too and there are no bounds. Agents and memories
+        hold a choice as a vector [N] in [-1, 1] whose largest entry is meant (one-hot where it was chosen by a policy);
+        the environment itself gets the number of the choice, i32[] in 0..N-1.
+    image: (height, width, channels) where the flat observation is an image, row-major.
     Raises UserError when the numbers cannot describe such an environment.
     """
 
     name: str
     obs_dim: int
-    action_dim: int
-    action_low: tuple[float, ...]
-    action_high: tuple[float, ...]
-    max_episode_steps: int
+    action_dim: int = 0
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+    max_episode_steps: int = 0
+    num_actions: int | None = None
+    image: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         where = f"environment '{self.name}'"
+        if self.num_actions is not None:
+            self._settle_choices(where)
+        if self.image is not None and (len(self.image) != 3 or prod(self.image) != self.obs_dim):
+            raise UserError(
+                f"{where}: image is {self.image} but obs_dim is {self.obs_dim}; give (height, width, channels) whose "
+                "product is obs_dim."
+            )
         for field in ("obs_dim", "action_dim", "max_episode_steps"):
             value: Any = getattr(self, field)
             whole = isinstance(value, Real) and isfinite(value) and value == round(value)
             if not whole or value < 1:
                 raise UserError(f"{where}: {field} is {value}; give a positive whole number.")
             object.__setattr__(self, field, int(value))
-        for field in ("action_low", "action_high"):
+        for field in ("action_low", "action_high") if self.num_actions is None else ():
             try:
                 bounds = tuple(float(bound) for bound in getattr(self, field))
             except (TypeError, ValueError) as error:
@@ -70,6 +83,28 @@ class EnvSpec:
         if any(low >= high for low, high in zip(self.action_low, self.action_high, strict=True)):
             raise UserError(f"{where}: action_low is not below action_high everywhere; widen the bounds.")
 
+    def _settle_choices(self, where: str) -> None:
+        count: Any = self.num_actions
+        whole = isinstance(count, Real) and isfinite(count) and count == round(count)
+        if not whole or count < 2:
+            raise UserError(f"{where}: num_actions is {count}; give a whole number of at least 2.")
+        if self.action_low or self.action_high:
+            raise UserError(
+                f"{where}: num_actions = {count} and bounds of actions exclude each other; leave out action_low and "
+                "action_high, or num_actions."
+            )
+        if self.action_dim not in (0, count):
+            raise UserError(
+                f"{where}: action_dim is {self.action_dim} but num_actions is {count}; leave action_dim out."
+            )
+        object.__setattr__(self, "num_actions", int(count))
+        object.__setattr__(self, "action_dim", int(count))
+
+    @property
+    def actions(self) -> str:
+        """Kind of its actions: `continuous` or `discrete`."""
+        return "continuous" if self.num_actions is None else "discrete"
+
 
 @runtime_checkable
 class Environment(Protocol):
@@ -85,13 +120,13 @@ class Environment(Protocol):
         ...
 
     def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Step]:
-        """(next state, Step) for an action f32[A] in the environment's own units."""
+        """(next state, Step) for an action in the environment's own units: f32[A], or i32[] where it is a choice."""
         ...
 
 
-def refuse_discrete(name: str) -> UserError:
-    """The error for an environment whose actions are not a box of real numbers."""
+def refuse_actions(name: str, space: Any) -> UserError:
+    """The error for an environment whose actions are neither a box of real numbers nor one choice of several."""
     return UserError(
-        f"environment '{name}' has a discrete action space, and this suite trains continuous control only: "
-        "give it a bounded box of real actions (action_low, action_high)."
+        f"environment '{name}' has actions of the kind {space}: give it a bounded box of real actions (action_low, "
+        "action_high) or a single choice of several (num_actions)."
     )

@@ -27,7 +27,7 @@ class EnvState(NamedTuple):
 class Transition(NamedTuple):
     """One step of E environments.
 
-    obs f32[E,O]; action f32[E,A] in [-1, 1]; reward f32[E];
+    obs f32[E,O]; action f32[E,A] in [-1, 1], one-hot where it is a choice; reward f32[E];
     terminated bool[E];
     truncated bool[E]: by the time limit or by the environment itself, never together with terminated;
     final_obs f32[E,O]: the true next observation, before any reset;
@@ -82,8 +82,18 @@ LOOKED_AT = 8
 """States per evaluation episode that `evaluate_ahead` looks at."""
 
 
+def as_taken(spec: EnvSpec, action: jax.Array) -> jax.Array:
+    """Agent actions [..., A] as they are stored: clipped to [-1, 1], or one-hot at the largest entry of a choice."""
+    if spec.num_actions is not None:
+        return jax.nn.one_hot(jnp.argmax(action, axis=-1), spec.num_actions)
+    return jnp.clip(action, -1.0, 1.0)
+
+
 def to_env_units(spec: EnvSpec, action: jax.Array) -> jax.Array:
-    """Agent actions [..., A] in [-1, 1] (clipped to it) to the environment's own units."""
+    """Agent actions [..., A] in [-1, 1] (clipped to it) to the environment's own units; of a choice, its number
+    i32[...]."""
+    if spec.num_actions is not None:
+        return jnp.argmax(action, axis=-1).astype(jnp.int32)
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
     # Centre and half width in double: for a [-1, 1] environment this is then exactly the identity.
     centre = jnp.asarray((high + low) / 2, jnp.float32)
@@ -110,14 +120,14 @@ def advance(
 ) -> tuple[EnvState, Transition, Finished]:
     """One step of every environment, and a new episode where one ended.
 
-    action: f32[E,A] in [-1, 1] (clipped to it). New episodes start from `env.reset`, or, with a pool, from
-    random entries of it: then `env.reset` is not even traced (worth it where a reset costs about a step).
+    action: f32[E,A] in [-1, 1] (see `as_taken`). New episodes start from `env.reset`, or, with a pool, from random
+    entries of it: then `env.reset` is not even traced (worth it where a reset costs about a step).
     A non-finite observation or reward ends the episode as terminated, with reward 0 and the last finite
     observation as final_obs, and is counted.
     """
     num_envs = carry.obs.shape[0]
     step_key, reset_key = jax.random.split(key)
-    action = jnp.clip(action, -1.0, 1.0).astype(jnp.float32)
+    action = as_taken(env.spec, action).astype(jnp.float32)
     state, step, invalid = jax.vmap(lambda *args: settled_step(env, *args))(
         jax.random.split(step_key, num_envs), carry.state, carry.obs, action
     )
@@ -198,7 +208,7 @@ def start_steps(env: Environment | HostEnvironment) -> tuple[int, ...]:
 
 
 def evaluate_random(env: Environment, key: jax.Array, episodes: int, pool: Pool | None = None) -> jax.Array:
-    """`evaluate` for actions drawn uniformly from the box: the score a diverged run is given."""
+    """`evaluate` for actions drawn uniformly from the box or the choices: the score a diverged run is given."""
     shape = (env.spec.action_dim,)
 
     def policy(key: jax.Array, obs: jax.Array) -> jax.Array:
@@ -227,7 +237,7 @@ def _play(
 
     def one(key: jax.Array, time: jax.Array, state: Any, obs: jax.Array) -> tuple[Any, Any, jax.Array]:
         policy_key, env_key = jax.random.split(jax.random.fold_in(key, time))
-        action = jnp.clip(policy(policy_key, obs), -1.0, 1.0)
+        action = as_taken(env.spec, policy(policy_key, obs))
         return settled_step(env, env_key, state, obs, action)
 
     def body(loop: tuple[Any, ...]) -> tuple[Any, ...]:

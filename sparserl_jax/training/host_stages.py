@@ -8,6 +8,7 @@ the same random keys as where the environment is compiled too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.agents.agent import Clock
-from sparserl_jax.envs import EnvState, Lookahead, Step, follow, start_steps
+from sparserl_jax.envs import EnvState, Lookahead, Step, as_taken, follow, start_steps
 from sparserl_jax.replay import cut
 from sparserl_jax.training.population import Member, MemberSettings
 from sparserl_jax.training.precision import precise
@@ -97,7 +98,8 @@ class HostStages(Stages):
 
         due = clock.update % self.agent.delay == 0
         (agent, tally, left), found = jax.lax.cond(due, late, not_yet)
-        broken = ~jnp.isfinite(metrics["critic_loss"]) | ~jnp.isfinite(found["actor_loss"])
+        losses = [value for name, value in (metrics | found).items() if name.endswith("_loss")]
+        broken = functools.reduce(jnp.logical_or, [~jnp.isfinite(loss) for loss in losses])
         member = member._replace(
             agent=agent,
             replay=member.replay._replace(left=left),
@@ -140,7 +142,7 @@ class HostStages(Stages):
         mean: jax.Array,
         taken: Taken,
     ) -> tuple[Member, Clock]:
-        action = jnp.clip(action, -1.0, 1.0)
+        action = as_taken(self.env.spec, action)
         done = follow(member.envs, action, taken.step, taken.invalid, (), taken.next_obs)
         return self._store(member, clock, settings, mean, *done)
 

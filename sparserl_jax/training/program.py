@@ -25,6 +25,7 @@ from sparserl_jax.training.host_stages import HOST_STAGES, HostStages
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.sharding import Layout
+from sparserl_jax.training.spaces import check_actions
 from sparserl_jax.training.stages import Stages
 
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
@@ -131,6 +132,7 @@ class Program:
     def agent(self) -> Agent:
         """The algorithm with the family's functions."""
         training, spec = self.training, self.env.spec
+        check_actions(self.runs, spec)
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
         return trained_by(training.agent.name).make(
             training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events
