@@ -137,6 +137,7 @@ def test_every_key_of_a_suite_is_listed_with_its_default():
         "TD3Config",
         "SACConfig",
         "DQNConfig",
+        "PPOConfig",
         "Schedule",
         "Evaluation",
         "Task",
