@@ -190,7 +190,7 @@ def test_the_environments_are_all_listed_as_they_are():
     listed = rows(PAGES["environments"].split("(`sparserl list agents`).\n\n")[1])
     assert list(listed) == envs.names()
     for line in PAGES["environments"].splitlines():
-        if line.startswith(("| `gymnax:", "| `brax:inverted_pendulum", "| `brax:hopper")):
+        if line.startswith(("| `gymnax:", "| `own:", "| `brax:inverted_pendulum", "| `brax:hopper")):
             name, *numbers = [cell.strip() for cell in line.strip("|").split("|")]
             spec = envs.make(name.strip("`")).spec
             seen = " x ".join(map(str, spec.image or (spec.obs_dim,)))

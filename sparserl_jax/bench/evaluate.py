@@ -197,7 +197,7 @@ def environment(saved: Saved, name: str | None = None) -> Environment | HostEnvi
                 f"'{saved.name}' was trained on {described['env']} with {what} of length {ours}, but those of "
                 f"{spec.name} have length {theirs}; choose an environment that fits."
             )
-    if name is not None and not name.startswith(("brax:", "gymnax:")):
+    if name is not None and not name.startswith(("brax:", "gymnax:", "own:")):
         envs.check(env)
     return env
 

@@ -87,10 +87,11 @@ class LunarLanderLite:
 
     Observations: position and velocity relative to the pad, angle, angular rate, contact of each leg.
     Reward: what the step gained in closeness, slowness and uprightness, less fuel; -100 for a crash or for leaving
-    the view and +100 for coming to rest, in place of it. Time limit 1000.
+    the view and +100 for coming to rest, in place of it.
     """
 
-    spec: EnvSpec
+    def __init__(self, name: str = "own:LunarLanderLite", max_episode_steps: int = 1000) -> None:
+        self.spec = EnvSpec(name, 8, max_episode_steps=max_episode_steps, num_actions=4)
 
     def reset(self, key: jax.Array) -> tuple[LanderState, jax.Array]:
         """See Environment.reset."""
@@ -185,7 +186,7 @@ def _move(state: LanderState, centres: jax.Array, hinge_low: ArrayLike) -> Lande
     """
     arms = _turn(state.angles, ARM)
     momentum = jnp.asarray(MASS)[:, None] * (state.velocity + TIME_STEP * GRAVITY)
-    spin = INERTIA * state.rates + _cross(arms, momentum)
+    spin = jnp.asarray(INERTIA) * state.rates + _cross(arms, momentum)
     pin, rates, impulses = _solve_contact(state, arms, *_free(arms, momentum.sum(0), spin))
     velocity = pin + rates[:, None] * _normal(arms)
 

@@ -4,10 +4,11 @@ A name is a prefix, an id and options:
 
     gymnax:Pendulum-v1     gymnax:Pendulum-v1?max_speed=6.0     options: fields of its parameters
     brax:hopper            brax:hopper?backend=mjx              options: arguments of its constructor
+    own:LunarLanderLite                                         the suite's own
     gymnasium:Hopper-v5    gymnasium:Ant-v5?frame_skip=2        options: arguments of gymnasium.make; on the host
     my_pkg.envs:Factory    my_pkg.envs:Factory?size=3           options: keyword arguments of the factory
 
-`max_episode_steps` is an option of every gymnax, brax and gymnasium environment.
+`max_episode_steps` is an option of every gymnax, brax, own and gymnasium environment.
 """
 
 import ast
@@ -20,7 +21,7 @@ from urllib.parse import parse_qsl
 
 from ..errors import UserError, suggest
 from ..references import NoModule, resolve, see_own_folder
-from . import brax_adapter, gymnasium_adapter, gymnax_adapter
+from . import brax_adapter, gymnasium_adapter, gymnax_adapter, own
 from .host import HostEnvironment
 from .object_adapter import adapt
 from .protocol import Environment
@@ -28,7 +29,14 @@ from .protocol import Environment
 BUILDERS: dict[str, Callable[[str, dict[str, Any], str], Environment]] = {
     "brax": brax_adapter.build,
     "gymnax": gymnax_adapter.build,
+    "own": own.build,
 }
+BUILT: tuple[Any, ...] = (
+    gymnax_adapter.GymnaxEnvironment,
+    brax_adapter.BraxEnvironment,
+    *own.ENVIRONMENTS.values(),
+)
+"""Classes of what the builders make."""
 
 
 def make(source: Any) -> Environment | HostEnvironment:
@@ -36,13 +44,13 @@ def make(source: Any) -> Environment | HostEnvironment:
 
     What gymnasium made, or a factory that makes a gymnasium.Env, becomes a HostEnvironment.
 
-    Nothing is compiled; `check` does that. The same gymnax or brax name gives the same object again, so that
+    Nothing is compiled; `check` does that. The same gymnax, brax or own name gives the same object again, so that
     functions compiled for it are found again. Raises UserError for unknown names (with the nearest known
     one), options that do not exist, unknown kinds of actions, and objects that lack something.
     """
     if isinstance(source, str):
         return _by_name(source)
-    if isinstance(source, (gymnax_adapter.GymnaxEnvironment, brax_adapter.BraxEnvironment, HostEnvironment)):
+    if isinstance(source, BUILT) or isinstance(source, HostEnvironment):
         return source
     if _is_factory(source):
         return _from_factory(source, {}, getattr(source, "__name__", repr(source)), None)
@@ -51,7 +59,7 @@ def make(source: Any) -> Environment | HostEnvironment:
 
 def names() -> list[str]:
     """Every built-in environment, prefix included; factories of the user's come on top."""
-    rooms = {"brax": brax_adapter, "gymnax": gymnax_adapter}
+    rooms = {"brax": brax_adapter, "gymnax": gymnax_adapter, "own": own}
     return [f"{prefix}:{name}" for prefix, room in rooms.items() for name in room.names()]
 
 

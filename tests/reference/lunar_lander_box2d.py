@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 FLIGHTS = Path(__file__).with_suffix(".npz")
-EPISODES, STEPS = 8, 50
+SEEDS, STEPS = range(8), 50
 
 
 def fly(seed: int, steps: int = STEPS) -> dict[str, np.ndarray]:
@@ -45,8 +45,8 @@ def fly(seed: int, steps: int = STEPS) -> dict[str, np.ndarray]:
 
 
 def record() -> None:
-    """The first EPISODES seeds, stacked, as float32 and int32."""
-    flights = [fly(seed) for seed in range(EPISODES)]
+    """The flights of SEEDS, stacked, as float32 and int32."""
+    flights = [fly(seed) for seed in SEEDS]
     stacked = {name: np.stack([flight[name] for flight in flights]) for name in flights[0]}
     np.savez_compressed(
         FLIGHTS,
