@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from sparserl_jax.layers import Layer, LayerTable, leaf
+from sparserl_jax.layers import LayerTable
+from sparserl_jax.sparsity import activity as units
 from sparserl_jax.sparsity.contract import Params
 
 TAU = 0.025
@@ -26,9 +27,7 @@ def dormant_share(activity: jax.Array, exists: jax.Array, tau: float = TAU) -> j
         exists: bool[copy, unit].
         tau: fraction of the layer's mean.
     """
-    activity = jnp.where(exists, activity, 0.0)
-    mean = jnp.sum(activity, axis=-1) / jnp.maximum(jnp.sum(exists, axis=-1), 1)
-    dormant = exists & (activity <= tau * mean[..., None])
+    dormant, mean = units.dormant(activity, exists, tau)
     share = jnp.sum(dormant) / jnp.maximum(jnp.sum(exists), 1)
     return jnp.where(jnp.all(jnp.isfinite(mean)), share, jnp.nan).astype(jnp.float32)
 
@@ -47,16 +46,7 @@ def dormant_shares(
             image) averaged over like the batch.
     """
     return {
-        layer.name: dormant_share(_activity(layer, activations[layer.name]), _exists(layer, masks))
+        layer.name: dormant_share(units.activity(layer, activations[layer.name]), units.exists(layer, masks))
         for layer in layers
         if not layer.output
     }
-
-
-def _activity(layer: Layer, values: jax.Array) -> jax.Array:
-    return jnp.mean(jnp.abs(values).reshape(layer.copies, -1, layer.units_out), axis=1)
-
-
-def _exists(layer: Layer, masks: Params) -> jax.Array:
-    exists = jnp.any(leaf(masks, layer.kernel).reshape(layer.copies, -1, layer.units_out), axis=1)
-    return exists if layer.bias is None else exists | leaf(masks, layer.bias).reshape(exists.shape)

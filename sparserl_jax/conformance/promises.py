@@ -175,7 +175,7 @@ def check_events(lab: Laboratory, moments: Sequence[Moment], promises: dict[str,
 def check_slots(lab: Laboratory, moments: Sequence[Moment], kind: str) -> int:
     """At events optimiser slots are treated as `kind` says; returns how many events were seen.
 
-    Kinds: keep, zero_grown, zero_inactive; `setting` is any of them, the same at all events.
+    Kinds: keep, zero_grown, zero_inactive, zero_changed; `setting` is any of the first three, the same at all events.
     """
     if kind == "setting":
         failures = []
@@ -198,6 +198,13 @@ def check_slots(lab: Laboratory, moments: Sequence[Moment], kind: str) -> int:
         for earlier, later in pairs:
             if kind == "keep":
                 same(earlier, later, where)
+            elif kind == "zero_changed":
+                changed = jax.tree.map(
+                    lambda now, then, mask: mask & (now != then), host(params), host(before.params), masks
+                )
+                # Of weights that came out as they were, slots may have been kept or not.
+                zero = jax.tree.map(lambda slot, at: at | (slot == 0), host(later), changed)
+                same(jax.tree.map(lambda x, at: np.where(at, 0, x), host(earlier), zero), host(later), where)
             elif kind == "zero_grown":
                 grown = jax.tree.map(lambda now, then: now & ~then, masks, old)
                 same(

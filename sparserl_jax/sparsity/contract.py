@@ -30,7 +30,8 @@ class Declares(NamedTuple):
     targets: how a target network is kept sparse: `online` (cut to the online masks after every Polyak step), `own` (to
         weights of its own choice, in no tensor more than online) or `none` (not at all); in the first two by `project`.
     slots: what happens to optimiser slots of grown weights: `keep`, `zero_grown`, `zero_inactive`, or `setting` when a
-        traced setting of the method decides.
+        traced setting of the method decides; `zero_changed`: those of live weights that an event gives another value
+        restart at zero.
     resets: what its events may reset beyond the network: a subset of `("replay", "targets")`.
     learning: what a loss is computed from: `masked` (the support alone, as in every other mode) or `dense` (weights
         outside the support, too: they are trained on, and come into force when the support moves).

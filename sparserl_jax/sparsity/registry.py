@@ -11,6 +11,7 @@ from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.references import OWN, resolve
 from sparserl_jax.sparsity.anf import ANF
+from sparserl_jax.sparsity.blocks import GRADUAL_16X1, RIGL_16X1, SET_16X1
 from sparserl_jax.sparsity.contract import Declares, Events, Method, Promise, Sparsifier
 from sparserl_jax.sparsity.dense import DENSE
 from sparserl_jax.sparsity.ds_td3 import DS_TD3
@@ -20,9 +21,11 @@ from sparserl_jax.sparsity.grasp import GRASP
 from sparserl_jax.sparsity.l1 import L1
 from sparserl_jax.sparsity.l2 import L2
 from sparserl_jax.sparsity.mest import MEST
+from sparserl_jax.sparsity.neurons import NEURONS
 from sparserl_jax.sparsity.nm import NM, NM_SR_STE, RNM_LIKE
 from sparserl_jax.sparsity.one_shot import GLOBAL_MAGNITUDE, ONE_SHOT
 from sparserl_jax.sparsity.plad_like import PLAD_LIKE
+from sparserl_jax.sparsity.redo import REDO
 from sparserl_jax.sparsity.rigl import RIGL
 from sparserl_jax.sparsity.set import SET
 from sparserl_jax.sparsity.snip import SNIP
@@ -40,7 +43,7 @@ METHODS: dict[str, Method] = {
         (GRADUAL, GRADUAL_UNIFORM, GRADUAL_GLOBAL, ONE_SHOT, GLOBAL_MAGNITUDE, SNIP, GRASP, SYNFLOW),
         (L1, L2, PLAD_LIKE, EAU_LIKE),
         (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, TOP_KAST, SRIGL),
-        (MEST, DS_TD3, ANF),
+        (MEST, DS_TD3, ANF, REDO, NEURONS, RIGL_16X1, SET_16X1, GRADUAL_16X1),
     )
     for method in methods
 }
@@ -48,7 +51,7 @@ METHODS: dict[str, Method] = {
 WORDS = {
     "budget": ("per_tensor", "global", "at_most", "none"),
     "targets": ("online", "own", "none"),
-    "slots": ("keep", "zero_grown", "zero_inactive", "setting"),
+    "slots": ("keep", "zero_grown", "zero_inactive", "zero_changed", "setting"),
     "learning": ("masked", "dense"),
 }
 """What may stand in `Declares`."""
