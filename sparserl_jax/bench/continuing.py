@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.bench import policy
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable, leaf
@@ -66,7 +67,8 @@ def hidden(start: Start) -> tuple[int, ...]:
 
 def line(start: Start) -> str:
     """What is taken from where, in one line."""
-    if "critic" not in start.networks:
+    trained: Any = trained_by(start.agent).config
+    if set(start.networks) < set(trained.NETWORKS):
         return f"starts from the actor of {start.source} alone: the critic starts fresh, and so do optimiser and replay"
     what = " and ".join(start.networks)
     return f"starts from {what} of {start.source}, targets copied from them: optimiser and replay start fresh"

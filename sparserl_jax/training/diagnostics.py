@@ -61,8 +61,8 @@ COLUMNS = (
     Column(
         "actor_loss", "actor loss", "discounted return",
         "TD3: mean of -Q1(s, pi(s)); SAC: mean of temperature * log pi(a) - min(Q1, Q2)(s, a), a drawn from pi(s); "
-        "clones: mean squared difference to the cloned actions, which has no unit; DQN: the TD loss (Huber's) of its "
-        "one network, in squared return where errors are below 1; PPO: the clipped surrogate of normalised advantages "
+        "clones: mean squared difference to the cloned actions, which has no unit; DQN: the TD loss of its "
+        "one network, in squared return; PPO: the clipped surrogate of normalised advantages "
         "with its entropy bonus, which has no unit, either; over the last dispatch",
     ),
     Column("epsilon", "epsilon", "share", "DQN's chance of a random action in training"),

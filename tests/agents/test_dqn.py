@@ -62,27 +62,26 @@ def apart(lab: Lab) -> Any:
     return lab.start._replace(target=(other, {}))
 
 
-@pytest.mark.parametrize("double", [True, False])
-@pytest.mark.parametrize("window", [1, 3])
-def test_the_loss_is_that_of_the_restatement(double, window):
-    lab = Lab(double=double)
+@pytest.mark.parametrize(("double", "window", "kind"), [(True, 3, "squared"), (False, 1, "huber")])
+def test_the_loss_is_that_of_the_restatement(double, window, kind):
+    lab, huber = Lab(double=double, loss=kind), kind == "huber"
     state, windows = apart(lab), batch(7, window)
     _, metrics = lab.update(state, windows, 0)
     online, frozen = host(state.actor.params), host(state.target[0])
     y = dqn_numpy.target(online, frozen, windows, CONFIG.gamma, double)
-    assert float(metrics["actor_loss"]) == pytest.approx(dqn_numpy.loss(online, windows, y), rel=1e-5)
+    assert float(metrics["actor_loss"]) == pytest.approx(dqn_numpy.loss(online, windows, y, huber), rel=1e-5)
     taken = dqn_numpy.values(online, windows.obs)[np.arange(24), windows.action.argmax(axis=1)]
     assert float(metrics["q"]) == pytest.approx(taken.mean(), rel=1e-5)
     other = dqn_numpy.loss(
-        online, windows, dqn_numpy.target(online, frozen, windows, CONFIG.gamma, not double)
+        online, windows, dqn_numpy.target(online, frozen, windows, CONFIG.gamma, not double), huber
     )
     assert float(metrics["actor_loss"]) != pytest.approx(other, rel=1e-3)
 
 
-@pytest.mark.parametrize("following", ["hard", "polyak"])
-def test_updates_are_those_of_the_restatement_under_the_mask(following):
+@pytest.mark.parametrize(("following", "kind"), [("hard", "squared"), ("polyak", "huber")])
+def test_updates_are_those_of_the_restatement_under_the_mask(following, kind):
     """Three ticks: gradients by hand, Adam, masks; the target is a copy after the second, or moves by tau each time."""
-    lab = Lab(target=following, tau=0.3)
+    lab = Lab(target=following, tau=0.3, loss=kind)
     state = apart(lab)
     live = host(lab.agent.masks(state)["actor"])["mlp"]
     params, frozen = host(state.actor.params)["mlp"], host(state.target[0])["mlp"]
@@ -90,7 +89,7 @@ def test_updates_are_those_of_the_restatement_under_the_mask(following):
     for done in range(3):
         windows = batch(20 + done)
         y = dqn_numpy.target({"mlp": params}, {"mlp": frozen}, windows, CONFIG.gamma, True)
-        dense = dqn_numpy.gradient({"mlp": params}, windows, y)
+        dense = dqn_numpy.gradient({"mlp": params}, windows, y, kind == "huber")
         seen.append(jax.tree.map(lambda g, m: g * m, dense, live))
         steps = jax.tree.map(lambda *g: dqn_numpy.adam(list(g), CONFIG.learning_rate), *seen)
         params = jax.tree.map(lambda w, step, m: (w + step) * m, params, steps, live)
@@ -170,5 +169,7 @@ def test_every_family_of_methods_trains_and_keeps_what_is_dead_out(family):
 def test_configurations_that_mean_nothing_are_refused():
     with pytest.raises(UserError, match="unknown target of agent 'dqn' 'hrad': did you mean 'hard'"):
         dqn.DQNConfig(target="hrad")
+    with pytest.raises(UserError, match="unknown loss of agent 'dqn' 'squred': did you mean 'squared'"):
+        dqn.DQNConfig(loss="squred")
     with pytest.raises(UserError, match="target_period = 0 must be at least 1"):
         dqn.DQNConfig(target_period=0)

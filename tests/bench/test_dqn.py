@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
 import sparserl_jax
 from sparserl_jax.accounting import flops
-from sparserl_jax.bench import check, evaluate, inspect, records, saved
+from sparserl_jax.bench import check, continuing, evaluate, inspect, policy, records, saved
+from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import ActionValues, actor_layers
 from sparserl_jax.sparsity import allocation
@@ -53,6 +55,28 @@ def test_the_recorded_evaluation_is_reproduced_and_other_kinds_of_actions_are_re
     assert evaluate.reproduce(saved.find(original / RUN)).agrees
     with pytest.raises(UserError, match="has discrete actions, but those of .*Pendulum-v1 are continuous"):
         evaluate.environment(saved.find(original / RUN), "gymnax:Pendulum-v1")
+
+
+def test_a_training_goes_on_from_its_one_network(original: Path):
+    made = trained.SETTINGS | {"agent": "dqn", "recipe": "rigl", "seeds": 1, "start": original / RUN}
+    plan = plans.make(trained.single.suite_of("gymnax:CartPole-v1", **made))
+    assert "starts from actor of" in continuing.line(plan.suite.start)
+    (program,) = plan.programs
+    state = jax.tree.map(lambda x: x[0], program.stages["init"](program.settings)).agent
+    params = policy.load_networks(original / RUN / policy.NETWORKS)
+    jax.tree.map(np.testing.assert_array_equal, dict(state.actor.params), params["actor"])
+    jax.tree.map(np.testing.assert_array_equal, dict(state.target[0]), params["actor"])
+
+
+@pytest.mark.slow
+def test_host_environments_of_choices_train_and_pass_the_check(tmp_path: Path):
+    pytest.importorskip("gymnasium")
+    made = {"agent": "dqn", "recipe": "rigl", "seeds": 2, "steps": 200}
+    folder = trained.train(tmp_path / "x", env="gymnasium:CartPole-v1", **made)
+    assert check.check(tmp_path / "x") == []
+    result = records.read(folder / RUN)["result"]
+    assert result["status"] == "ok" and 5 < np.mean(result["final_returns"]) <= 500
+    assert evaluate.reproduce(saved.find(folder / RUN)).agrees
 
 
 def test_inspect_shows_the_network(original: Path):

@@ -1,4 +1,4 @@
-"""DQN re-stated in NumPy, float64: values, double n-step targets, Huber's loss, its gradient by hand, Adam."""
+"""DQN re-stated in NumPy, float64: values, double n-step targets, losses, their gradients by hand, Adam."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ def target(
     return np.array(found)
 
 
-def loss(params: Mapping[str, Any], batch: Any, y: np.ndarray) -> float:
-    """Mean over the batch of e^2 / 2 where |e| <= 1 and |e| - 1/2 elsewhere, e = Q(s, a) - y."""
+def loss(params: Mapping[str, Any], batch: Any, y: np.ndarray, huber: bool = False) -> float:
+    """Mean over the batch of e^2, e = Q(s, a) - y; huber: of e^2 / 2 where |e| <= 1 and |e| - 1/2 elsewhere."""
     error = values(params, batch.obs)[np.arange(len(y)), batch.action.argmax(axis=1)] - y
+    if not huber:
+        return float(np.mean(error**2))
     return float(np.mean(np.where(np.abs(error) <= 1, error**2 / 2, np.abs(error) - 0.5)))
 
 
-def gradient(params: Mapping[str, Any], batch: Any, y: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+def gradient(params: Mapping[str, Any], batch: Any, y: np.ndarray, huber: bool = False) -> dict[str, Any]:
     """d loss / d params of every layer, dense, by back-propagation."""
     layers = params["mlp"]
     names = sorted(layers, key=lambda name: (name == "output", name))
@@ -48,7 +50,8 @@ def gradient(params: Mapping[str, Any], batch: Any, y: np.ndarray) -> dict[str, 
         x = x if name == "output" else np.maximum(x, 0)
     rows, chosen = np.arange(len(y)), batch.action.argmax(axis=1)
     back = np.zeros_like(x)
-    back[rows, chosen] = np.clip(x[rows, chosen] - y, -1, 1) / len(y)  # the clipped error of Mnih et al.
+    error = x[rows, chosen] - y
+    back[rows, chosen] = (np.clip(error, -1, 1) if huber else 2 * error) / len(y)  # clipped: Mnih et al.
     found = {}
     for name, seen in zip(reversed(names), reversed(inputs), strict=True):
         found[name] = {"kernel": seen.T @ back, "bias": back.sum(axis=0)}
