@@ -83,6 +83,7 @@ def test_a_method_is_a_recipe_and_a_recipe_can_be_the_users_own(monkeypatch):
         (lambda *a: Promise([10**9] * 3), "at most [80, 256, 32]"),
         (lambda *a: Promise([1.5] * 3), "one whole number per tensor"),
         (lambda *a: Promise([1] * 3, phases=[[1]]), "one whole number per tensor"),
+        (lambda *a: Promise([1] * 3, learned=[1]), "one whole number per tensor"),
         (lambda *a: [1, 2, 3], "return a sparserl_jax.sparsity.Promise"),
         (lambda layers: None, "its promise failed (TypeError"),
     ],

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sparserl_jax.conformance.laboratory import hasty
 from sparserl_jax.errors import UserError
-from sparserl_jax.layers import Layer, LayerTable
-from sparserl_jax.sparsity import METHODS, promised, srigl
+from sparserl_jax.layers import Layer, LayerTable, leaf
+from sparserl_jax.sparsity import METHODS, masks, promised, srigl
 from sparserl_jax.sparsity.contract import Events
 from tests.sparsity.common import draw, moments, rig
 from tests.sparsity.test_pruning import compiled, flat, seen
@@ -74,8 +74,8 @@ def test_never_are_all_units_ablated_and_no_unit_has_more_than_all_inputs():
     live = np.array([[1, 0], [0, 1], [1, 0]], bool)
     sizes = np.float32([[0.9, 0], [0, 0.2], [0.1, 0]])
     slopes = np.float32([[0, 9], [0, 0], [0, 0]])
-    # Everything dropped but .9; the first unit has two salient inputs, the others none, and 3 // 1 is more than two.
-    found = rewired(sizes, slopes, live, 3, 2, np.float32(1.0))
+    # Everything dropped but .9; the first unit has two salient inputs, the others one at most; 3 // 1 is more than two.
+    found = rewired(sizes, slopes, live, 3, 2, np.float32(2.0))
     assert found.astype(int).tolist() == [[1, 1], [0, 0], [0, 0]]
     none = rewired(sizes, np.zeros_like(slopes), live, 3, 0, np.float32(5.0))
     assert none.sum(axis=1).tolist() == [1, 1, 1]
@@ -119,7 +119,7 @@ def test_all_units_of_a_layer_have_equally_many_inputs_after_every_event(network
     ablated = 0
     for tick in (10, 20, 30, 40, 50):
         before, gradient = state, draw(r.like, tick)
-        old = params
+        old = params = masks.apply(state.masks, draw(r.like, tick + 1))  # what was grown has learnt
         params, state, effects = event(jax.random.key(tick), np.int32(tick), params, state, gradient)
         assert bool(effects.happened)
         trees = (flat(t, r.layers) for t in (old, gradient, before.masks, state.masks, params))
@@ -133,7 +133,7 @@ def test_all_units_of_a_layer_have_equally_many_inputs_after_every_event(network
             assert len(set(found.sum(axis=1)[stays])) == 1 and (stays.all() or not layer.output)
             assert n - stays.sum() < found.sum() <= n or found.sum(axis=1).max() == layer.fan_in
             ablated += int((~stays).sum())
-    assert ablated and all(np.asarray(x).all() for x in jax.tree.leaves(state.masks) if x.ndim < 2)
+    assert ablated and all(np.asarray(leaf(state.masks, layer.bias)).all() for layer in r.layers)
 
 
 def test_slots_stay_as_they_are_and_gradients_are_of_live_weights():
@@ -167,7 +167,7 @@ def test_the_initial_mask_holds_the_largest_of_every_unit_or_random_ones():
                 columns = np.abs(w).reshape(inputs.shape).T
                 expected = [top(row, n // layer.units_out, np.ones(row.shape, bool)) for row in columns]
                 np.testing.assert_array_equal(inputs.T, expected)
-    a, b, c = (np.concatenate(masks) for masks in found.values())
+    a, b, c = (np.concatenate(every) for every in found.values())
     assert (a != b).any() and (b != c).any()
 
 
@@ -185,7 +185,9 @@ def test_new_methods_give_different_masks_after_three_events_on_one_tensor():
     found = {}
     for name in ("rigl", "set", "srigl", "ste", "sr_ste", "nm", "nm_sr_ste", "rnm_like", "top_kast"):
         method = METHODS[name]
-        own = method.settings(one, 0.5, EVENTS, "released")
+        own = method.settings(
+            one, 0.75, EVENTS, "released"
+        )  # at a half all weights of Top-KAST learn, as of STE
         if "sr_ste" in name:
             own = own._replace(decay=np.float32(0.5))  # felt within three steps
         init, event = compiled(method.family, one)
@@ -200,5 +202,5 @@ def test_new_methods_give_different_masks_after_three_events_on_one_tensor():
             if bool(effects.happened):
                 params, state = after, changed
         found[name] = flat(state.masks, one)[0]
-        assert found[name].sum() == 32
+        assert found[name].sum() == 16 or name == "srigl"  # which may have ablated a unit
     assert len({mask.tobytes() for mask in found.values()}) == len(found)
