@@ -36,7 +36,7 @@ def restated(w, g, live, budget: int, drops: int, share: float) -> tuple[np.ndar
     w, g = np.abs(w), np.abs(g)
     kept = top(w, live.sum() - drops, live)
     salient = (kept | top(g, drops, ~kept)).sum(axis=1)
-    stays = salient >= min(share * live.sum(axis=1).max() - 1e-4, salient.max())
+    stays = salient >= min(share * (budget // len(w)) - 1e-4, salient.max())
     fan_in = min(budget // stays.sum(), w.shape[1])
     mask = np.zeros_like(live)
     for unit in np.flatnonzero(stays):
@@ -68,6 +68,16 @@ def test_a_unit_comes_back_when_it_is_salient_and_the_others_give():
     slopes = np.float32([[0, 0, 0, 0.1], [9, 8, 7, 6], [0, 0.2, 0, 0]])
     found = rewired(sizes, slopes, live, 6, 1, np.float32(0.3))
     assert found.astype(int).tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]]
+
+
+def test_the_bar_stays_where_it_was_when_units_have_been_ablated():
+    """Budget 4 on four units, k = 1; two are left with two each. Two thirds of k is one input, of 2 it is two."""
+    live = np.array([[1, 1, 0], [1, 0, 1], [0, 0, 0], [0, 0, 0]], bool)
+    sizes = np.float32([[0.9, 0.8, 0], [0.7, 0, 0.1], [0, 0, 0], [0, 0, 0]])
+    slopes = np.float32([[0, 0, 0.1], [0, 0.2, 0.3], [0.4, 0, 0], [0, 0, 0]])
+    # Kept .9 .8 .7, grown first .4: salient 2, 1, 1, 0. Three units are left, of 4 // 3 = 1 input.
+    found = rewired(sizes, slopes, live, 4, 1, np.float32(2 / 3))
+    assert found.astype(int).tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
 def test_never_are_all_units_ablated_and_no_unit_has_more_than_all_inputs():
