@@ -163,7 +163,9 @@ def test_slots_stay_as_they_are_and_gradients_are_of_live_weights():
         jax.random.key(0), draw(r.like, 1), method.settings(r.layers, 0.6, EVENTS, "released")
     )
     slots = moments(params, 3)
-    event = hasty(lambda p, o, s, g: srigl.FAMILY.evolve(jax.random.key(1), np.int32(10), p, {}, o, s, seen(g)))
+    event = hasty(
+        lambda p, o, s, g: srigl.FAMILY.evolve(jax.random.key(1), np.int32(10), p, {}, o, s, seen(g))
+    )
     _, _, after, state, _ = event(params, slots, state, draw(r.like, 2))
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(slots), jax.tree.leaves(after)))
     grads = srigl.FAMILY.gradients(draw(r.like, 4), params, {}, state)
