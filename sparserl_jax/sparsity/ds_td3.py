@@ -5,8 +5,9 @@ At an event, in every hidden matrix with n+ active weights that are positive and
     drop the int(zeta n+) smallest positive and the int(zeta n-) largest negative ones
     grow as many others, uniformly at random
 
-with constant zeta; zeros count as positive. After every Polyak step a target keeps, in every tensor, as many weights as
-the online network has there: its own largest ones, wherever they are.
+with zeta = 0.05 as published, at all events: the drop fraction of the schedule, made to fall to zero, is not asked.
+Zeros count as positive. After every Polyak step a target keeps, in every tensor, as many weights as the online network
+has there: its own largest ones, wherever they are.
 
 Output layers are dense; the other densities are lambda_l (in + out) / (in * out) up to a common factor, made to fit the
 sparsity of the whole network. lambda is 7 in the input layer and 64 behind it, the numbers of the paper: near a
@@ -28,6 +29,8 @@ from sparserl_jax.sparsity.contract import Effects, Events, Evidence, Method, Pa
 
 INPUT, BEHIND = 7.0, 64.0
 """lambda of the layers that read the network's input, and of the hidden ones behind them."""
+ZETA = 0.05
+"""Share of either sign that an event replaces."""
 
 
 class Settings(NamedTuple):
@@ -102,17 +105,21 @@ def counts(layers: LayerTable, knob: float) -> list[int]:
     )
 
 
-def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
-    """The densities of the paper at sparsity `knob`, and the drop fraction of the schedule, which stays as it is."""
-    common = drop_grow.settings(layers, counts(layers, knob), events, evolves=True, random_mask=True)
-    return Settings(common, np.float32(events.drop_fraction))
+def method(name: str, summary: str, *, zeta: float = ZETA) -> Method:
+    """A method of this family.
+
+    Args:
+        zeta: share of either sign that an event replaces, from 0 to 1.
+    """
+
+    def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
+        common = drop_grow.settings(layers, counts(layers, knob), events, evolves=True, random_mask=True)
+        return Settings(common, np.float32(zeta))
+
+    def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
+        return Promise(counts(layers, knob), events=events.count)
+
+    return Method(name, FAMILY, settings, promise, summary)
 
 
-def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
-    """Constant counts; no gradient is looked at."""
-    return Promise(counts(layers, knob), events=events.count)
-
-
-DS_TD3 = Method(
-    "ds_td3", FAMILY, settings, promise, "drop of either sign, grow random ones; hidden layers only (DS-TD3)"
-)
+DS_TD3 = method("ds_td3", "drop of either sign, grow random ones; hidden layers only (DS-TD3)")

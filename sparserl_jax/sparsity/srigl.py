@@ -1,16 +1,17 @@
 """SRigL (Lasby et al. 2023): RigL in which all units of a layer have equally many inputs.
 
 A unit j of a layer with I inputs and O units has k inputs or none; n = k O is the budget, k the nearest whole number to
-what Erdos-Renyi densities say. At an event (section 3.2), with K = int(n zeta) weights to drop:
+what Erdos-Renyi densities say. At an event (section 3.2), with the share zeta of the live weights to drop, K:
 
     kept    = all live weights of the layer but the K of smallest |w|
     salient = kept, and the K others of largest |g|
     ablated = units with fewer than gamma k salient inputs; they lose all inputs         (gamma = 0.3)
-    k'      = n // (units that are left), at most I
+    k'      = n // (units that are left)
     mask    = in every unit left: kept weights, filled up to k' by largest |g|
 
 Where fewer units are left they have more inputs each, so that the layer keeps its n weights up to a remainder smaller
-than the number of its units, as in the released code. Output units are not ablated, as there. Whether a unit is ablated
+than the number of its units, as in the released code. As there, at least so many units stay as have n inputs together
+(those of most salient ones, with all that have as many), and output units are not ablated. Whether a unit is ablated
 is asked anew at every event: one that has become salient comes back. Its bias stays: an ablated unit is a constant.
 """
 
@@ -71,12 +72,19 @@ def rewired(
     """The mask of one tensor after an event, bool[O, I] like `weights`, `gradient` and `live`."""
     drop_key, saliency_key, keep_key, grow_key = jax.random.split(key, 4)
     size, slope = jnp.abs(weights), jnp.abs(gradient)
-    kept = mask_ops.top_count(size, jnp.sum(live, dtype=jnp.int32) - drops, drop_key, live)
+    units, inputs = weights.shape
+    alive = jnp.sum(live, dtype=jnp.int32)
+    # The same share of what lives, where ablation has left a remainder. A hair more: a product may be not quite whole.
+    drops = jnp.floor(drops * (alive / budget) + 1e-3).astype(jnp.int32)
+    kept = mask_ops.top_count(size, alive - drops, drop_key, live)
     salient = jnp.sum(kept | mask_ops.top_count(slope, drops, saliency_key, ~kept), axis=1)
-    # Less a hair: 0.3 times 10 is not quite 3. Never all: where no unit has enough, those of most salient inputs stay.
-    enough = share * jnp.max(jnp.sum(live, axis=1)) - 1e-4
-    stays = salient >= jnp.minimum(enough, jnp.max(salient))
-    fan_in = jnp.minimum(budget // jnp.sum(stays, dtype=jnp.int32), weights.shape[1])
+    # Of the k of all units, not of the more that those have who are left: the bar would rise with every ablation.
+    # A hair less: 0.3 times 10 is not quite 3.
+    enough = share * (budget // units) - 1e-4
+    # As many units stay as hold the budget.
+    least = -(-budget // inputs)
+    stays = salient >= jnp.minimum(enough, jnp.sort(salient)[units - least])
+    fan_in = budget // jnp.sum(stays, dtype=jnp.int32)
     wanted = jnp.where(stays, fan_in, 0)
     # More than its share is kept only where a unit has come back and the others have to give.
     kept = top_of_units(size, wanted, keep_key, kept)

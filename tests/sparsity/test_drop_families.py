@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -100,6 +101,13 @@ def test_ds_td3_drops_zeros_first_among_the_positive_and_does_not_anneal():
             jax.random.key(0), jnp.int32(tick), weights, {}, None, state._replace(settings=fewer), None
         )
         assert flat(evolved[3].masks, TWO)[0].tolist() == [False, True, True, True, True, True]
+
+
+def test_ds_td3_replaces_the_published_share_whatever_the_schedule_drops():
+    """No schedule that falls to zero is behind it, so that the first share of one that does is no share for it."""
+    for share in (0.1, 0.9):
+        events = dataclasses.replace(EVENTS, drop_fraction=share)
+        assert METHODS["ds_td3"].settings(TWO, 0.2, events, "released").zeta == np.float32(0.05)
 
 
 def test_a_target_of_ds_td3_keeps_its_own_largest_weights():
