@@ -141,7 +141,12 @@ def er_within(
     """As `er`, but only the layers of which `sparse` is true give weights away, for the others, too.
 
     Their densities are proportional to `weight(layer)` (in + out) / (in * out); all other layers are dense.
+
+    Raises:
+        UserError: there is no such layer, or they cannot give so many away.
     """
+    if not any(sparse(layer) for layer in layers.maskable):
+        raise UserError("no layer of this network may be sparse; give it a hidden layer, or choose another method.")
 
     def rule(layers: LayerTable, sparsity: float) -> list[float]:
         part = LayerTable(layer for layer in layers.maskable if sparse(layer))
