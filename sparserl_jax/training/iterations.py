@@ -18,7 +18,11 @@ def grid_of(agent: Any, num_envs: int) -> tuple[int, str]:
 
 def updates_of(agent: Any, steps: int) -> int:
     """Gradient updates that come of `steps` environment steps behind the warm-up."""
-    return steps // agent.batch_size * agent.epochs if isinstance(agent, PPOConfig) else steps
+    if not isinstance(agent, PPOConfig):
+        return steps
+    return (
+        steps // max(1, agent.batch_size) * agent.epochs
+    )  # it is asked before a batch of nothing is refused
 
 
 def check_iterations(agent: PPOConfig, num_envs: int, warm_up: int) -> None:
