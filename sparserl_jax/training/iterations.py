@@ -20,9 +20,8 @@ def updates_of(agent: Any, steps: int) -> int:
     """Gradient updates that come of `steps` environment steps behind the warm-up."""
     if not isinstance(agent, PPOConfig):
         return steps
-    return (
-        steps // max(1, agent.batch_size) * agent.epochs
-    )  # it is asked before a batch of nothing is refused
+    size = max(1, agent.batch_size)  # this is asked before a batch of nothing is refused
+    return steps // size * agent.epochs
 
 
 def check_iterations(agent: PPOConfig, num_envs: int, warm_up: int) -> None:
