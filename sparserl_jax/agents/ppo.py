@@ -36,6 +36,7 @@ from sparserl_jax.agents.advantages import generalised_advantages, normalised
 from sparserl_jax.agents.agent import Agent, Clock, Minibatch, OnPolicy, Range, Rollout
 from sparserl_jax.agents.optimise import Loss, Network, adam
 from sparserl_jax.distributions import Categorical, Normal
+from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.networks import LinearActor, Value, actor_layers, value_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
@@ -90,6 +91,10 @@ class PPOConfig:
     anneal: bool = True
     largest_gradient: float = 0.5
     log_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.largest_gradient > 0.0:
+            raise UserError(f"agent.largest_gradient = {self.largest_gradient} must be above 0.")
 
     def traced(self, source: str = "released") -> Traced:
         """The traced numbers, as NumPy arrays; the same for a recipe of either `source`."""

@@ -47,7 +47,7 @@ AGENTS: dict[str, Algorithm] = {
         dqn.make,
         dqn.modules,
         flops.dqn_run,
-        "deep Q-learning with double estimation, for discrete actions",
+        "deep Q-learning with double estimation",
         ("discrete",),
     ),
     "ppo": Algorithm(

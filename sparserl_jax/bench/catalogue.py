@@ -10,7 +10,9 @@ from sparserl_jax.references import OWN
 def _agents() -> list[tuple[str, str]]:
     from sparserl_jax.agents.registry import AGENTS
 
-    return [(name, agent.summary) for name, agent in AGENTS.items()]
+    return [
+        (name, f"{agent.summary}; {' or '.join(agent.actions)} actions") for name, agent in AGENTS.items()
+    ]
 
 
 def _diagnostics() -> list[tuple[str, str]]:
@@ -23,7 +25,10 @@ def _environments() -> list[tuple[str, str]]:
     from sparserl_jax.envs import names
 
     others = [
-        ("gymnasium:Hopper-v5", "any id of gymnasium with a box of actions (extra `gymnasium`)"),
+        (
+            "gymnasium:Hopper-v5",
+            "any id of gymnasium with a box of actions or one choice (extra `gymnasium`)",
+        ),
         (OWN, "your own"),
     ]
     return [(name, "") for name in names()] + others

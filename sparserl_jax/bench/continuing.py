@@ -2,8 +2,9 @@
 
 A run's folder gives the weights and masks of all networks; a policy file gives the actor alone. Optimiser slots and
 replay begin empty, targets as copies of the networks, and the schedule (topology, multi-step delay) anew; in the
-warm-up the given actor acts, with exploration noise, where otherwise actions are random. A method goes on from the
-masks it is given, so these must keep as many weights in every tensor as it declares at the given sparsity.
+warm-up the given actor acts, with exploration noise, where otherwise actions are random (DQN's epsilon begins anew, and
+so does the deviation of PPO's actions: neither is part of a network). A method goes on from the masks it is given, so
+these must keep as many weights in every tensor as it declares at the given sparsity.
 """
 
 from __future__ import annotations

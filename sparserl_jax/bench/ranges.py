@@ -64,7 +64,15 @@ def check_ranges(suite: Suite, where: str) -> None:
     require(len(agent.hidden) > 0 and min(agent.hidden) > 0, where, "'agent.hidden' needs positive widths.")
     for key, allowed in agent.TRACED.items():
         own = getattr(agent, key)
-        require(allowed.holds(own), where, f"'agent.{key}' must be {allowed}, not {own:g}.")
+        a_number = "a number " if allowed.whole else ""
+        require(allowed.holds(own), where, f"'agent.{key}' must be {a_number}{allowed}, not {own:g}.")
+    own_critics = [knob for arm in suite.arms for knob in arm.critic_sparsities]
+    own_critics += [task.critic_sparsity for task in suite.tasks]
+    require(
+        "critic" in agent.NETWORKS or not any(knob is not None for knob in own_critics),
+        where,
+        f"agent '{agent.name}' has no critic that could have a sparsity of its own; drop it.",
+    )
     drop = schedule.drop_fraction
     require(0.0 <= drop <= 1.0, where, f"'schedule.drop_fraction' {drop:g} is outside [0, 1].")
     require(

@@ -308,7 +308,7 @@ class Run:
             if recipe.n > 1 or recipe.buffer == "dynamic":
                 raise UserError(
                     f"recipe '{recipe.name}' asks for {asked}, and agent '{training.agent.name}' has no replay: give "
-                    "it n = 1 and a fixed buffer, or choose another recipe."
+                    "it n = 1 and a fixed buffer, or choose another recipe, such as 'rigl'."
                 )
         elif recipe.n * training.num_envs > min(training.warm_up, training.schedule.buffer_max):
             raise UserError(

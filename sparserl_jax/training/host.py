@@ -157,8 +157,9 @@ class HostExecution(Execution):
         plan, clock = self.training.evaluation, clock_at(self.training, self.step)
         harvest, evaluate = self.compiled["harvest"], self.compiled["evaluate"]
         actors = [harvest(wave)["params"]["actor"] for wave in self.waves]
-        # On one device, whole: a call for every step of the episodes.
-        params = actors[0] if len(actors) == 1 else jax.device_put(self.layout.join(actors))
+        # On one device, whole and without copies: a call for every step of the episodes.
+        together = len(actors) == len(self.layout.devices) == 1
+        params = actors[0] if together else jax.device_put(self.layout.join(actors))
         key = np.asarray(self.program.settings.evaluation_key)[0]  # common to all arms
         seeds = [reset_seed(key, self.step, repeat, episode) for episode in range(plan.episodes)]
 

@@ -18,7 +18,10 @@ def grid_of(agent: Any, num_envs: int) -> tuple[int, str]:
 
 def updates_of(agent: Any, steps: int) -> int:
     """Gradient updates that come of `steps` environment steps behind the warm-up."""
-    return steps // agent.batch_size * agent.epochs if isinstance(agent, PPOConfig) else steps
+    if not isinstance(agent, PPOConfig):
+        return steps
+    size = max(1, agent.batch_size)  # this is asked before a batch of nothing is refused
+    return steps // size * agent.epochs
 
 
 def check_iterations(agent: PPOConfig, num_envs: int, warm_up: int) -> None:

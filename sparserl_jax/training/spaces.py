@@ -24,5 +24,5 @@ def check_actions(runs: Iterable[Run], spec: EnvSpec) -> None:
             raise UserError(
                 f"recipe '{run.recipe.name}' has a dynamic buffer, and the distance of policies that it goes by is "
                 f"defined for real actions only, not for the discrete ones of environment '{spec.name}': take one of "
-                'fixed buffer (on an arm of a suite: set = { buffer = "fixed" }).'
+                "fixed buffer, such as 'rigl' (on an arm of a suite: set = { buffer = \"fixed\" })."
             )

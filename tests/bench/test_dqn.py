@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from rich.console import Console
 
 import sparserl_jax
 from sparserl_jax.accounting import flops
-from sparserl_jax.bench import check, continuing, evaluate, inspect, policy, records, saved
+from sparserl_jax.bench import check, continuing, evaluate, inspect, policy, records, saved, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import ActionValues, actor_layers
@@ -66,6 +67,41 @@ def test_a_training_goes_on_from_its_one_network(original: Path):
     params = policy.load_networks(original / RUN / policy.NETWORKS)
     jax.tree.map(np.testing.assert_array_equal, dict(state.actor.params), params["actor"])
     jax.tree.map(np.testing.assert_array_equal, dict(state.target[0]), params["actor"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"agent": {"name": "dqn", "epsilon_steps": 0}},
+            "must be a number that is whole and at least 1, not 0",
+        ),
+        (
+            {"arms": [{"recipe": "rigl", "sparsities": [0.8], "critic_sparsities": [0.5]}]},
+            "agent 'dqn' has no critic that could have a sparsity of its own",
+        ),
+        (
+            {"environments": [{"name": "x", "sparsity": 0.8, "critic_sparsity": 0.5}]},
+            "agent 'dqn' has no critic",
+        ),
+    ],
+)
+def test_what_dqn_has_not_is_refused_in_one_sentence(changes: dict[str, Any], sentence: str):
+    table = {
+        "name": "mine",
+        "steps": 4000,
+        "warm_up": 400,
+        "seeds": 1,
+        "agent": {"name": "dqn"},
+        "evaluation": {"interval": 400, "episodes": 2, "final_episodes": 4},
+        "environments": [{"name": "gymnax:CartPole-v1"}],
+        "arms": [
+            {"recipe": "rigl"} if "environments" in changes else {"recipe": "rigl", "sparsities": [0.8]}
+        ],
+    }
+    with pytest.raises(UserError) as error:
+        suites.parse({**table, **changes}, "mine.toml")
+    assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.slow

@@ -112,6 +112,8 @@ def test_a_suite_of_ppo_has_its_own_keys_and_an_interval_scaled_to_its_updates()
         ),
         ({"warm_up": 40}, "set warm_up = 0"),
         ({"agent": {"name": "ppo", "clip": -1.0}}, "'agent.clip' must be above 0, not -1"),
+        ({"agent": {"name": "ppo", "batch_size": 0}}, "'agent.batch_size' must be positive, not 0"),
+        ({"agent": {"name": "ppo", "largest_gradient": 0.0}}, "agent.largest_gradient = 0.0 must be above 0"),
         ({"agent": {"name": "ppo", "tau": 0.1}}, "unknown key in mine.toml [agent] 'tau'"),
         (
             {

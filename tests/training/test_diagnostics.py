@@ -69,7 +69,7 @@ def test_every_column_of_a_curve_is_documented_and_every_documented_column_is_th
             assert found is not None, f"say in training/diagnostics.py what '{name}' is"
             assert re.fullmatch("[a-z0-9_]+", name)
             used.add(found[0].name)
-    of_others = {"temperature", "policy_entropy", "policy_kl", "clipped"}  # SAC's and PPO's
+    of_others = {"temperature", "policy_entropy", "policy_kl", "clipped", "epsilon"}  # SAC's, PPO's and DQN's
     assert used == {column.name for column in diagnostics.COLUMNS} - of_others
 
 

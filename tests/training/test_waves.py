@@ -1,5 +1,11 @@
 """Members on the host that are computed in waves: the same results, the same stops, and every row accounted for."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -70,3 +76,39 @@ def test_waves_compute_what_one_call_computes_and_resume_undisturbed(in_waves, t
         jax.tree.map(np.testing.assert_array_equal, ours.masks, theirs.masks)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours.params, theirs.params)
         np.testing.assert_allclose(ours.final_returns, theirs.final_returns, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_members_of_one_wave_on_several_devices_end_as_on_one():
+    """Three members as if each filled a core, on two devices: one wave, rows on both of them, and a copy."""
+    ends = {}
+    for devices in (1, 2):
+        done = subprocess.run(
+            [sys.executable, "-c", ON_DEVICES],
+            cwd=Path(__file__).parents[2],
+            env={
+                **os.environ,
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+                "JAX_PLATFORMS": "cpu",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        ends[devices] = json.loads(done.stdout.splitlines()[-1])
+    assert ends[1]["layout"] == "3 members" and ends[2]["layout"] == "3 members on 2 cores, 1 padded"
+    np.testing.assert_allclose(ends[1]["returns"], ends[2]["returns"], atol=1e-3)
+
+
+ON_DEVICES = """
+import json
+from sparserl_jax.training import execute, program
+from tests.training import test_waves
+
+program.FILLS_A_CORE = 1
+only = test_waves.program()
+returns = [outcome.final_returns.tolist() for outcome in execute(only)]
+print(json.dumps({"layout": str(only.layout), "returns": returns}))
+"""
+"""What a process of its own does: the number of devices is settled before JAX starts."""
