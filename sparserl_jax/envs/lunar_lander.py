@@ -140,7 +140,7 @@ def advance(state: LanderState, action: jax.Array, dispersion: jax.Array) -> tup
     shaping = _shaping(obs)
     fuel = 0.30 * (action == 2) + 0.03 * ((action == 1) | (action == 3))
     lost = _hull_touches(state) | (jnp.abs(obs[0]) >= 1.0)
-    landed = state.still >= STILL_STEPS
+    landed = (state.still >= STILL_STEPS) & jnp.any(state.legs > 0)  # in the air, too, a craft can hang still
     reward = jnp.where(lost, -100.0, shaping - state.shaping - fuel)
     reward = jnp.where(landed, 100.0, reward).astype(jnp.float32)
     return state._replace(shaping=shaping), Step(obs, reward, lost | landed, jnp.bool_(False))

@@ -146,7 +146,9 @@ def er_within(
         UserError: there is no such layer, or they cannot give so many away.
     """
     if not any(sparse(layer) for layer in layers.maskable):
-        raise UserError("no layer of this network may be sparse; give it a hidden layer, or choose another method.")
+        raise UserError(
+            "no layer of this network may be sparse; give it a hidden layer, or choose another method."
+        )
 
     def rule(layers: LayerTable, sparsity: float) -> list[float]:
         part = LayerTable(layer for layer in layers.maskable if sparse(layer))
