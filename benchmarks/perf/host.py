@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparserl_jax.accelerator import device_per_core, keep_freed_memory
+from benchmarks.perf.workload import in_a_process
+from sparserl_jax.accelerator import cores, keep_freed_memory
 from sparserl_jax.training import Evaluation, Program, Run, Schedule, Silent, TD3Config, Training, recipe
 from sparserl_jax.training.host import HostExecution
 from sparserl_jax.training.sharding import Layout
@@ -25,24 +25,27 @@ WAVES = (0, 1, 3, 6)
 """Members per core in one call, in the section `waves`; 0: all at once, on one device."""
 
 
+def training(agent: Any, buffer_max: int) -> Training:
+    """A training of `agent` on HalfCheetah-v5 that is never evaluated in what is timed of it."""
+    return Training(
+        env=ENV,
+        agent=agent,
+        steps=1_000_000,
+        warm_up=WARM_UP,
+        schedule=Schedule(topology_interval=1000, delay=0, buffer_max=buffer_max, buffer_check=1000),
+        evaluation=Evaluation(1_000_000, 1, 1),
+        dispatch=1000,
+    )
+
+
 def measure(
     members: int, repeats: int, steps: int = 100, at_most: int | None = None
 ) -> dict[str, np.ndarray]:
     """`repeats` stretches of `steps` vector steps each: seconds per vector step (`total`), and its shares `update`
     (the jitted insert-and-update) and `environment` (physics and its Python). `at_most`: members per core in one call,
     0 for all of them on one device; default as the program has it. Calls are timed only where it is the default."""
-    training = Training(
-        env=ENV,
-        agent=TD3Config(hidden=(256, 256), batch_size=256),
-        steps=1_000_000,
-        warm_up=WARM_UP,
-        schedule=Schedule(topology_interval=1000, delay=0, buffer_max=100_000, buffer_check=1000),
-        evaluation=Evaluation(1_000_000, 1, 1),
-        dispatch=1000,
-    )
-    runs = [
-        Run(training, recipe("rigl"), 0.5 + 0.4 * seed / members, seed, "rigl") for seed in range(members)
-    ]
+    of = training(TD3Config(hidden=(256, 256), batch_size=256), buffer_max=100_000)
+    runs = [Run(of, recipe("rigl"), 0.5 + 0.4 * seed / members, seed, "rigl") for seed in range(members)]
     program = Program(tuple(runs))
     if at_most is not None:
         spread = Layout.of(members)
@@ -80,14 +83,11 @@ def waves(row: Callable[..., dict[str, Any]], repeats: int, members: int) -> lis
         return []
     found: dict[int, list[float]] = {at_most: [] for at_most in WAVES}
     for at_most in 2 * WAVES:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.perf.host"] + [str(n) for n in (at_most, members, repeats)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        found[at_most] += json.loads(done.stdout.splitlines()[-1])
-    words = {at_most: f"waves of {at_most} per core" for at_most in WAVES} | {0: "all cores as one device"}
+        given = [str(number) for number in (at_most, members, repeats)]
+        command = [sys.executable, "-m", "benchmarks.perf.host", *given]
+        # As the commands do, and before the process knows of JAX, which reads it when it is imported.
+        found[at_most] += in_a_process(command, JAX_NUM_CPU_DEVICES=str(cores()))
+    words = {at_most: f"waves of {at_most} per core" for at_most in WAVES} | {0: "all at once on one device"}
     return [
         row(f"{ENV}, {members} members, {words[at_most]}: steps of all", np.asarray(rates), "per s", "")
         for at_most, rates in found.items()
@@ -96,7 +96,6 @@ def waves(row: Callable[..., dict[str, Any]], repeats: int, members: int) -> lis
 
 def main() -> None:
     """Environment steps of all members per second, of every stretch, as JSON."""
-    device_per_core()
     keep_freed_memory()
     at_most, members, repeats = (int(word) for word in sys.argv[1:])
     found = measure(members, repeats, steps=20, at_most=at_most)

@@ -16,11 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.accelerator import device_per_core, keep_freed_memory
+from benchmarks.perf import host
+from benchmarks.perf.workload import in_a_process
+from sparserl_jax.accelerator import cores, keep_freed_memory
 
-ENV = "HalfCheetah-v5"
-WARM_UP, STEPS = 1000, 500
-"""Random steps, and timed ones of each stretch; one stretch before the first timed one sets everything up."""
+KINDS = ("TD3", "SAC")
+ENV, WARM_UP = host.ENV.removeprefix("gymnasium:"), host.WARM_UP
+STEPS = 500
+"""Timed ones of each stretch; one stretch before the first timed one sets everything up."""
 THEIRS = """
 import json, sys, time, sbx
 kind, env, warm_up, steps, repeats = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
@@ -41,19 +44,12 @@ def ours(kind: str, repeats: int) -> list[float]:
     import jax
 
     from sparserl_jax.agents.registry import algorithm
-    from sparserl_jax.training import Evaluation, Program, Run, Schedule, Silent, Training, recipe
+    from sparserl_jax.training import Program, Run, Silent, recipe
     from sparserl_jax.training.host import HostExecution
 
-    training = Training(
-        env=f"gymnasium:{ENV}",
-        agent=algorithm(kind.lower()).config(hidden=(256, 256), batch_size=256, learning_rate=3e-4),
-        steps=1_000_000,
-        warm_up=WARM_UP,
-        schedule=Schedule(topology_interval=1000, delay=0, buffer_max=1_000_000, buffer_check=1000),
-        evaluation=Evaluation(1_000_000, 1, 1),
-        dispatch=1000,
-    )
-    running = HostExecution(Program((Run(training, recipe("rigl"), 0.9, 0, "rigl"),)), None, Silent(), 300.0)
+    agent = algorithm(kind.lower()).config(hidden=(256, 256), batch_size=256, learning_rate=3e-4)
+    of = host.training(agent, buffer_max=1_000_000)
+    running = HostExecution(Program((Run(of, recipe("rigl"), 0.9, 0, "rigl"),)), None, Silent(), 300.0)
     running.prepare()
     running.begin()
     seconds = []
@@ -68,21 +64,21 @@ def ours(kind: str, repeats: int) -> list[float]:
 
 def measure(row: Callable[..., dict[str, Any]], repeats: int, python: str) -> list[dict[str, Any]]:
     """Milliseconds per step of both, in turns, and their ratio; ours carries the masks and events of rigl."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for kind in 2 * ("TD3", "SAC"):
-        sides = {
-            "ours": [sys.executable, "-m", "benchmarks.perf.peer", kind, str(repeats)],
-            "SBX": [python, "-c", THEIRS, kind, ENV, *(str(n) for n in (WARM_UP, STEPS, repeats))],
+    found = {(kind, side): list[float]() for kind in KINDS for side in ("ours", "SBX")}
+    for kind in 2 * KINDS:
+        own_command = [sys.executable, "-m", "benchmarks.perf.peer", kind, str(repeats)]
+        sides: dict[str, tuple[list[str], dict[str, str]]] = {
+            "ours": (own_command, {"JAX_NUM_CPU_DEVICES": str(cores())}),  # as the commands do
+            "SBX": ([python, "-c", THEIRS, kind, ENV, *(str(n) for n in (WARM_UP, STEPS, repeats))], {}),
         }
-        for side, command in sides.items():
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                print(f"left out: {side}, {kind}: {done.stderr.strip().splitlines()[-1]}")
-                continue
-            found.setdefault((kind, side), []).extend(json.loads(done.stdout.splitlines()[-1]))
+        for side, (command, environment) in sides.items():
+            try:
+                found[kind, side].extend(in_a_process(command, **environment))
+            except subprocess.CalledProcessError as failed:
+                print(f"left out: {side}, {kind}: {failed.stderr.strip().splitlines()[-1]}")
     rows = []
-    for kind in ("TD3", "SAC"):
-        own, other = (np.asarray(found.get((kind, side), [np.nan])) for side in ("ours", "SBX"))
+    for kind in KINDS:
+        own, other = (np.asarray(found[kind, side] or [np.nan]) for side in ("ours", "SBX"))
         text = f"{kind} on {ENV}, 2x256, batch 256, whole step: "
         rows += [
             row(text + "ours (rigl, masks and events)", own * 1e3, "ms", ""),
@@ -94,7 +90,6 @@ def measure(row: Callable[..., dict[str, Any]], repeats: int, python: str) -> li
 
 def main() -> None:
     """Our side, in a process of its own: seconds per step as JSON."""
-    device_per_core()
     keep_freed_memory()
     print(json.dumps(ours(sys.argv[1], int(sys.argv[2]))))
 

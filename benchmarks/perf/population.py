@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.perf.workload import ACTIONS, OBS, WAYS, Workload
+from benchmarks.perf.workload import ACTIONS, OBS, WAYS, Workload, in_a_process
 from sparserl_jax.accounting.flops import forward, td3_update
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
@@ -143,15 +142,9 @@ def ways(row: Callable[..., dict[str, Any]], repeats: int, members: int) -> list
     for _ in range(2):
         for case in cases:
             (hidden, batch), devices, way = case
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.perf.population", way]
-                + [str(number) for number in (members, hidden, batch, repeats)],
-                env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            found[case] += json.loads(done.stdout.splitlines()[-1])
+            given = [way, *(str(number) for number in (members, hidden, batch, repeats))]
+            command = [sys.executable, "-m", "benchmarks.perf.population", *given]
+            found[case] += in_a_process(command, JAX_NUM_CPU_DEVICES=str(devices))
     return [
         row(
             f"{members} members, 2x{hidden}, batch {batch}, {cores} cores as {devices} device{'s' * (devices > 1)}, "

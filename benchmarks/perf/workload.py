@@ -6,6 +6,9 @@ so the time per step is that of the learner, the replay and the loop; physics is
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +36,17 @@ from sparserl_jax.training.stages import Stages
 OBS, ACTIONS = 17, 6
 WAYS = {"batched": False, "one_by_one": True}
 """How each device may compute its members: together (`vmap`) or one after another (`lax.map`)."""
+
+
+def in_a_process(command: list[str], **environment: str) -> list[float]:
+    """The numbers that a command prints last, as JSON; `environment`: variables of its own.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    own = {**os.environ, **environment}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=True)
+    return [float(number) for number in json.loads(done.stdout.splitlines()[-1])]
 
 
 class LinearDynamics:
