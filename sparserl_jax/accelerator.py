@@ -29,8 +29,8 @@ CUDA13_DRIVER, CUDA12_DRIVER = 580, 525
 CUDA13_CAPABILITY, CUDA12_CAPABILITY = 7.5, 5.2
 NVIDIA, GOOGLE = "0x10de", "0x1ae0"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Options of glibc's mallopt (malloc.h): when free memory at the top of the heap goes back to the system, how many
-requests may be served by pages of their own, and how many heaps there are."""
+"""Options of glibc's mallopt (malloc.h): when free memory at the top of the heap goes back to the system, and how many
+requests may be served by pages of their own."""
 TPU_DEVICES = frozenset({"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"})
 """PCI device ids of TPU chips, as in JAX's own detector; Google's vendor id alone also marks network cards."""
 

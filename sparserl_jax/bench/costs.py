@@ -106,9 +106,8 @@ def costs(
         target_actions=_target_actions(run),
         **shared,
     )
-    if (
-        training.iteration is not None
-    ):  # advantages take the value of every step's last state, see `flops.ppo_run`
+    if training.iteration is not None:
+        # Advantages take the value of every step's last state, see `flops.ppo_run`.
         shared["last_values"] = training.trained_steps
     executed = count(
         narrow["actor"], narrow["critic"], target_actions=_target_actions(run, executed=True), **shared

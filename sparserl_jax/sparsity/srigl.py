@@ -125,7 +125,7 @@ def evolve(
     chosen: Any = state.settings
     layers, gradient = state.layers, evidence.grad()
     event: Any = jax.vmap(rewired, in_axes=(0, 0, 0, 0, 0, 0, None))
-    drops = chosen.drops[jnp.clip(tick // chosen.interval - 1, 0, len(chosen.drops) - 1)]
+    drops = drop_grow.scheduled(chosen, tick)
     masks, at = state.masks, 0
     for layer, own in zip(layers.maskable, jax.random.split(key, len(layers.maskable)), strict=True):
         here = slice(at, at + layer.copies)

@@ -77,15 +77,9 @@ class HostExecution(Execution):
             first = self.episodes.start()
         except BrokenAt as broken:
             self._refuse(broken)
-        self.population = [  # type: ignore[assignment]
+        self.population = [
             self.compiled["init"](*wave) for wave in zip(self.settings, self.layout.split(first), strict=True)
         ]
-
-    @property
-    def waves(self) -> list[Any]:
-        """The population of every wave."""
-        assert self.population is not None
-        return list(self.population)
 
     def loop(self, deadline: float | None) -> None:
         """Vector step after vector step, up to the last evaluation of the curve."""
@@ -125,20 +119,20 @@ class HostExecution(Execution):
         clock = clock_at(self.training, self.step)
         uniform = warming and self.program.host_stages.first_actions == "uniform"
         act = self.compiled["uniform" if uniform else "act"]
-        actions = [act(wave, own, clock) for wave, own in zip(self.waves, self.settings, strict=True)]
+        actions = [act(wave, own, clock) for wave, own in zip(self.population, self.settings, strict=True)]
         chosen = self.layout.join([action for action, _ in actions])
         ready = time.perf_counter()
         taken = self.episodes.step(chosen)
         self.seconds["environment"] += time.perf_counter() - ready
         with whole():
-            parts = zip(self.waves, self.settings, actions, self.layout.split(taken), strict=True)
+            parts = zip(self.population, self.settings, actions, self.layout.split(taken), strict=True)
             given = [(wave, own, clock, *both, step) for wave, own, both, step in parts]
             if warming:
                 after = [self.compiled[kind](*one) for one in given]
             else:
                 done = [self.compiled[kind](*one, own) for one, own in zip(given, self.sums, strict=True)]
                 after, self.sums = [wave for wave, _ in done], [own for _, own in done]
-            self.population = after  # type: ignore[assignment]
+            self.population = after
             self.episodes.commit()
             self.step += 1
             if self.step % self.training.dispatch_steps == 0:
@@ -156,7 +150,7 @@ class HostExecution(Execution):
         began = time.perf_counter()
         plan, clock = self.training.evaluation, clock_at(self.training, self.step)
         harvest, evaluate = self.compiled["harvest"], self.compiled["evaluate"]
-        actors = [harvest(wave)["params"]["actor"] for wave in self.waves]
+        actors = [harvest(wave)["params"]["actor"] for wave in self.population]
         # On one device, whole and without copies: a call for every step of the episodes.
         together = len(actors) == len(self.layout.devices) == 1
         params = actors[0] if together else jax.device_put(self.layout.join(actors))
@@ -166,11 +160,13 @@ class HostExecution(Execution):
         def act(obs: np.ndarray) -> np.ndarray:
             return np.asarray(self.compiled["policy"](params, obs))
 
-        gamma = self.layout.join([self.program.agent.gamma(wave.agent) for wave in self.waves])
+        gamma = self.layout.join([self.program.agent.gamma(wave.agent) for wave in self.population])
         returns, ahead = play_ahead(self.playground, act, seeds, gamma)
         found = [
             evaluate(wave, own, clock, looked)
-            for wave, own, looked in zip(self.waves, self.settings, self.layout.split(ahead), strict=True)
+            for wave, own, looked in zip(
+                self.population, self.settings, self.layout.split(ahead), strict=True
+            )
         ]
         seen = {"returns": returns, **self.layout.join([seen for seen, _ in found])}
         self.seconds["evaluate"] += time.perf_counter() - began
@@ -178,8 +174,8 @@ class HostExecution(Execution):
 
     def remember(self, history: Any) -> None:
         """See Execution.remember."""
-        self.population = [  # type: ignore[assignment]
-            wave._replace(history=own) for wave, own in zip(self.waves, history, strict=True)
+        self.population = [
+            wave._replace(history=own) for wave, own in zip(self.population, history, strict=True)
         ]
 
     def final_returns(self) -> np.ndarray:
@@ -208,7 +204,7 @@ class HostExecution(Execution):
 
     def state(self) -> Any:
         """See Execution.state."""
-        return self.layout.join(self.waves), self.layout.join(self.sums), self.episodes.log
+        return self.layout.join(self.population), self.layout.join(self.sums), self.episodes.log
 
     def notes(self) -> dict[str, Any]:
         """See Execution.notes."""
@@ -233,7 +229,7 @@ class HostExecution(Execution):
                 f"the running episodes of {int(cut.sum())} of {len(cut)} members could not be brought back: they end "
                 "as truncated, and new ones begin.",
             )
-        self.population = self.layout.deal(population)  # type: ignore[assignment]
+        self.population = self.layout.deal(population)
 
     # ---- results ---------------------------------------------------------------------------------------------------
 
@@ -241,7 +237,10 @@ class HostExecution(Execution):
         """See Execution.harvest."""
         return tuple(  # type: ignore[return-value]
             self.layout.join(waves)
-            for waves in ([self.compiled["harvest"](w) for w in self.waves], [w.tally for w in self.waves])
+            for waves in (
+                [self.compiled["harvest"](w) for w in self.population],
+                [w.tally for w in self.population],
+            )
         )
 
     def outcomes(self, final: np.ndarray) -> list[Outcome]:

@@ -21,7 +21,6 @@ import numpy as np
 
 from sparserl_jax.training import checkpoint, memory
 from sparserl_jax.training.outcome import Outcome, counts
-from sparserl_jax.training.population import Member
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress, Silent
 
@@ -106,7 +105,7 @@ class Execution:
         self.program, self.folder, self.progress = program, folder, progress
         self.checkpoint_seconds = checkpoint_seconds
         self.training, self.step = program.training, 0
-        self.population: Member | None = None
+        self.population: Any = None  # a Member; where environments run on the host, one for each wave
         self.points: list[dict[str, np.ndarray]] = []
         self.metrics: dict[str, np.ndarray] = {}
         self.seconds = {"warm_up": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, "compile": 0.0}

@@ -126,15 +126,7 @@ class Layout:
 
     def padded(self, tree: Any) -> Any:
         """Arrays on the host, or shapes, `[member, ...]` as `[row, ...]`."""
-        if self.rows == self.members:
-            return tree
-
-        def pad(leaf: Any) -> Any:
-            if isinstance(leaf, jax.ShapeDtypeStruct):
-                return jax.ShapeDtypeStruct((self.rows, *leaf.shape[1:]), leaf.dtype)
-            return _on_rows(leaf, lambda array: array[np.arange(self.rows) % self.members])
-
-        return jax.tree.map(pad, tree)
+        return tree if self.rows == self.members else self._wave(tree, 0)
 
     def place(self, tree: Any) -> Any:
         """Arrays `[member, ...]` on the host as arrays `[row, ...]` on the devices."""
@@ -168,16 +160,18 @@ class Layout:
 
     def split(self, tree: Any) -> list[Any]:
         """Arrays on the host, or shapes, `[member, ...]` as the rows `[row, ...]` of every wave."""
-        if self.waves == 1:
-            return [self.padded(tree)]
+        return [self.padded(tree)] if self.waves == 1 else [self._wave(tree, w) for w in range(self.waves)]
 
-        def rows(leaf: Any, wave: int) -> Any:
+    def _wave(self, tree: Any, wave: int) -> Any:
+        """Its rows of arrays on the host, or of shapes, `[member, ...]`."""
+        own = (wave * self.rows + np.arange(self.rows)) % self.members
+
+        def rows(leaf: Any) -> Any:
             if isinstance(leaf, jax.ShapeDtypeStruct):
                 return jax.ShapeDtypeStruct((self.rows, *leaf.shape[1:]), leaf.dtype)
-            own = (wave * self.rows + np.arange(self.rows)) % self.members
             return _on_rows(leaf, lambda array: array[own])
 
-        return [jax.tree.map(lambda leaf, w=wave: rows(leaf, w), tree) for wave in range(self.waves)]  # type: ignore[misc]
+        return jax.tree.map(rows, tree)
 
     def deal(self, tree: Any) -> list[Any]:
         """Arrays `[member, ...]` on the host as arrays `[row, ...]` of every wave on the devices."""
