@@ -1,18 +1,50 @@
 """What every test may rely on, however pytest was started."""
 
 import gc
+import hashlib
+import os
+import platform
 import resource
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from sparserl_jax.bench import cache
+
 # The usual tests draw the same examples every time: a red one says something about the change, not about luck. The long
 # ones (`make test-properties`) draw new ones, and many.
 settings.register_profile("usual", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("long", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("usual")
+
+
+COMPILED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparserl_jax" / "tests"
+"""Programs that tests compiled, for the tests after them, processes that they start, and the next `make test`."""
+
+COMPILED_MOST = 4 << 30
+"""Bytes of `COMPILED` at which it is begun anew."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two thirds of the time of the tests is XLA's: what was compiled is kept, unless the environment says otherwise.
+
+    Before JAX is imported, for it reads these only then; started processes inherit them.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    if (
+        not hasattr(config, "workerinput")
+        and sum(path.stat().st_size for path in COMPILED.rglob("*-cache")) > COMPILED_MOST
+    ):
+        shutil.rmtree(COMPILED)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+        COMPILED / hashlib.sha256(f"{platform.machine()}|{cache.abilities()}".encode()).hexdigest()[:10]
+    )
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 @pytest.fixture(autouse=True, scope="session")

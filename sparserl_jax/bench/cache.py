@@ -27,13 +27,18 @@ FOLDER = "compiled"
 """Where a suite's folder keeps programs under a time budget."""
 
 
-def machine(system: dict[str, Any]) -> str:
-    """Name of the folder of this kind of machine; `system`: what `provenance.system` says of it."""
+def abilities() -> str:
+    """What the processor can do, in the words of the system; "" where it does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
-        able = ""
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def machine(system: dict[str, Any]) -> str:
+    """Name of the folder of this kind of machine; `system`: what `provenance.system` says of it."""
+    able = abilities()
     words = [system["platform"], system["device_kind"], system["cpu"], system["os"], able]
     return f"{system['platform']}-{hashlib.sha256('|'.join(words).encode()).hexdigest()[:10]}"
 
