@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.perf import peer, population
+from benchmarks.perf import methods, peer, population
 from benchmarks.perf.host import waves
 from benchmarks.perf.population import update_flops
 from benchmarks.perf.workload import ACTIONS, OBS, Workload
@@ -203,6 +203,7 @@ def main() -> None:
         "compilation": compilation,
         "learner": lambda: learner(options.repeats, many),
         "topology": lambda: topology(max(3, options.repeats // 3), many),
+        "methods": lambda: methods.measure(row, max(3, options.repeats // 2)),
         "host": lambda: on_the_host(options.repeats, many),
         "checkpoint": lambda: checkpoint(max(3, options.repeats // 3), many),
         "population": lambda: population.measure(row, options.repeats, options.minutes),

@@ -127,12 +127,14 @@ class Workload:
         way: str = "batched",
         hidden: int = 256,
         batch_size: int = 256,
+        knob: float | None = None,
     ) -> None:
+        """knob: of all members; None: sparsities between 0.5 and 0.95, so that no member's work is another's."""
         self.training = training(
             interval, dispatch, hidden=(hidden, hidden), precision=precision, batch_size=batch_size
         )
-        # Different sparsities, so that no member's work is another's.
-        knobs = [0.5 + 0.45 * i / max(members - 1, 1) for i in range(members)]
+        spread = [0.5 + 0.45 * i / max(members - 1, 1) for i in range(members)]
+        knobs = spread if knob is None else [knob] * members
         runs = [Run(self.training, recipe(method), knob, seed, method) for seed, knob in enumerate(knobs)]
         program = Program(tuple(runs))
         agent, settings = program.agent, program.settings

@@ -1,0 +1,53 @@
+"""What each sparsity method adds to the time of an update, next to a mask that never moves.
+
+Every method is a single-method program of the same task, member count, network and batch, with an event every 1,000
+ticks; one dispatch of it and one of `static` are timed in turns, and the ratio of the two is what the table shows. A
+method that acts at its events alone should cost next to nothing; one that acts at every step shows what that costs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.perf.workload import Workload
+from sparserl_jax.sparsity import METHODS
+
+INTERVAL = 1000
+HIDDEN, BATCH = 128, 128
+MEMBERS = 2
+KNOB = 0.875
+"""A sparsity that is also N:M, 1:8."""
+OTHER_KNOBS = {"redo": 0.0, "l1": 1e-4, "l2": 1e-4}
+"""Of methods whose knob is no such sparsity."""
+
+
+def measure(row: Callable[..., dict[str, Any]], repeats: int) -> list[dict[str, Any]]:
+    """One row per method: time per update over that of `static`, beside `static` against itself."""
+
+    def made(method: str) -> Workload:
+        knob = OTHER_KNOBS.get(method, KNOB)
+        return Workload(MEMBERS, method, interval=INTERVAL, hidden=HIDDEN, batch_size=BATCH, knob=knob)
+
+    def seconds(program: Workload) -> float:
+        began = time.perf_counter()
+        program()
+        return time.perf_counter() - began
+
+    still = made("static")
+    seconds(still)
+    each = np.asarray([seconds(still) for _ in range(repeats)]) / still.training.dispatch_steps
+    size = f"TD3 2x{HIDDEN}, batch {BATCH}, {MEMBERS} members"
+    rows = [row(f"{size}, static", each * 1e3, "ms per step", "")]
+    for method in ["static", *(name for name in METHODS if name != "static")]:
+        program = made(method)
+        seconds(program)
+        pairs = [(seconds(still), seconds(program)) for _ in range(repeats)]
+        ratios = np.asarray([its / reference for reference, its in pairs])
+        rows.append(
+            row(f"{method} / static, an event every {INTERVAL} ticks", ratios, "ratio", "at most 1.05")
+        )
+    return rows
