@@ -185,7 +185,8 @@ class Method(NamedTuple):
 
     settings(layers, knob, events, source) -> pytree of NumPy arrays, equal in structure and shape for all methods of
     the family, so that members of one Program may differ in method and knob. `source` is `released` or `paper` where
-    a publication and its code differ. Made on the host, in float64 where anything is counted.
+    a publication and its code differ. Made on the host, in float64 where anything is counted. A method that does not
+    use the drop fraction of `events` gives equal settings whatever it is: by this it is told that tuning it is idle.
     promise(layers, knob, events, source) -> Promise, cheap: it is called for every arm of a plan.
     """
 
