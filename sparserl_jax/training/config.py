@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from sparserl_jax.agents.agent import Range
+from sparserl_jax.agents.agent import Range, refuse_idle
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.agents.dqn import DQNConfig
 from sparserl_jax.agents.ppo import PPOConfig
@@ -274,6 +274,7 @@ def check_override(agent: Any, name: str, value: Any, where: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not known[name].holds(value):
         raise UserError(f"{where}: '{name}' must be a number {known[name]}, not {value!r}.")
+    refuse_idle(agent, name, where)
 
 
 @dataclasses.dataclass(frozen=True)
