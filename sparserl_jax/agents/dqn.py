@@ -75,7 +75,7 @@ class DQNConfig:
 
     TRACED: what may differ between members of one Program, with the values that make sense. NEEDS: settings that change
     nothing unless another one has this value. SCHEDULE: where its published schedule is not that of `Schedule`.
-    NETWORKS: what is trained. policy_delay: there is nothing to delay.
+    NETWORKS: what is trained. experience: what it learns from, see `Agent`. policy_delay: there is nothing to delay.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -89,6 +89,7 @@ class DQNConfig:
     NEEDS: ClassVar[Mapping[str, tuple[str, str]]] = {"tau": ("target", "polyak")}
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor",)
+    experience: ClassVar[str] = "replay"
     policy_delay: ClassVar[int] = 1
 
     name: str = "dqn"
@@ -302,7 +303,7 @@ def make(
 
     return Agent(
         name="dqn",
-        experience="replay",
+        experience=config.experience,
         delay=config.policy_delay,
         layers={"actor": layers},
         init=init,

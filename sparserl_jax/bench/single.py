@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import continuing
 from sparserl_jax.bench.ranges import check_knob, check_ranges
@@ -99,7 +98,7 @@ def suite_of(
         )
     interval = steps // POINTS
     grid = _grid(interval, unit)
-    if warm_up is None and isinstance(config, PPOConfig):
+    if warm_up is None and config.experience == "rollout":
         warm_up = 0
     elif warm_up is None:
         wanted = max(min(25_000, steps // 20), config.batch_size, 8 * num_envs)

@@ -62,7 +62,7 @@ class Schedule:
         rounded to multiples of `grid` (RLx2: interval, delay, buffer sizes and check scale with the budget; fractions
         and thresholds do not). Without a replay there is the interval alone, and its budget is that of updates.
         """
-        if isinstance(agent, PPOConfig):
+        if agent is not None and agent.experience == "rollout":
             ticks = Schedule.topology_interval * updates_of(agent, steps) / 3_000_000
             return Schedule(topology_interval=max(1, round(ticks)))
         paper = Schedule(**({} if agent is None else agent.SCHEDULE))
@@ -131,7 +131,7 @@ class Training:
     @property
     def iteration(self) -> int | None:
         """Environment steps of one iteration of an algorithm that learns from its own rollouts; None for others."""
-        return self.grid if isinstance(self.agent, PPOConfig) else None
+        return self.grid if self.agent.experience == "rollout" else None
 
     @property
     def trained_steps(self) -> int:
@@ -212,7 +212,7 @@ class Training:
         }.items():
             if number < 0:
                 raise UserError(f"{name} = {number} is negative: give 0 or more.")
-        if isinstance(self.agent, PPOConfig):
+        if self.iteration is not None:
             check_iterations(self.agent, self.num_envs, self.warm_up)
         elif not max(schedule.buffer_min, 8 * self.num_envs) <= schedule.buffer_max:
             raise UserError(
@@ -261,7 +261,7 @@ def check_override(agent: Any, name: str, value: Any, where: str) -> None:
 
     `agent`: configuration (or its class) of the algorithm. Raises `UserError`.
     """
-    rollouts = agent.name == PPOConfig.name
+    rollouts = agent.experience == "rollout"
     timing = {k: v for k, v in Schedule.TRACED.items() if not (rollouts and k.startswith("buffer"))}
     known = {**agent.TRACED, **timing}
     if name not in known:

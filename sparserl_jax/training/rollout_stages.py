@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Clock, Minibatch, OnPolicy, Rollout
-from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.envs import EnvState, advance
 from sparserl_jax.training import diagnostics
 from sparserl_jax.training.population import Member, MemberSettings
@@ -27,9 +26,8 @@ class RolloutStages(Stages):
     """The stages as per-member functions."""
 
     @property
-    def config(self) -> PPOConfig:
-        """The algorithm's numbers, among them the shape of an iteration."""
-        assert isinstance(self.training.agent, PPOConfig)
+    def config(self) -> Any:
+        """The algorithm's numbers, among them the shape of an iteration (see `training/iterations.py`)."""
         return self.training.agent
 
     @property
