@@ -224,10 +224,9 @@ def problems(found: Sequence[Mapping[str, Any]]) -> list[str]:
                 told.append(
                     f"{record['run_id']}: its {kind} came from another run than {said['run_id']} of this folder"
                 )
-            ticket = record["provenance"]["config"].get("ticket") or {}
-            whole = (
-                kind == "masks" and ticket.get("mask") == "final" and "critic" in record["result"]["tensors"]
-            )
-            if whole and record["files"]["masks"]["sha256"] != said["sha256"]:
+            config = record["provenance"]["config"]
+            # A clone has taken those of the actor alone.
+            kept = (config.get("ticket") or {}).get("mask") == "final" and not config.get("clone")
+            if kind == "masks" and kept and record["files"]["masks"]["sha256"] != said["sha256"]:
                 told.append(f"{record['run_id']}: its masks are not those of {said['run_id']} any more")
     return told
