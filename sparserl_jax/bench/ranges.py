@@ -143,7 +143,7 @@ def check_seeds(arms: list[Arm], tasks: Sequence[Task], where: str) -> None:
         critic = knob if own is None else own
         for seed in arm.seeds:
             taken = arm.ticket, arm.clone
-            key = (task.name, arm.recipe, arm.overrides, taken, knob, critic, seed)
+            key = (task.name, arm.recipe, arm.overrides, taken, arm.width, knob, critic, seed)
             other = seen.setdefault(key, arm.name)
             require(
                 other == arm.name,

@@ -173,7 +173,7 @@ def take(plan: Plan, program: Any, folders: Sequence[Path]) -> tuple[Any, list[d
 
 def _masks(plan: Plan, planned: Planned, found: dict[str, Any]) -> dict[str, Any]:
     """The masks that a run keeps: those found, or random ones with their counts."""
-    layers = plan.layers[planned.task.name]
+    layers = plan.layers_of(planned.run)
     wanted = {name: found[name] for name in planned.run.training.agent.NETWORKS}
     if planned.run.ticket is not None and planned.run.ticket.mask == "random":
         generator = np.random.default_rng(key_data("ticket", planned.run.key_name))

@@ -80,7 +80,7 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
     values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
     if knob is None and not arm.sparsities:  # tuned where it is compared: at every environment's own
-        return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values)
+        return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values, width=arm.width)
     if knob is None:
         if len(arm.sparsities) > 1:
             raise UserError(
@@ -96,7 +96,7 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
                 "tune it at one of its own."
             )
         critic = (arm.critic_sparsity(knob),)
-    return Arm(arm.recipe, name, arm.role, (knob,), tune.seeds, critic, values)
+    return Arm(arm.recipe, name, arm.role, (knob,), tune.seeds, critic, values, width=arm.width)
 
 
 def make(suite: Suite, make_plan: Callable[[Suite], plan.Plan] | None = None) -> plan.Plan:
@@ -137,7 +137,7 @@ def _idle(made: plan.Plan, names: list[str]) -> dict[str, tuple[str, ...]]:
 
 def _drops(made: plan.Plan, run: Run) -> bool:
     """Whether the drop fraction enters any number of the run's method: with none and with all dropped they differ."""
-    chosen, layers, knobs = find_method(run.recipe.method), made.layers[run.training.env], run.knobs
+    chosen, layers, knobs = find_method(run.recipe.method), made.layers_of(run), run.knobs
     none, every = (
         [
             chosen.settings(

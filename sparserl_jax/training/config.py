@@ -284,6 +284,8 @@ class Run:
     `overrides`: (name, value) of traced settings (`AgentConfig.TRACED`, `Schedule.TRACED`) in which this Run differs
     from its `training`; Runs with different ones share a Program.
 
+    `width`: by how much its networks, those of `training`, are wider than its suite's; None: they are those.
+
     `ticket`, `clone`: what it takes from finished runs, and the arm whose policy it clones; `masks`, `expert`: the very
     runs. All runs of a Program take the same kinds of things.
     """
@@ -299,6 +301,7 @@ class Run:
     clone: str | None = None
     masks: Source | None = None
     expert: Source | None = None
+    width: int | None = None
 
     def check(self) -> None:
         """Refuse settings that cannot be scheduled exactly, and recipes that do not suit the algorithm."""
@@ -367,6 +370,7 @@ class Run:
         name = f"{self.training.env}|{self.recipe.name}|{knobs['actor']!r}|{knobs['critic']!r}|{self.seed}"
         # A run that goes on from another one must not meet the random numbers of that one again.
         name = name if start is None else f"{name}|from {start.sha256}"
+        name = name if self.width is None else f"{name}|width {self.width}"
         if self.ticket is not None and self.masks is not None:
             name += f"|{self.ticket.mask} mask, {self.ticket.weights} weights of {self.masks.key_name}"
         return name if self.expert is None else f"{name}|clone of {self.expert.key_name}"
