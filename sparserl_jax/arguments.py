@@ -193,8 +193,9 @@ class Train:
     """brax:hopper, gymnax:Pendulum-v1, my_pkg.my_module:Factory."""
     agent: str = "td3"
     """See `sparserl list agents`."""
-    recipe: str = "rlx2"
-    """See `sparserl list recipes`; your own recipe or sparsity method: my_pkg.my_module:name."""
+    recipe: str | None = None
+    """See `sparserl list recipes`; your own recipe or sparsity method: my_pkg.my_module:name. Default rlx2 (dqn, ppo:
+    rigl)."""
     method: str | None = None
     """Sparsity method in place of the recipe's; see `sparserl list sparsifiers`, or my_pkg.my_module:name."""
     sparsity: float = 0.9
@@ -205,8 +206,8 @@ class Train:
     """Number of seeds."""
     first_seed: int = 0
     """Seeds are counted from here."""
-    steps: int = 100_000
-    """Environment steps per seed."""
+    steps: int | None = None
+    """Environment steps per seed; default 100,000, or what is nearest to it and fits."""
     warm_up: int | None = None
     """Random steps before the first update; default 5 % of the steps, at most 25,000."""
     num_envs: int = 1

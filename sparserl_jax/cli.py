@@ -284,6 +284,7 @@ def train(command: Train, console: Console) -> int:
     made = plans.make(single.suite_of(env, **settings))
     folder = runs.folder_of(made, out)
     plans.show(made, console)
+    _say(console, *single.told(made.suite, settings))
     runs.run(made, folder, console, time_budget=budget)
     _show(made, folder, console)
     return runs.EXIT_OK

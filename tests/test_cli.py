@@ -159,3 +159,32 @@ def test_train_scales_the_published_schedule_and_always_fits_its_periods():
         training.check()
         assert suite.points == 20 and training.dispatch_steps <= max(1000, num_envs * 2)
     assert single.suite_of("x:y", steps=1_000_000).warm_up == 25_000
+
+
+@pytest.mark.parametrize(
+    ("line", "steps", "sentences"),
+    [
+        ("--env gymnax:Pendulum-v1", "100,000", ()),
+        ("--env gymnax:CartPole-v1 --agent dqn", "100,000", ("recipe: rigl, for 'dqn' has not",)),
+        (
+            "--env gymnax:CartPole-v1 --agent ppo",
+            "99,840",
+            ("steps: 99,840, the multiple of 2,560 (20 evaluations x parallel environments x rollout steps) that is",
+             "recipe: rigl, for 'ppo' has not what 'rlx2' asks for"),
+        ),
+        ("--env gymnax:Pendulum-v1 --agent ppo --num-envs 3 --recipe set", "99,840", ("multiple of 7,680",)),
+    ],
+)  # fmt: skip
+def test_training_needs_nothing_but_an_environment_and_an_agent(line, steps, sentences, capsys, monkeypatch):
+    def planned(*_, **__):
+        raise UserError("planned")
+
+    monkeypatch.setattr(runs, "run", planned)
+    assert cli.run(["train", *line.split()]) == 2
+    said = capsys.readouterr()
+    assert said.err == "error: planned\n" and f"per run: {steps} steps" in said.out
+    assert all(sentence in said.out for sentence in sentences)
+    assert ("\nrecipe: " in said.out, "\nsteps: " in said.out) == (
+        "recipe" in "".join(sentences),
+        "99" in steps,
+    )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 
 
@@ -125,6 +126,20 @@ class Range(NamedTuple):
         if self.high == math.inf:
             return f"{whole}{'above' if self.above else 'at least'} {self.low:g}"
         return f"{whole}in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
+
+
+def refuse_idle(config: Any, name: str, where: str) -> None:
+    """Refuse a value for a setting that changes nothing in this configuration of an algorithm (its `NEEDS`, if any).
+
+    Raises:
+        UserError: it does not.
+    """
+    field, needed = getattr(config, "NEEDS", {}).get(name, (None, None))
+    if field is not None and getattr(config, field) != needed:
+        raise UserError(
+            f"{where}: '{name}' changes nothing where {field} = \"{getattr(config, field)}\": drop it, or set "
+            f'{field} = "{needed}".'
+        )
 
 
 class Clock(NamedTuple):

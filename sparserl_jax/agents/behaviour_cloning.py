@@ -44,12 +44,13 @@ class Traced(NamedTuple):
 class BehaviourCloningConfig:
     """Hyper-parameters; in a suite, those of its algorithm.
 
-    TRACED, SCHEDULE and NETWORKS as in `TD3Config`. policy_delay: the actor moves at every update.
+    TRACED, SCHEDULE, NETWORKS and experience as in `TD3Config`. policy_delay: the actor moves at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {"learning_rate": Range(0.0, above=True)}
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor",)
+    experience: ClassVar[str] = "dataset"
     policy_delay: ClassVar[int] = 1
 
     name: str = "behaviour_cloning"
@@ -154,7 +155,7 @@ def make(
 
     return Agent(
         name="behaviour_cloning",
-        experience="dataset",
+        experience=config.experience,
         delay=config.policy_delay,
         layers={"actor": layers},
         init=init,

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from sparserl_jax.agents.actor_critic import hidden_units
-from sparserl_jax.agents.agent import Agent, Clock, Range
+from sparserl_jax.agents.agent import Agent, Clock, Range, refuse_idle
 from sparserl_jax.agents.diagnose import dormant_shares
 from sparserl_jax.agents.optimise import (
     Loss,
@@ -73,8 +73,9 @@ class DQNConfig:
     every update; under the current masks either way. epsilon_start, epsilon_end: chance of a random choice, before and
     after the first `epsilon_steps` updates.
 
-    TRACED: what may differ between members of one Program, with the values that make sense. SCHEDULE: where its
-    published schedule is not that of `Schedule`. NETWORKS: what is trained. policy_delay: there is nothing to delay.
+    TRACED: what may differ between members of one Program, with the values that make sense. NEEDS: settings that change
+    nothing unless another one has this value. SCHEDULE: where its published schedule is not that of `Schedule`.
+    NETWORKS: what is trained. experience: what it learns from, see `Agent`. policy_delay: there is nothing to delay.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -85,8 +86,10 @@ class DQNConfig:
         "epsilon_end": Range(0.0, 1.0),
         "epsilon_steps": Range(1.0, whole=True),
     }
+    NEEDS: ClassVar[Mapping[str, tuple[str, str]]] = {"tau": ("target", "polyak")}
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor",)
+    experience: ClassVar[str] = "replay"
     policy_delay: ClassVar[int] = 1
 
     name: str = "dqn"
@@ -110,6 +113,8 @@ class DQNConfig:
             raise suggest(str(self.loss), list(LOSSES), "loss of agent 'dqn'")
         if self.target_period < 1:
             raise UserError(f"agent.target_period = {self.target_period} must be at least 1.")
+        if self.tau != DQNConfig.tau:
+            refuse_idle(self, "tau", "agent 'dqn'")
 
     def traced(self, source: str = "released") -> Traced:
         """The traced numbers, as NumPy arrays; the same for a recipe of either `source`."""
@@ -298,7 +303,7 @@ def make(
 
     return Agent(
         name="dqn",
-        experience="replay",
+        experience=config.experience,
         delay=config.policy_delay,
         layers={"actor": layers},
         init=init,

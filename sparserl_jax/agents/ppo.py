@@ -64,7 +64,7 @@ class PPOConfig:
     the learning rate falls linearly to 0 at the end of training. largest_gradient: norm that the gradient of either
     network is scaled down to where it is larger. log_std: logarithm of sigma at the start, in units of [-1, 1].
 
-    TRACED, SCHEDULE and NETWORKS as in `TD3Config`. policy_delay: both networks move at every update.
+    TRACED, SCHEDULE, NETWORKS and experience as in `TD3Config`. policy_delay: both networks move at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -76,6 +76,7 @@ class PPOConfig:
     }
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    experience: ClassVar[str] = "rollout"
     policy_delay: ClassVar[int] = 1
 
     name: str = "ppo"
@@ -329,7 +330,7 @@ def make(
 
     return Agent(
         name="ppo",
-        experience="rollout",
+        experience=config.experience,
         delay=config.policy_delay,
         layers=common.layers,
         init=init,

@@ -61,8 +61,7 @@ class SACConfig:
     `bootstrap` (see the module); None follows the recipe's source: `path` for `released`, and for `paper`, whose text
     leaves it open, `bootstrap`.
 
-    TRACED: what may differ between members of one Program, with the values that make sense. SCHEDULE: where its
-    published schedule is not that of `Schedule`. NETWORKS: what is trained.
+    TRACED, SCHEDULE, NETWORKS and experience as in `TD3Config`.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -72,6 +71,7 @@ class SACConfig:
     }
     SCHEDULE: ClassVar[Mapping[str, int]] = {"buffer_max": 3_000_000, "buffer_min": 200_000}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    experience: ClassVar[str] = "replay"
 
     name: str = "sac"
     hidden: tuple[int, ...] = (256, 256)

@@ -43,7 +43,7 @@ class TD3Config:
 
     Noise scales and the clip are relative to the action range [-1, 1]. TRACED: what may differ between members of one
     Program, with the values that make sense. SCHEDULE: where its published schedule is not that of `Schedule`.
-    NETWORKS: what is trained.
+    NETWORKS: what is trained. experience: what it learns from, see `Agent`.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -56,6 +56,7 @@ class TD3Config:
     }
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    experience: ClassVar[str] = "replay"
 
     name: str = "td3"
     hidden: tuple[int, ...] = (256, 256)

@@ -91,6 +91,7 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
             "whose training is in no number here."
         )
     lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
+    lines.extend(_widths(suite))
     lines.extend(_own_sparsities(blocks))
     lines.extend(tuning.sentences(suite))
     lines.extend(tickets.sentences(suite))
@@ -122,6 +123,25 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     if found:
         lines.append(origin(found, settings["suite_hash"]))
     return lines
+
+
+def _widths(suite: dict[str, Any]) -> list[str]:
+    """Which arms have wider networks, and what they are compared with."""
+    wider: dict[int, list[str]] = {}
+    for arm in suite["arms"]:
+        if arm.get("width"):
+            wider.setdefault(arm["width"], []).append(arm["name"])
+    if not wider:
+        return []
+    told = "; ".join(
+        f"width {width} is {'x'.join(str(width * units) for units in suite['agent']['hidden'])}: {', '.join(names)}"
+        for width, names in sorted(wider.items())
+    )
+    return [
+        f"Widths of the hidden layers, all others have width 1: {told}. Delta to dense, P(beats dense) and verdicts "
+        "compare with dense of width 1; delta to dense of its width with the dense arm whose networks are as wide. "
+        "Compression and FLOPs are relative to the dense network of the arm's own width."
+    ]
 
 
 def _own_sparsities(blocks: Sequence[Block]) -> list[str]:

@@ -46,6 +46,7 @@ def suite_of(content: dict[str, Any]) -> Suite:
                 tuple(arm["critic_sparsities"]),
                 tuple(sorted(arm.get("overrides", {}).items())),
                 _tuning(arm.get("tuning")),
+                width=arm.get("width"),
                 **tickets.plain_fields(arm, f"{where} arms"),
             )
             for arm in content["arms"]
@@ -125,7 +126,7 @@ class Claims:
         """Declared counts and costs, worked out again from the suite and the policy's spaces."""
         run = planned.run
         spaces = int(described["obs_dim"]), int(described["action_dim"])
-        place = (planned.task.name, run.training.agent.name, *spaces)
+        place = (planned.task.name, run.training.agent.name, run.width, *spaces)
         if place not in self.layers:
             self.layers[place] = costs.layer_tables(run.training.agent, *spaces)
         layers = self.layers[place]

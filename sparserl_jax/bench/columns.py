@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sparserl_jax.bench.rows import Block, Row
+from sparserl_jax.bench.rows import Block, Row, wide
 from sparserl_jax.bench.statistics import Comparison, Interval
 from sparserl_jax.bench.summary import Summary
 
@@ -26,12 +26,16 @@ COLUMNS = (
     "steps/s",
     "delta to tiny [95 % CI]",
     "P(beats dense) [95 % CI]",
+    "width",
+    "delta to dense of its width [95 % CI]",
 )
 """What `cells` gives. New columns come last, so that those before keep their place."""
 WHOLE: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 16, 15, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 """Order in which files show them."""
 POOLED: tuple[int, ...] = (0, 1, 3, 4, 5, 16, 15, 6, 7, 8)
 """Columns of the pooled block: there the unit is z."""
+_BEFORE = {2: 17, 3: 17, 5: 18}
+"""Columns that are shown, too, where rows differ in the width of their networks: the second before the first."""
 
 
 def _value(value: float) -> str:
@@ -109,6 +113,8 @@ def cells(row: Row, pooled: bool = False) -> list[str]:
         speed,
         _bounded(row.tiny_comparison, "+.3f"),
         _bounded(row.improvement, ".2f"),
+        str(row.width),
+        _bounded(row.peer_comparison, "+.3f"),
     ]
 
 
@@ -120,13 +126,30 @@ def heading(block: Block) -> str:
     return f"{block.env} ({levels})"
 
 
+def widened(block: Block, columns: tuple[int, ...]) -> tuple[int, ...]:
+    """`columns` with those on widths, where rows of the block differ in them."""
+    if not wide(block.rows):
+        return columns
+    found: list[int] = []
+    for index in columns:
+        found += [_BEFORE[index]] if _BEFORE.get(index, index) not in (index, *found) else []
+        found.append(index)
+    return tuple(found)
+
+
+def of_z(columns: tuple[int, ...]) -> bool:
+    """Whether columns are those of a pooled block."""
+    return COLUMNS.index("return, IQM [95 % CI]") not in columns
+
+
 def blocks(summary: Summary) -> list[tuple[Block, tuple[int, ...]]]:
     """The blocks of a table with the columns that files show of each."""
     pooled = [] if summary.pooled is None else [(summary.pooled, POOLED)]
-    return [(block, WHOLE) for block in summary.blocks] + pooled
+    found = [(block, WHOLE) for block in summary.blocks] + pooled
+    return [(block, widened(block, columns)) for block, columns in found]
 
 
 def texts(block: Block, columns: tuple[int, ...]) -> list[list[str]]:
     """The rows of a block as text."""
-    pooled = columns == POOLED
+    pooled = of_z(columns)
     return [[cells(row, pooled)[index] for index in columns] for row in block.rows]

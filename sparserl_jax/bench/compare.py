@@ -174,7 +174,7 @@ def _of(source: Source, env: str) -> list[dict[str, Any]]:
 def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
     """What a run's random key and its training depend on; two records that share it are the same run made twice."""
     result, config = record["result"], record["provenance"]["config"]
-    what = records.canonical([config.get(key) for key in ("recipe", "overrides", "ticket", "clone")])
+    what = records.canonical([config.get(key) for key in ("recipe", "overrides", "ticket", "clone", "width")])
     return result["env"], what, result["sparsity"], result["critic_sparsity"], result["seed"]
 
 

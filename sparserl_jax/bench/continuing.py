@@ -4,7 +4,7 @@ A run's folder gives the weights and masks of all networks; a policy file gives 
 replay begin empty, targets as copies of the networks, and the schedule (topology, multi-step delay) anew; in the
 warm-up the given actor acts, with exploration noise, where otherwise actions are random (DQN's epsilon begins anew, and
 so does the deviation of PPO's actions: neither is part of a network). A method goes on from the masks it is given, so
-these must keep as many weights in every tensor as it declares at the given sparsity.
+these must keep as many weights in every tensor as it declares at the given sparsity, in the pattern it has, if any.
 """
 
 from __future__ import annotations
@@ -138,6 +138,14 @@ def _check_masks(where: str, network: str, masks: Any, run: Run, layers: LayerTa
             raise UserError(
                 f"{where}: its {network} keeps {live:,} of {layer.size:,} weights in {layer.name}, {what} is "
                 f"{count:,}; give the recipe and sparsity of that run."
+            )
+    if method.family.misfit is not None:
+        settings = method.settings(layers, knob, events_of(run.training)[network], run.recipe.source)
+        wrong = method.family.misfit(masks, layers, settings)
+        if wrong is not None:
+            raise UserError(
+                f"{where}: {run.recipe.name} keeps its masks in a pattern that those of its {network} do not have "
+                f"({wrong}); give the recipe of that run."
             )
     for layer, own in zip(layers, promise.narrow or layers, strict=True):
         rows = np.arange(layer.units_in) < own.units_in

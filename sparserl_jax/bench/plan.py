@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,8 @@ class Planned:
 class Plan:
     """A suite resolved into runs and programs.
 
-    specs: environment descriptions by environment name. layers: LayerTables by environment name and network.
+    specs: environment descriptions by environment name. layers: LayerTables by environment name and network, of the
+    suite's networks; wider: the same by (environment name, width) of arms that have one; see `layers_of`.
     declared: promised counts by environment name and (recipe, knobs); see `promise`.
     wholes: by name of a program that is part of another one, that one's name and number of members; see `slices.py`.
     """
@@ -49,6 +50,12 @@ class Plan:
     layers: dict[str, dict[str, LayerTable]]
     declared: dict[Any, dict[str, Promise]]
     wholes: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    wider: dict[tuple[str, int], dict[str, LayerTable]] = dataclasses.field(default_factory=dict)
+
+    def layers_of(self, run: Run) -> dict[str, LayerTable]:
+        """LayerTables of a run's networks."""
+        env = run.training.env
+        return self.layers[env] if run.width is None else self.wider[env, run.width]
 
     def promise(self, run: Run) -> dict[str, Promise]:
         """The live weights per tensor that a run's method declares, by network."""
@@ -69,7 +76,8 @@ def slug(name: str) -> str:
 def _promise_key(run: Run) -> tuple[Any, ...]:
     knobs = run.knobs
     networks = run.training.agent.NETWORKS
-    return (run.training.env, run.recipe.method, run.recipe.source, networks, knobs["actor"], knobs["critic"])
+    method = (run.recipe.method, run.recipe.source)
+    return (run.training.env, run.width, *method, networks, knobs["actor"], knobs["critic"])
 
 
 def _describe(source: Any) -> Any:
@@ -137,23 +145,36 @@ def make(
     _refuse_doubles(suite, runs, written)
     for planned in runs:
         check_actions([planned.run], specs[planned.task.name])
-    declared: dict[Any, dict[str, Promise]] = {}
+    plan = Plan(suite, runs, (), specs, layers, {}, wider=_wider(runs, specs))
     for planned in runs:
-        key = _promise_key(planned.run)
-        if key not in declared:
+        key, run = _promise_key(planned.run), planned.run
+        if key not in plan.declared:
             try:
-                _try_method(planned.run, layers[planned.task.name])
-                declared[key] = costs.declared(planned.run, layers[planned.task.name])
+                _try_method(run, plan.layers_of(run))
+                plan.declared[key] = costs.declared(run, plan.layers_of(run))
             except UserError as error:
                 where = f"suite '{suite.name}', arm '{planned.arm.name}' on {planned.task.name}"
                 raise UserError(f"{where}: {error}") from None
     if suite.start is not None:
         for planned in runs:
-            continuing.check(suite.start, planned.run, layers[planned.task.name])
-    sources.check(runs, lambda run: declared[_promise_key(run)], f"suite '{suite.name}'")
+            continuing.check(suite.start, planned.run, plan.layers_of(planned.run))
+    sources.check(runs, plan.promise, f"suite '{suite.name}'")
     programs = sources.ordered(group([planned.run for planned in runs]))
     sources.check_programs(programs)
-    return Plan(suite, runs, programs, specs, layers, declared)
+    return dataclasses.replace(plan, programs=programs)
+
+
+def _wider(runs: Iterable[Planned], specs: dict[str, Any]) -> dict[tuple[str, int], dict[str, LayerTable]]:
+    """LayerTables of the arms that have a width, see `Plan`."""
+    some = {
+        (planned.task.name, planned.run.width): planned.run.training.agent
+        for planned in runs
+        if planned.run.width is not None
+    }
+    return {
+        (env, width): costs.layer_tables(agent, specs[env].obs_dim, specs[env].action_dim)
+        for (env, width), agent in some.items()
+    }
 
 
 def _refuse_doubles(suite: Suite, runs: tuple[Planned, ...], written: list[str]) -> None:
@@ -186,7 +207,7 @@ def theory(plan: Plan, planned: Planned) -> dict[str, Any]:
     """Costs of a planned run from its declared counts; see `costs.costs`."""
     promised = plan.promise(planned.run)
     counts = {network: promised[network].counts for network in promised}
-    return costs.costs(planned.run, plan.layers[planned.task.name], counts, promised)
+    return costs.costs(planned.run, plan.layers_of(planned.run), counts, promised)
 
 
 def evaluation_steps(plan: Plan, task: Task) -> tuple[int, int]:
@@ -231,8 +252,8 @@ def lines(plan: Plan) -> list[str]:
     for task in suite.tasks:
         evaluation = suite.evaluation_of(task)
         steps, serial = evaluation_steps(plan, task)
-        acting = costs.forward_dense(plan.layers[task.name]["actor"])
         mine = [planned for planned in plan.runs if planned.task.name == task.name]
+        acting = sum(costs.forward_dense(plan.layers_of(one.run)["actor"]) for one in mine) / len(mine)
         work = sum(theory(plan, planned)["training_flops_executed"] for planned in mine) / len(mine)
         text.append(
             f"evaluation on {task.name}: {evaluation.episodes} episodes at a time, {evaluation.final_episodes} at the "
@@ -270,7 +291,7 @@ def _paragraph(plan: Plan, program: Any) -> list[str]:
     dense = [entry.run for entry in planned if entry.run.recipe.method == "dense"]
     events = max(promise.events for entry in planned for promise in plan.promise(entry.run).values())
     if 0 < len(dense) < len(planned):
-        share = costs.surcharge(dense[0], plan.layers[planned[0].task.name], events)
+        share = costs.surcharge(dense[0], plan.layers_of(dense[0]), events)
         text.append(
             f"    surcharge: its dense members carry masks and {events} events for the family, at least "
             f"{100 * share:.2g} % more operations than a program of their own (time is not compared from this program)"

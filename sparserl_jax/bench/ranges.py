@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.errors import UserError
 from sparserl_jax.training import precision
 from sparserl_jax.training.config import AgentConfig
@@ -95,7 +94,7 @@ def check_ranges(suite: Suite, where: str) -> None:
 
 def refuse_replay(agent: AgentConfig, schedule: Any, where: str) -> None:
     """Refuse what a schedule says about a replay or its targets where the algorithm has none."""
-    if agent.name != PPOConfig.name or not isinstance(schedule, Mapping):
+    if agent.experience != "rollout" or not isinstance(schedule, Mapping):
         return
     for key in schedule:
         require(
@@ -144,7 +143,7 @@ def check_seeds(arms: list[Arm], tasks: Sequence[Task], where: str) -> None:
         critic = knob if own is None else own
         for seed in arm.seeds:
             taken = arm.ticket, arm.clone
-            key = (task.name, arm.recipe, arm.overrides, taken, knob, critic, seed)
+            key = (task.name, arm.recipe, arm.overrides, taken, arm.width, knob, critic, seed)
             other = seen.setdefault(key, arm.name)
             require(
                 other == arm.name,

@@ -176,7 +176,7 @@ def declared_of(suite: Suite, planned: Planned) -> dict[str, Any]:
 def result_of(plan: Plan, planned: Planned, outcome: Any) -> dict[str, Any]:
     """The `result` part of a record."""
     suite, run, promised = plan.suite, planned.run, plan.promise(planned.run)
-    layers, networks = plan.layers[planned.task.name], run.training.agent.NETWORKS
+    layers, networks = plan.layers_of(run), run.training.agent.NETWORKS
     nnz = {network: [int(count) for count in outcome.nnz[network]] for network in networks}
     points = [number(value) for value in np.asarray(outcome.curve["return"])]
     final = [number(value) for value in np.asarray(outcome.final_returns)]

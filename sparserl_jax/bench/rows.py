@@ -39,7 +39,8 @@ class Row:
     program, all its members together. target: steps of the TD target, 0 for clones. origin: folder of the runs in a
     comparison, else empty. runs, programs, commits: what the row's numbers are made of; command: what makes these runs
     again. own: whether its sparsities are those of its environment; pooled rows of such arms hold mean sparsities,
-    which are shown nowhere, and `level`, the words that stand for them.
+    which are shown nowhere, and `level`, the words that stand for them. width: factor on the suite's hidden widths;
+    peer_comparison: difference to the dense arm of its width, where any row has another width than 1.
     """
 
     arm: str
@@ -76,6 +77,8 @@ class Row:
     command: str = ""
     own: bool = False
     level: str = ""
+    width: int = 1
+    peer_comparison: statistics.Comparison | None = None
 
     @property
     def label(self) -> str:
@@ -190,6 +193,7 @@ def row(
         commits=_seen(group, "git_commit"),
         command=command,
         own=own,
+        width=config.get("width", 1),
     )
 
 
@@ -211,8 +215,32 @@ def opponent(row: Row, rows: Sequence[Row]) -> Row | None:
         if other.method == "tiny"
         and (other.sparsity, other.critic_sparsity) == (row.sparsity, row.critic_sparsity)
         and min(other.target, 2) == min(row.target, 2)
+        and other.width == row.width
     ]
     return min(same, key=lambda other: other.origin != row.origin, default=None)
+
+
+def peer(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The dense row of equal width, targets of the same kind; None for dense rows, and where all rows have width 1.
+
+    Rows from the same folder come first.
+    """
+    if row.method == "dense" or not wide(rows):
+        return None
+    same = [
+        other
+        for other in rows
+        if other.method == "dense"
+        and other.role in ("dense", "method")
+        and other.width == row.width
+        and min(other.target, 2) == min(row.target, 2)
+    ]
+    return min(same, key=lambda other: other.origin != row.origin, default=None)
+
+
+def wide(rows: Sequence[Row]) -> bool:
+    """Whether rows differ in the width of their networks."""
+    return any(row.width != 1 for row in rows)
 
 
 def _matrix(z: np.ndarray) -> np.ndarray:
@@ -250,6 +278,7 @@ def judge(rows: Sequence[Row], words: tuple[Any, ...]) -> list[Row]:
                 improvement=_improvement(row, dense, words),
                 tiny=None if tiny is None else tiny.label,
                 tiny_comparison=_difference(row, tiny, ("tiny", *words)),
+                peer_comparison=_difference(row, peer(row, rows), ("peer", *words)),
             )
         )
     return judged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparserl_jax.bench.columns import COLUMNS, POOLED, WHOLE, blocks, cells, heading
+from sparserl_jax.bench.columns import COLUMNS, POOLED, WHOLE, blocks, cells, heading, of_z, widened
 from sparserl_jax.bench.rows import Block, largest_matched
 from sparserl_jax.bench.summary import Summary
 
@@ -29,6 +29,8 @@ SHORT = (
     "steps/s",
     "delta to tiny",
     "P(beats\ndense)",
+    "width",
+    "delta to dense\nof its width",
 )
 """Headings on the screen."""
 SCREENS: tuple[tuple[int, ...], ...] = (
@@ -60,7 +62,7 @@ def _fitting(block: Block, pooled: bool, width: int) -> tuple[tuple[int, ...], b
         )
 
     # Without a narrow opponent its column is empty: others take its place.
-    shown = POOLED_SCREENS if pooled else SCREENS
+    shown = [widened(block, columns) for columns in (POOLED_SCREENS if pooled else SCREENS)]
     choices = [columns for columns in shown if 15 not in columns or any(row[15] for row in rows)]
     fitting = next((columns for columns in choices if needed(columns) <= width), choices[-1])
     return fitting, needed(fitting) <= width
@@ -73,7 +75,7 @@ def screen(summary: Summary, console: Console) -> None:
     from rich.text import Text
 
     for block, columns in blocks(summary):
-        pooled = columns == POOLED
+        pooled = of_z(columns)
         columns, fits = _fitting(block, pooled, console.width)
         table = Table(title=heading(block), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         for position, index in enumerate(columns):

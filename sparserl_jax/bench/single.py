@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sparserl_jax.agents.ppo import PPOConfig
-from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.agents.registry import Algorithm, algorithm
 from sparserl_jax.bench import continuing
 from sparserl_jax.bench.ranges import check_knob, check_ranges
 from sparserl_jax.bench.suites import Arm, Suite, Task
@@ -19,8 +19,12 @@ from sparserl_jax.training.recipe import recipe as find_recipe
 
 SINGLE = "train"
 """Name of the suite that a single training is."""
+RECIPE = "rlx2"
+"""Where none is given; see `_usual_recipe`."""
 POINTS = 20
 """Evaluations during training."""
+STEPS = 100_000
+"""Environment steps where none are given, or the nearest number that evaluations divide into whole iterations."""
 LONGEST_DISPATCH = 1000
 """Environment steps of one dispatch at most: Ctrl-C and the time budget act between dispatches."""
 
@@ -35,13 +39,13 @@ def suite_of(
     env: Any,
     *,
     agent: str = "td3",
-    recipe: str = "rlx2",
+    recipe: str | None = None,
     method: str | None = None,
     sparsity: float = 0.9,
     critic_sparsity: float | None = None,
     seeds: int = 8,
     first_seed: int = 0,
-    steps: int = 100_000,
+    steps: int | None = None,
     warm_up: int | None = None,
     num_envs: int = 1,
     hidden: tuple[int, ...] | None = None,
@@ -56,13 +60,14 @@ def suite_of(
 
     Args:
         env: an environment's name, or an object with `reset` and `step`.
-        agent, recipe: see `sparserl list agents|recipes`; your own recipe or method is `my_pkg.my_module:name`.
+        agent, recipe: see `sparserl list agents|recipes`; your own recipe or method is `my_pkg.my_module:name`. The
+            default recipe is `rlx2`, and `rigl` for agents that have no replay, or no real actions, as it asks for.
         method: sparsity method in place of the recipe's; see `sparserl list sparsifiers`.
         sparsity: fraction of weights removed, in [0, 1); ignored by recipes with a fixed one (dense).
         critic_sparsity: the critic's own; default as the actor's.
         seeds: number of members, trained together; counted from `first_seed`.
         steps: environment steps per member, a multiple of 20 evaluations times parallel environments and policy delay
-            (PPO: and steps per rollout).
+            (PPO: times steps per rollout); default the one that is nearest to 100,000.
         warm_up: random steps before the first update; default 5 % of `steps`, at most 25,000, and none for PPO.
         num_envs: parallel environments per member.
         hidden, batch_size, learning_rate: of the agent; default its own.
@@ -74,7 +79,8 @@ def suite_of(
     The schedule is the published one of RLx2 scaled to `steps`.
     """
     where = "train"
-    chosen, found = find_recipe(recipe), algorithm(agent)
+    found = algorithm(agent)
+    chosen = find_recipe(_usual_recipe(found) if recipe is None else recipe)
     if method is not None:
         named = f"{chosen.name}_{find_method(method).name}"
         chosen = dataclasses.replace(chosen, method=method, name=named, summary="")
@@ -91,6 +97,8 @@ def suite_of(
     if num_envs < 1 or config.policy_delay < 1:
         raise UserError(f"num_envs = {num_envs}: give at least 1.")
     unit, unit_named = grid_of(config, num_envs)
+    if steps is None:
+        steps = max(round(STEPS / (POINTS * unit)), 1) * POINTS * unit
     if steps < 1 or steps % (POINTS * unit):
         low = max(steps // (POINTS * unit), 1) * POINTS * unit
         raise UserError(
@@ -99,7 +107,7 @@ def suite_of(
         )
     interval = steps // POINTS
     grid = _grid(interval, unit)
-    if warm_up is None and isinstance(config, PPOConfig):
+    if warm_up is None and config.experience == "rollout":
         warm_up = 0
     elif warm_up is None:
         wanted = max(min(25_000, steps // 20), config.batch_size, 8 * num_envs)
@@ -135,6 +143,27 @@ def suite_of(
     )
     check_ranges(suite, where)
     return suite
+
+
+def told(suite: Suite, given: Mapping[str, Any]) -> list[str]:
+    """What `suite_of` chose for arguments that were not given and that has no usual value, in words; often nothing."""
+    said = []
+    if given.get("steps") is None and suite.steps != STEPS:
+        unit, named = grid_of(suite.agent, suite.num_envs)
+        said.append(
+            f"steps: {suite.steps:,}, the multiple of {POINTS * unit:,} ({POINTS} evaluations x {named}) that is "
+            f"nearest to {STEPS:,}"
+        )
+    usual = _usual_recipe(algorithm(suite.agent.name))
+    if given.get("recipe") is None and usual != RECIPE:
+        said.append(f"recipe: {usual}, for '{suite.agent.name}' has not what '{RECIPE}' asks for")
+    return said
+
+
+def _usual_recipe(found: Algorithm) -> str:
+    """The default recipe of an algorithm: a dynamic buffer needs a replay, and the distance of real actions."""
+    config: Any = found.config
+    return RECIPE if config.experience == "replay" and "continuous" in found.actions else "rigl"
 
 
 def _name_of(env: Any) -> str:

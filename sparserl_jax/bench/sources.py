@@ -173,7 +173,7 @@ def take(plan: Plan, program: Any, folders: Sequence[Path]) -> tuple[Any, list[d
 
 def _masks(plan: Plan, planned: Planned, found: dict[str, Any]) -> dict[str, Any]:
     """The masks that a run keeps: those found, or random ones with their counts."""
-    layers = plan.layers[planned.task.name]
+    layers = plan.layers_of(planned.run)
     wanted = {name: found[name] for name in planned.run.training.agent.NETWORKS}
     if planned.run.ticket is not None and planned.run.ticket.mask == "random":
         generator = np.random.default_rng(key_data("ticket", planned.run.key_name))
@@ -224,10 +224,9 @@ def problems(found: Sequence[Mapping[str, Any]]) -> list[str]:
                 told.append(
                     f"{record['run_id']}: its {kind} came from another run than {said['run_id']} of this folder"
                 )
-            ticket = record["provenance"]["config"].get("ticket") or {}
-            whole = (
-                kind == "masks" and ticket.get("mask") == "final" and "critic" in record["result"]["tensors"]
-            )
-            if whole and record["files"]["masks"]["sha256"] != said["sha256"]:
+            config = record["provenance"]["config"]
+            # A clone has taken those of the actor alone.
+            kept = (config.get("ticket") or {}).get("mask") == "final" and not config.get("clone")
+            if kind == "masks" and kept and record["files"]["masks"]["sha256"] != said["sha256"]:
                 told.append(f"{record['run_id']}: its masks are not those of {said['run_id']} any more")
     return told

@@ -47,7 +47,7 @@ _LATER: tuple[str, ...] = (
     "budget",
     "matmul_precision",
 )
-_LATER += ("ticket", "clone", "masks", "expert")
+_LATER += ("ticket", "clone", "masks", "expert", "width")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")
 
@@ -84,7 +84,7 @@ class Arm:
     seeds: shows what chance alone does), `placebo` (must lose, or the task tells nothing), `method`. `sparsities`:
     of the actor; empty where the arm is trained at each environment's own. `overrides`: its own values of traced
     settings; `tuning`: what they cost to find. `ticket`, `clone`: what its runs take from those of another arm, see
-    `bench/tickets.py`.
+    `bench/tickets.py`. `width`: factor on the widths of the hidden layers of all its networks; None: 1.
     """
 
     recipe: Recipe
@@ -97,6 +97,7 @@ class Arm:
     tuning: tunings.Tuning | None = None
     ticket: Ticket | None = None
     clone: str | None = None
+    width: int | None = None
 
     def knobs(self, task: Task) -> tuple[tuple[float, float | None], ...]:
         """(sparsity of the actor, the critic's own or None where they are equal) of its runs on one environment."""
@@ -177,9 +178,13 @@ class Suite:
     def _run(
         self, task: Task, arm: Arm, knobs: tuple[float, float | None], seed: int, training: Training
     ) -> Run:
+        if arm.width is not None:
+            wide = tuple(arm.width * units for units in training.agent.hidden)
+            training = dataclasses.replace(training, agent=dataclasses.replace(training.agent, hidden=wide))
         taken = tickets.sources(self.arms, arm, task, training, knobs, seed)
         training = training if arm.clone is None else tickets.cloning(training)
-        return Run(training, arm.recipe, knobs[0], seed, arm.name, knobs[1], arm.overrides, **taken)
+        own = (training, arm.recipe, knobs[0], seed, arm.name, knobs[1], arm.overrides)
+        return Run(*own, width=arm.width, **taken)
 
     @property
     def points(self) -> int:
@@ -231,6 +236,7 @@ class _ArmTable:
     seeds: int | None = None
     seeds_from: int | None = None
     clone: str | None = None
+    width: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,8 +303,14 @@ def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str
     if role not in ROLES:
         raise suggest(role, list(ROLES), f"role in {where}")
     overrides = tunings.overrides_of(values, agent, f"{where}.overrides")
-    seeds = tuple(range(first, first + count))
-    return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, ticket, written.clone)
+    seeds, width = tuple(range(first, first + count)), written.width
+    require(
+        width is None or (width >= 2 and role not in ("dense", "aa")),
+        where,
+        f"arm '{name}' has width = {width}, but a width is a whole number from 2 on, and 1 for the arm that all others "
+        "are compared with and its A/A; leave it out.",
+    )
+    return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, ticket, written.clone, width)
 
 
 def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Suite:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.bench import records, reproduce
-from sparserl_jax.bench.columns import COLUMNS, POOLED, blocks, cells, heading, texts
+from sparserl_jax.bench.columns import COLUMNS, blocks, cells, heading, of_z, texts
 from sparserl_jax.bench.latex import latex
-from sparserl_jax.bench.rows import Block, Row, largest_matched
+from sparserl_jax.bench.rows import Block, Row, largest_matched, wide
 from sparserl_jax.bench.screen import screen
 from sparserl_jax.bench.summary import Summary, summarise
 
@@ -79,6 +79,8 @@ _CSV = (
     "commit",
     "command",
 )
+_CSV_WIDE = ("width", "delta_dense_of_width", "delta_dense_of_width_lower", "delta_dense_of_width_upper")
+"""Further columns where rows differ in the width of their networks."""
 
 
 def three(found: Any) -> tuple[Any, ...]:
@@ -131,10 +133,12 @@ def comma_separated(summary: Summary) -> str:
     """One line per row of the table, in full precision; the pooled block has z only."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_CSV)
+    widths = any(wide(block.rows) for block in summary.blocks)
+    writer.writerow((*_CSV, *(_CSV_WIDE if widths else ())))
     for block, columns in blocks(summary):
         for row in block.rows:
-            line = _csv_row(block, row, columns == POOLED)
+            line = _csv_row(block, row, of_z(columns))
+            line += [row.width, *three(row.peer_comparison)] if widths else []
             writer.writerow("" if v is None else repr(v) if isinstance(v, float) else v for v in line)
     return out.getvalue()
 

@@ -52,6 +52,8 @@ def check(arms: Sequence[Arm], tasks: Sequence[Task], agent: str, where: str) ->
             require(
                 not taking(by_name[name]), here, f"'{name}' takes from other runs itself; name another arm."
             )
+            same = arm.width == by_name[name].width
+            require(same, here, f"'{name}' has networks of another width; give both the same 'width'.")
             _check_runs(arm, by_name[name], tasks, key, here)
         if arm.ticket is not None:
             fits = not arm.recipe.dense_targets
@@ -136,7 +138,9 @@ def sources(
         other = by_name[name]
         own = _knobs(other, task, knobs, key)
         assert own is not None, "`check` has refused it"
-        run = Run(training, other.recipe, own[0], seed, other.name, own[1], other.overrides)
+        run = Run(
+            training, other.recipe, own[0], seed, other.name, own[1], other.overrides, width=other.width
+        )
         return Source(run.id, run.key_name)
 
     return {

@@ -10,9 +10,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import jax
+import numpy as np
+
 from sparserl_jax.bench import plan, tuning
 from sparserl_jax.bench.suites import Arm, Suite
 from sparserl_jax.errors import UserError
+from sparserl_jax.sparsity import method as find_method
+from sparserl_jax.training.config import Run
+from sparserl_jax.training.population import events_of
 
 
 def suite_of(suite: Suite, without: dict[str, tuple[str, ...]] | None = None) -> Suite:
@@ -74,7 +80,7 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
     values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
     if knob is None and not arm.sparsities:  # tuned where it is compared: at every environment's own
-        return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values)
+        return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values, width=arm.width)
     if knob is None:
         if len(arm.sparsities) > 1:
             raise UserError(
@@ -90,7 +96,7 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
                 "tune it at one of its own."
             )
         critic = (arm.critic_sparsity(knob),)
-    return Arm(arm.recipe, name, arm.role, (knob,), tune.seeds, critic, values)
+    return Arm(arm.recipe, name, arm.role, (knob,), tune.seeds, critic, values, width=arm.width)
 
 
 def make(suite: Suite, make_plan: Callable[[Suite], plan.Plan] | None = None) -> plan.Plan:
@@ -122,12 +128,26 @@ def _idle(made: plan.Plan, names: list[str]) -> dict[str, tuple[str, ...]]:
     assert search is not None
     for arm, trials in search.trials:
         run = next(planned.run for planned in made.runs if planned.arm.name == trials[0])
-        moves = any(promise.events for promise in made.promise(run).values())
-        used = {"drop_fraction": moves, "buffer_threshold": run.recipe.buffer == "dynamic"}
+        used = {"drop_fraction": _drops(made, run), "buffer_threshold": run.recipe.buffer == "dynamic"}
         idle = tuple(name for name in names if not used.get(name, True))
         if idle:
             found[arm] = idle
     return found
+
+
+def _drops(made: plan.Plan, run: Run) -> bool:
+    """Whether the drop fraction enters any number of the run's method: with none and with all dropped they differ."""
+    chosen, layers, knobs = find_method(run.recipe.method), made.layers_of(run), run.knobs
+    none, every = (
+        [
+            chosen.settings(
+                layers[name], knobs[name], dataclasses.replace(own, drop_fraction=share), run.recipe.source
+            )
+            for name, own in events_of(run.training).items()
+        ]
+        for share in (0.0, 1.0)
+    )
+    return not all(map(np.array_equal, jax.tree.leaves(none), jax.tree.leaves(every)))
 
 
 def lines(made: plan.Plan) -> list[str]:

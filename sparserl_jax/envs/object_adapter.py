@@ -87,6 +87,9 @@ def _describe(user: Any, sources: tuple[Any, ...], name: str) -> EnvSpec:
         _first(sources, f"action_{side}", default=getattr(action_space, side, None))
         for side in ("low", "high")
     )
+    # Several choices at once: of gymnasium's spaces MultiDiscrete (nvec) and MultiBinary (n, and a shape).
+    if hasattr(action_space, "nvec") or (hasattr(action_space, "n") and getattr(action_space, "shape", None)):
+        raise refuse_actions(name, type(action_space).__name__)
     choices = _first(sources, "num_actions", default=getattr(action_space, "n", None))
     if choices is None and (low is None or high is None):
         raise _missing(name, "action_low and action_high, or num_actions")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,7 +63,7 @@ def summed(tree: Params, layers: LayerTable, table: LayerTable) -> Params:
     return tree
 
 
-def _parts(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _parts(values: Any, shape: tuple[int, ...]) -> Any:
     """[..., in, out] as [..., blocks, inputs of a block, blocks, outputs of a block]."""
     *front, high, wide = values.shape
     return values.reshape(*front, shape[-2], high // shape[-2], shape[-1], wide // shape[-1])
@@ -84,6 +85,19 @@ def _live(masks: Params, layers: LayerTable, table: LayerTable) -> Params:
     for small in table:
         sums = with_leaf(sums, small.kernel, leaf(sums, small.kernel) > 0)
     return sums
+
+
+def _misfit(block: Block) -> Callable[[Params, LayerTable, Any], str | None]:
+    """Which layer has blocks of which a part lives."""
+
+    def misfit(masks: Params, layers: LayerTable, settings: Any) -> str | None:
+        for layer, small in zip(layers.maskable, coarse(layers, block), strict=True):
+            parts = _parts(np.asarray(leaf(masks, layer.kernel)), small.shape)
+            if np.any(parts.any(axis=(-3, -1)) != parts.all(axis=(-3, -1))):
+                return f"{layer.name} has blocks of {max(block)}x{min(block)} of which a part lives"
+        return None
+
+    return misfit
 
 
 def _counts(layers: LayerTable, knob: float, block: Block) -> list[int]:
@@ -146,7 +160,7 @@ def drop_grow_family(block: Block) -> Sparsifier:
         return params, extra, opt_state, state._replace(masks=masks), Effects.of(happened=chosen.evolves)
 
     name = f"blocks_{block[0]}x{block[1]}"
-    return drop_grow.DROP_GROW._replace(name=name, init=init, evolve=evolve)
+    return drop_grow.DROP_GROW._replace(name=name, init=init, evolve=evolve, misfit=_misfit(block))
 
 
 @functools.cache
@@ -162,7 +176,8 @@ def pruning_family(block: Block) -> Sparsifier:
         kept = rows.top(every, counts // (block[0] * block[1]), key, live)
         return spread(rows.from_rows(kept, blocks, table), masks, layers, table)
 
-    return pruning.family(f"magnitude_{block[0]}x{block[1]}", pruning.magnitude, select)
+    own = pruning.family(f"magnitude_{block[0]}x{block[1]}", pruning.magnitude, select)
+    return own._replace(misfit=_misfit(block))
 
 
 def _drop_and_grow(name: str, block: Block, by_gradient: bool, summary: str) -> Method:

@@ -105,6 +105,8 @@ class Sparsifier(NamedTuple):
         `init` made; the masks have the declared counts. None: the method cannot start from a trained network
     refresh(params, extra, state) -> state, after every optimiser step, for supports that follow the weights at once.
         None: the state changes at events only
+    misfit(masks, layers, settings) -> what is wrong, in words, with the places (not the number) of the live weights
+        of given masks (NumPy, on the host), which `adopt` would not mend; None where nothing is. None: any places do
     """
 
     name: str
@@ -118,6 +120,7 @@ class Sparsifier(NamedTuple):
     declares: Declares
     adopt: Callable[[Params, Params, Any], tuple[Params, Any, Any]] | None = None
     refresh: Callable[[Params, Any, Any], Any] | None = None
+    misfit: Callable[[Params, LayerTable, Any], str | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +185,8 @@ class Method(NamedTuple):
 
     settings(layers, knob, events, source) -> pytree of NumPy arrays, equal in structure and shape for all methods of
     the family, so that members of one Program may differ in method and knob. `source` is `released` or `paper` where
-    a publication and its code differ. Made on the host, in float64 where anything is counted.
+    a publication and its code differ. Made on the host, in float64 where anything is counted. A method that does not
+    use the drop fraction of `events` gives equal settings whatever it is: by this it is told that tuning it is idle.
     promise(layers, knob, events, source) -> Promise, cheap: it is called for every arm of a plan.
     """
 

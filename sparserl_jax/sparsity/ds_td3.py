@@ -16,6 +16,7 @@ sparsity of 0.5 the densities are the published ones. The initial mask is random
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -113,7 +114,9 @@ def method(name: str, summary: str, *, zeta: float = ZETA) -> Method:
     """
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
-        common = drop_grow.settings(layers, counts(layers, knob), events, evolves=True, random_mask=True)
+        # Zeros for the table that is not used: what no number depends on, no setting may show.
+        unasked = dataclasses.replace(events, drop_fraction=0.0)
+        common = drop_grow.settings(layers, counts(layers, knob), unasked, evolves=True, random_mask=True)
         return Settings(common, np.float32(zeta))
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:

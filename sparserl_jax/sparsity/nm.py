@@ -84,7 +84,19 @@ def select(params: Params, masks: Params, wanted: Any, layers: LayerTable) -> Pa
     return masks
 
 
-FAMILY = straight_through.family("nm", select)
+def misfit(masks: Params, layers: LayerTable, settings: straight_through.Settings) -> str | None:
+    """Which layer has more than N live weights among M consecutive inputs of a unit."""
+    n, m = (int(number) for number in settings.support)
+    for layer in layers.maskable:
+        live = np.asarray(leaf(masks, layer.kernel))
+        starts = np.arange(0, layer.units_in, m)
+        most = int(np.add.reduceat(live, starts, axis=-2, dtype=np.int64).max())
+        if most > n:
+            return f"{layer.name} has {most} live weights in a group of {m} inputs, where {n}:{m} has at most {n}"
+    return None
+
+
+FAMILY = straight_through.family("nm", select, misfit)
 NM = straight_through.method(
     "nm", FAMILY, support, "N of every M inputs in force (0.5 is 2:4), straight-through"
 )

@@ -144,12 +144,25 @@ def evolve(
     return params, extra, opt_state, state._replace(masks=masks), Effects.of()
 
 
+def misfit(masks: Params, layers: LayerTable, settings: Settings) -> str | None:
+    """Which layer has units of several numbers of inputs, none aside."""
+    for layer in layers.maskable:
+        live = np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, layer.fan_in, layer.units_out)
+        for inputs in live.sum(axis=1):
+            # Output units are never ablated.
+            few, most = int(min(inputs if layer.output else inputs[inputs > 0], default=0)), int(max(inputs))
+            if few < most:
+                return f"units of {layer.name} have from {few} to {most} live inputs, where all have equally many"
+    return None
+
+
 FAMILY = drop_grow.DROP_GROW._replace(
     name="srigl",
     init=init,
     evolve=evolve,
     # Which units are ablated, and with them the remainder, is known only when it happens.
     declares=Declares(budget="at_most", targets="online", slots="keep"),
+    misfit=misfit,
 )
 
 

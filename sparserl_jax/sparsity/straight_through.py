@@ -96,8 +96,10 @@ def evolve(
     return params, extra, opt_state, state, Effects.of(happened=False)
 
 
-def family(name: str, select: Select) -> Sparsifier:
-    """The family of methods whose support is this one; members differ in `Settings`."""
+def family(
+    name: str, select: Select, misfit: Callable[[Params, LayerTable, Any], str | None] | None = None
+) -> Sparsifier:
+    """The family of methods whose support is this one; members differ in `Settings`. `misfit`: see `Sparsifier`."""
 
     def looked_up(params: Params, masks: Params, settings: Any, layers: LayerTable) -> drop_grow.State:
         return drop_grow.State(select(params, masks, settings.support, layers), settings, layers)
@@ -128,6 +130,7 @@ def family(name: str, select: Select) -> Sparsifier:
         declares=Declares(budget="per_tensor", targets="none", slots="keep"),
         adopt=adopt,
         refresh=refresh,
+        misfit=misfit,
     )
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from sparserl_jax.agents.agent import Range
+from sparserl_jax.agents.agent import Range, refuse_idle
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.agents.dqn import DQNConfig
 from sparserl_jax.agents.ppo import PPOConfig
@@ -62,7 +62,7 @@ class Schedule:
         rounded to multiples of `grid` (RLx2: interval, delay, buffer sizes and check scale with the budget; fractions
         and thresholds do not). Without a replay there is the interval alone, and its budget is that of updates.
         """
-        if isinstance(agent, PPOConfig):
+        if agent is not None and agent.experience == "rollout":
             ticks = Schedule.topology_interval * updates_of(agent, steps) / 3_000_000
             return Schedule(topology_interval=max(1, round(ticks)))
         paper = Schedule(**({} if agent is None else agent.SCHEDULE))
@@ -131,7 +131,7 @@ class Training:
     @property
     def iteration(self) -> int | None:
         """Environment steps of one iteration of an algorithm that learns from its own rollouts; None for others."""
-        return self.grid if isinstance(self.agent, PPOConfig) else None
+        return self.grid if self.agent.experience == "rollout" else None
 
     @property
     def trained_steps(self) -> int:
@@ -212,7 +212,7 @@ class Training:
         }.items():
             if number < 0:
                 raise UserError(f"{name} = {number} is negative: give 0 or more.")
-        if isinstance(self.agent, PPOConfig):
+        if self.iteration is not None:
             check_iterations(self.agent, self.num_envs, self.warm_up)
         elif not max(schedule.buffer_min, 8 * self.num_envs) <= schedule.buffer_max:
             raise UserError(
@@ -261,7 +261,7 @@ def check_override(agent: Any, name: str, value: Any, where: str) -> None:
 
     `agent`: configuration (or its class) of the algorithm. Raises `UserError`.
     """
-    rollouts = agent.name == PPOConfig.name
+    rollouts = agent.experience == "rollout"
     timing = {k: v for k, v in Schedule.TRACED.items() if not (rollouts and k.startswith("buffer"))}
     known = {**agent.TRACED, **timing}
     if name not in known:
@@ -274,6 +274,7 @@ def check_override(agent: Any, name: str, value: Any, where: str) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not known[name].holds(value):
         raise UserError(f"{where}: '{name}' must be a number {known[name]}, not {value!r}.")
+    refuse_idle(agent, name, where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +283,8 @@ class Run:
 
     `overrides`: (name, value) of traced settings (`AgentConfig.TRACED`, `Schedule.TRACED`) in which this Run differs
     from its `training`; Runs with different ones share a Program.
+
+    `width`: by how much its networks, those of `training`, are wider than its suite's; None: they are those.
 
     `ticket`, `clone`: what it takes from finished runs, and the arm whose policy it clones; `masks`, `expert`: the very
     runs. All runs of a Program take the same kinds of things.
@@ -298,6 +301,7 @@ class Run:
     clone: str | None = None
     masks: Source | None = None
     expert: Source | None = None
+    width: int | None = None
 
     def check(self) -> None:
         """Refuse settings that cannot be scheduled exactly, and recipes that do not suit the algorithm."""
@@ -366,6 +370,7 @@ class Run:
         name = f"{self.training.env}|{self.recipe.name}|{knobs['actor']!r}|{knobs['critic']!r}|{self.seed}"
         # A run that goes on from another one must not meet the random numbers of that one again.
         name = name if start is None else f"{name}|from {start.sha256}"
+        name = name if self.width is None else f"{name}|width {self.width}"
         if self.ticket is not None and self.masks is not None:
             name += f"|{self.ticket.mask} mask, {self.ticket.weights} weights of {self.masks.key_name}"
         return name if self.expert is None else f"{name}|clone of {self.expert.key_name}"

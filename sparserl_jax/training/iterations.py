@@ -5,26 +5,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.errors import UserError
 
 
 def grid_of(agent: Any, num_envs: int) -> tuple[int, str]:
     """Environment steps that all periods of a run are multiples of, and what they are, in words."""
-    if isinstance(agent, PPOConfig):
+    if agent.experience == "rollout":
         return num_envs * agent.rollout_steps, "parallel environments x rollout steps"
     return math.lcm(num_envs, agent.policy_delay), "parallel environments x policy delay"
 
 
 def updates_of(agent: Any, steps: int) -> int:
     """Gradient updates that come of `steps` environment steps behind the warm-up."""
-    if not isinstance(agent, PPOConfig):
+    if agent.experience != "rollout":
         return steps
     size = max(1, agent.batch_size)  # this is asked before a batch of nothing is refused
     return steps // size * agent.epochs
 
 
-def check_iterations(agent: PPOConfig, num_envs: int, warm_up: int) -> None:
+def check_iterations(agent: Any, num_envs: int, warm_up: int) -> None:
     """Refuse iterations that do not divide into minibatches, and a warm-up."""
     for name in ("rollout_steps", "epochs", "batch_size"):
         if getattr(agent, name) < 1:

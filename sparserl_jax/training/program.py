@@ -92,7 +92,14 @@ class Program:
             run["training"].pop("start")  # the names of programs that start afresh stay what they were
             if training.matmul_precision is None:  # of those of unspoken precision, too
                 run["training"].pop("matmul_precision")
-            for later in ("overrides", "ticket", "clone", "masks", "expert"):  # and of those without any
+            for later in (
+                "overrides",
+                "ticket",
+                "clone",
+                "masks",
+                "expert",
+                "width",
+            ):  # and of those without any
                 if not run[later]:
                     del run[later]
         words = [json.dumps(run, sort_keys=True, default=str) for run in named]

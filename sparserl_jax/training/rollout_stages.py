@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Clock, Minibatch, OnPolicy, Rollout
-from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.envs import EnvState, advance
 from sparserl_jax.training import diagnostics
 from sparserl_jax.training.population import Member, MemberSettings
@@ -27,9 +26,8 @@ class RolloutStages(Stages):
     """The stages as per-member functions."""
 
     @property
-    def config(self) -> PPOConfig:
-        """The algorithm's numbers, among them the shape of an iteration."""
-        assert isinstance(self.training.agent, PPOConfig)
+    def config(self) -> Any:
+        """The algorithm's numbers, among them the shape of an iteration (see `training/iterations.py`)."""
         return self.training.agent
 
     @property
@@ -127,7 +125,7 @@ class RolloutStages(Stages):
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         """As of `Stages`, on a minibatch of a rollout made for it, which goes on from the member's environments and is
         thrown away: an iteration's own data are gone when it ends."""
-        draw_key, gates, key = jax.random.split(member_key(settings, "diagnose", clock.step), 3)
+        draw_key, gates, key, choice_key = jax.random.split(member_key(settings, "diagnose", clock.step), 4)
         apart = settings._replace(
             keys={
                 name: jax.random.key_data(jax.random.fold_in(draw_key, i))
@@ -136,7 +134,7 @@ class RolloutStages(Stages):
         )
         _, rollout = self._rollout(member, clock, apart, self._pool(apart, clock), gates)
         samples = self.on_policy.samples(member.agent, rollout, gates)
-        batch = Minibatch(self._some(samples, draw_key, self.config.batch_size), gates)
+        batch = Minibatch(self._some(samples, choice_key, self.config.batch_size), gates)
         masks = self.agent.masks(member.agent)
         changes, history = diagnostics.read_history(member.history, masks, self.agent.layers)
         nothing = jnp.full((), jnp.nan, jnp.float32)

@@ -11,7 +11,7 @@ import pytest
 
 from sparserl_jax.agents import behaviour_cloning, td3
 from sparserl_jax.agents.agent import Clock
-from sparserl_jax.agents.registry import AGENTS, trained_by
+from sparserl_jax.agents.registry import AGENTS, CLONING, trained_by
 from sparserl_jax.errors import UserError
 from sparserl_jax.replay.windows import Batch
 from sparserl_jax.sparsity import drop_grow
@@ -121,3 +121,13 @@ def test_nobody_chooses_it_by_name():
     assert trained_by("td3") is AGENTS["td3"]
     with pytest.raises(UserError, match="agent"):
         trained_by("behaviour_clonin")
+
+
+@pytest.mark.parametrize("found", [*AGENTS.values(), CLONING], ids=lambda found: found.config().name)
+def test_a_configuration_says_what_its_algorithm_learns_from(found):
+    config, names = found.config(), ("actor", "critic")
+    actions = {"actions": found.actions[0]} if len(found.actions) > 1 else {}
+    both = dict.fromkeys(names, drop_grow.DROP_GROW), dict.fromkeys(names, EVENTS)
+    made = found.make(config, OBS, ACTION, *both, **actions)
+    assert made.experience == config.experience
+    assert (made.on_policy is not None) == (config.experience == "rollout")

@@ -81,7 +81,7 @@ def test_the_loss_is_that_of_the_restatement(double, window, kind):
 @pytest.mark.parametrize(("following", "kind"), [("hard", "squared"), ("polyak", "huber")])
 def test_updates_are_those_of_the_restatement_under_the_mask(following, kind):
     """Three ticks: gradients by hand, Adam, masks; the target is a copy after the second, or moves by tau each time."""
-    lab = Lab(target=following, tau=0.3, loss=kind)
+    lab = Lab(target=following, loss=kind, **({"tau": 0.3} if following == "polyak" else {}))
     state = apart(lab)
     live = host(lab.agent.masks(state)["actor"])["mlp"]
     params, frozen = host(state.actor.params)["mlp"], host(state.target[0])["mlp"]
@@ -173,3 +173,8 @@ def test_configurations_that_mean_nothing_are_refused():
         dqn.DQNConfig(loss="squred")
     with pytest.raises(UserError, match="target_period = 0 must be at least 1"):
         dqn.DQNConfig(target_period=0)
+    with pytest.raises(
+        UserError, match="agent 'dqn': 'tau' changes nothing where target = \"hard\": drop it, or"
+    ):
+        dqn.DQNConfig(tau=0.01)
+    dqn.DQNConfig(tau=0.01, target="polyak")

@@ -15,8 +15,10 @@ from sparserl_jax import cli
 from sparserl_jax.bench import continuing, evaluate, inspect, policy, records, saved, single
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
+from sparserl_jax.sparsity import METHODS
+from sparserl_jax.training.config import Start
 from sparserl_jax.training.diagnostics import begin_history
-from sparserl_jax.training.population import key_data
+from sparserl_jax.training.population import events_of, key_data
 from sparserl_jax.training.program import ONCE
 from tests.bench import fake, forge, trained
 
@@ -176,6 +178,43 @@ def test_methods_that_prune_begin_from_dense_networks(source: Path, monkeypatch)
         UserError, match="its actor keeps 96 of 96 weights, what synflow keeps at sparsity 0.7 is 29"
     ):
         continuing.check(dense, made.runs[0].run, made.layers[ENV])
+
+
+@pytest.mark.parametrize(
+    ("name", "sparsity", "sentence"),
+    [
+        ("nm", 0.5, "hidden_0 has [34] live weights in a group of 4 inputs, where 2:4 has at most 2"),
+        (
+            "srigl",
+            0.5,
+            "units of hidden_1 have from [0-9]+ to [0-9]+ live inputs, where all have equally many",
+        ),
+        ("rigl_16x1", 0.5, "hidden_1 has blocks of 16x1 of which a part lives"),
+        ("gradual_16x1", 0.5, None),
+    ],
+)
+def test_masks_of_the_right_counts_in_the_wrong_places_are_refused(name, sparsity, sentence):
+    """Random masks with the method's own counts, and masks that the method itself makes."""
+    made = plans.make(
+        single.suite_of(ENV, **{**SMALL, "recipe": name, "sparsity": sparsity}, hidden=(16, 16))
+    )
+    run, layers, method = made.runs[0].run, made.layers[ENV], METHODS[name]
+    arrays, generator = {}, np.random.default_rng(0)
+    for network, table in layers.items():
+        arrays[network] = fake._network(table, made.promise(run)[network].at(0), generator)
+    start = Start("x", ENV, "td3", "", tuple(layers), arrays)
+    if sentence is None:  # it begins dense
+        return continuing.check(start, run, layers)
+    with pytest.raises(
+        UserError, match=f"{name} keeps its masks in a pattern that .* do not have .{sentence}"
+    ):
+        continuing.check(start, run, layers)
+    for network, table in layers.items():
+        events = events_of(run.training)[network]
+        chosen = method.settings(table, run.knobs[network], events, run.recipe.source)
+        params, _, state = method.family.init(jax.random.key(0), arrays[network][0], table, chosen)
+        arrays[network] = jax.tree.map(np.asarray, (params, state.masks))
+    continuing.check(dataclasses.replace(start, arrays=arrays), run, layers)
 
 
 def test_a_method_that_cannot_take_networks_up_says_so(source: Path):

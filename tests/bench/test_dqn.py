@@ -77,6 +77,18 @@ def test_a_training_goes_on_from_its_one_network(original: Path):
             "must be a number that is whole and at least 1, not 0",
         ),
         (
+            {"agent": {"name": "dqn", "tau": 0.1}},
+            "agent 'dqn': 'tau' changes nothing where target = \"hard\"",
+        ),
+        (
+            {"arms": [{"recipe": "rigl", "sparsities": [0.8], "overrides": {"tau": 0.1}}]},
+            '[[arms]].overrides: \'tau\' changes nothing where target = "hard": drop it, or set target = "polyak".',
+        ),
+        (
+            {"tune": {"seeds": 1, "seeds_from": 100, "grid": {"tau": [0.1, 0.2]}}},
+            "[tune] grid: 'tau' changes nothing where target = \"hard\"",
+        ),
+        (
             {"arms": [{"recipe": "rigl", "sparsities": [0.8], "critic_sparsities": [0.5]}]},
             "agent 'dqn' has no critic that could have a sparsity of its own",
         ),

@@ -239,6 +239,17 @@ def test_a_checkpoint_of_other_masks_is_thrown_away(tmp_path: Path):
     assert len(warned) == 1 and "has changed" in warned[0] and not held.exists()
 
 
+def test_masks_of_agents_without_a_critic_are_held_against_their_source_too(made):
+    """Of DQN, say; those of a clone, which has no critic either, are a part of what the source has."""
+    folder, _, _ = made
+    record, clone = read(folder, "ticket", 0)[0], read(folder, "clone", 0)[0]
+    del record["result"]["tensors"]["critic"]
+    assert sources.problems([record]) == [] == sources.problems([clone])
+    assert clone["files"]["masks"]["sha256"] != clone["provenance"]["sources"]["masks"]["sha256"]
+    record["files"]["masks"]["sha256"] = "0" * 64
+    assert len(sources.problems([record])) == 1 and "are not those of" in sources.problems([record])[0]
+
+
 def test_rows_alone_need_their_sources_here_or_elsewhere(made, tmp_path: Path):
     folder, plan, _ = made
     alone = only.select(plan, ["ticket"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,9 @@ from sparserl_jax.bench import run as runs
 from sparserl_jax.bench import suites, tune
 from sparserl_jax.bench.tuning import Tune
 from sparserl_jax.errors import UserError
+from sparserl_jax.networks import Actor, actor_layers
+from sparserl_jax.sparsity import METHODS
+from sparserl_jax.sparsity.contract import Events
 from sparserl_jax.training.config import TD3Config
 from tests.bench import fake
 from tests.bench.tuned import GRID, TUNE, parse, plan_of
@@ -162,17 +167,37 @@ def test_an_arm_tuned_at_a_knob_of_its_own_keeps_its_critics():
         plan_of(parse(arms=arms, tune={**TUNE, "sparsity": 0.7}))
 
 
-@pytest.mark.parametrize(("name", "idle"), [("drop_fraction", "dense"), ("buffer_threshold", "rigl")])
+DROPPING = {"set", "rigl", "mest", "anf", "srigl", "set_16x1", "rigl_16x1"}
+
+
+def test_methods_that_do_not_ask_for_the_drop_fraction_show_it_in_their_settings():
+    layers = actor_layers(Actor((32, 16), 16), 16)
+    for name, method in METHODS.items():
+        one, other = (
+            method.settings(layers, 0.5, Events(10, 100, share), "released") for share in (0.2, 0.6)
+        )
+        same = all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+        assert same == (name not in DROPPING), name
+
+
+@pytest.mark.parametrize(
+    ("name", "idle"),
+    [
+        ("buffer_threshold", "rigl"),
+        *(("drop_fraction", arm) for arm in ("dense", "ds_td3", "top_kast", "redo", "neurons", "gradual")),
+    ],
+)
 def test_a_setting_that_changes_nothing_in_an_arm_makes_trials_unequal(name, idle):
     """Repeating the same runs is no trial: the arm would have fewer tries than others."""
     grid = {"tau": [0.005, 0.02], name: [0.1, 0.3, 0.5]}
-    table = {**TUNE, "grid": grid, "arms": [idle, "rlx2"]}
+    arms = [{"recipe": "rlx2"}, {"recipe": idle}]
+    table = {**TUNE, "grid": grid, "arms": [idle, "rlx2"], "sparsity": 0.5}
     with pytest.raises(UserError, match=f"'{name}' changes nothing in arm '{idle}'"):
-        plan_of(parse(tune=table))
-    plan = plan_of(parse(tune={**table, "unequal": True}))
+        plan_of(parse(tune=table, arms=arms))
+    plan = plan_of(parse(tune={**table, "unequal": True}, arms=arms))
     counts = {arm: len(names) for arm, names in plan.suite.search.trials}
     assert counts == {idle: 2, "rlx2": 6}
-    assert f"UNEQUAL trials ({idle} 2, rlx2 6)" in "\n".join(tune.lines(plan))
+    assert f"UNEQUAL trials (rlx2 6, {idle} 2)" in "\n".join(tune.lines(plan))
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

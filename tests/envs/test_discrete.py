@@ -9,6 +9,7 @@ import pytest
 from sparserl_jax import envs
 from sparserl_jax.envs.host import env_units
 from sparserl_jax.envs.rollout import as_taken, to_env_units
+from sparserl_jax.errors import UserError
 
 SPEC = envs.EnvSpec("choices", 2, num_actions=3, max_episode_steps=9)
 
@@ -141,3 +142,24 @@ def test_gymnasium_gets_its_own_numbers_where_choices_are_not_counted_from_zero(
     assert env.spec.num_actions == 3 and env.repeatable
     env.reset(0)
     assert [env.step(env_units(env.spec, choice))[1] for choice in np.eye(3)] == [5.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("MultiBinary", {"n": 3, "shape": (3,)}), ("MultiDiscrete", {"nvec": (2, 3), "shape": (2,)})],
+)
+def test_several_choices_at_once_are_not_taken_for_one(kind, shape):
+    """Spaces as gymnasium's of these names describe themselves; a single choice has `n` and no shape."""
+
+    class Several(Counter):
+        num_actions = None
+
+        def __init__(self, name, **fields):
+            self.action_space = type(name, (), fields)()
+
+    one = envs.make(Several("Discrete", n=3, shape=()))
+    assert one.spec.num_actions == 3
+    with pytest.raises(
+        UserError, match=f"'Several' has actions of the kind {kind}: give it .* or a single choice"
+    ):
+        envs.make(Several(kind, **shape))

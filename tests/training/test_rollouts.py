@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparserl_jax.agents.agent import OnPolicy
 from sparserl_jax.distributions import Normal
 from sparserl_jax.errors import UserError
 from sparserl_jax.training import (
@@ -107,6 +109,42 @@ def test_a_run_that_was_stopped_and_resumed_ends_undisturbed(
         execute(program, tmp_path, progress=small.interrupt_at(180))
     for ours, theirs in zip(execute(program, tmp_path), outcomes, strict=True):
         small.assert_same(ours, theirs)
+
+
+def test_what_diagnostics_draw_for_one_purpose_they_draw_for_no_other(program, monkeypatch):
+    """The key that samples are chosen with is neither used for the rollout nor the parent of a key that is."""
+
+    class Chosen(Exception):
+        """Enough is known."""
+
+    class Spy(rollout_stages.RolloutStages):
+        def _pool(self, settings, clock):
+            return None
+
+        def _rollout(self, member, clock, settings, pool, gates):
+            self.used = [jax.random.wrap_key_data(data) for data in settings.keys.values()]
+            self.used.append(gates)
+            return None, None
+
+        def _some(self, samples, key, size):
+            self.chooser = key
+            raise Chosen
+
+    stages = object.__new__(Spy)
+    stages.training = program.training
+    monkeypatch.setattr(
+        Spy, "on_policy", OnPolicy(behave=lambda *_: None, samples=lambda *_: None), raising=False
+    )
+    settings = jax.tree.map(lambda x: x[0], program.settings)
+    member = collections.namedtuple("Member", "agent")(None)
+    with pytest.raises(Chosen):
+        stages._diagnose(member, settings, clock_at(program.training, 60))
+    children = [jax.random.fold_in(stages.chooser, i) for i in range(len(settings.keys))]
+    taken, mine = (
+        {jax.random.key_data(key).tobytes() for key in keys}
+        for keys in (stages.used, [stages.chooser, *children])
+    )
+    assert len(taken) == len(settings.keys) + 1 and not taken & mine
 
 
 @pytest.mark.slow
