@@ -4,7 +4,7 @@ A name is a prefix, an id and options:
 
     gymnax:Pendulum-v1     gymnax:Pendulum-v1?max_speed=6.0     options: fields of its parameters
     brax:hopper            brax:hopper?backend=mjx              options: arguments of its constructor
-    own:LunarLanderLite                                         the suite's own
+    own:LunarLanderLite    own:Treatment-III?doses=3            options: arguments of the suite's own classes
     gymnasium:Hopper-v5    gymnasium:Ant-v5?frame_skip=2        options: arguments of gymnasium.make; on the host
     my_pkg.envs:Factory    my_pkg.envs:Factory?size=3           options: keyword arguments of the factory
 
