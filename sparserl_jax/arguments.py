@@ -265,6 +265,26 @@ class Inspect:
 
 
 @dataclasses.dataclass(frozen=True)
+class Decompose:
+    """Store a trained policy as low-rank factors: its return then, and the bytes of every form."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    rule: str = "z=0.05"
+    """How ranks are chosen: energy=0.99, numerical, fraction=0.25, z=0.05 (loss of z accepted), rank=3,16,1."""
+    factors: Literal[2, 3] = 3
+    """Matrices stored per layer; three keep the singular values apart."""
+    episodes: int = 100
+    """Fresh episodes that are reported, the same before and after."""
+    seed: int = 0
+    """Which fresh episodes."""
+    selection_episodes: int = 20
+    """Other episodes, on which the rule z compares ranks."""
+    out: Path | None = None
+    """A new file for the decomposed policy; default: print only."""
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List what can be chosen by name."""
 
@@ -286,6 +306,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Conformance, tyro.conf.subcommand("conformance")]

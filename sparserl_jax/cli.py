@@ -22,6 +22,7 @@ from sparserl_jax.arguments import (
     Command,
     Compare,
     Conformance,
+    Decompose,
     Evaluate,
     Inspect,
     List,
@@ -333,6 +334,29 @@ def inspect(command: Inspect, console: Console) -> int:
     return 0
 
 
+def decompose(command: Decompose, console: Console) -> int:
+    """`sparserl decompose`."""
+    from sparserl_jax.bench import decompose as decomposing
+    from sparserl_jax.bench import saved
+    from sparserl_jax.deploy import low_rank
+
+    rule, out = low_rank.rule(command.rule), command.out
+    decomposing.check_target(out)
+    found = decomposing.decompose(
+        saved.find(command.path),
+        rule,
+        command.factors,
+        command.episodes,
+        command.seed,
+        command.selection_episodes,
+    )
+    decomposing.show(found, console)
+    if out is not None:
+        decomposing.write(found, out)
+        _say(console, f"Decomposed policy: {out}, {out.stat().st_size:,} bytes, uncompressed")
+    return 0
+
+
 def listing(command: List, console: Console) -> int:
     """`sparserl list`."""
     from sparserl_jax.bench.catalogue import lines
@@ -356,6 +380,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Train: train,
     Evaluate: evaluate,
     Inspect: inspect,
+    Decompose: decompose,
     Table: table,
     Plot: plot,
     Conformance: conformance,

@@ -113,6 +113,7 @@ def raw_blob(
     value_bits: int = 32,
     include_bias: bool = True,
     normaliser: int = 0,
+    formats: Sequence[str] = BLOB_FORMATS,
 ) -> Blob:
     """Smallest raw file: values, indices, pointers, biases and normaliser, the cheapest format for each
     tensor.
@@ -123,6 +124,7 @@ def raw_blob(
         value_bits: bits per weight and bias.
         include_bias: charge the biases.
         normaliser: number of 32-bit values of an observation normaliser.
+        formats: to choose from; one of them alone stores every tensor in it.
 
     Returns:
         The parts and the choices: maskable tensors in the order of `layers.tensors`, then the others.
@@ -130,8 +132,8 @@ def raw_blob(
     values = indices = pointers = 0
     chosen = []
     for layer, kept in live_weights(layers, nnz):
-        parts = {name: tensor_parts(layer, kept, name, value_bits) for name in BLOB_FORMATS}
-        best = min(BLOB_FORMATS, key=lambda name: parts[name].total)
+        parts = {name: tensor_parts(layer, kept, name, value_bits) for name in formats}
+        best = min(formats, key=lambda name: parts[name].total)
         values, indices, pointers = (
             values + parts[best].values,
             indices + parts[best].indices,

@@ -39,7 +39,7 @@ def read(path: str | Path) -> Start:
     if Path(path).expanduser().is_dir() and all(file.is_file() for file in files):
         params, masks = policy.load_networks(files[0]), policy.load_masks(files[1])
     else:
-        files, params, masks = [found.path], {"actor": found.policy.params}, {"actor": found.policy.masks}
+        files, params, masks = [found.path], {"actor": found.plain.params}, {"actor": found.plain.masks}
     weights = [value for tree in params.values() for value in policy.flatten(tree, "_").values()]
     if not all(np.isfinite(value).all() for value in weights):
         raise UserError(f"'{found.name}' diverged: its weights are not finite; start from another run.")

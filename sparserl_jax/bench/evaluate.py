@@ -139,13 +139,17 @@ def fresh(saved: Saved, env: str | None = None, episodes: int = EPISODES, seed: 
             f"episodes = {episodes}, seed = {seed}: give at least 1 episode and a seed of 0 or more."
         )
     played = environment(saved, env)
-    from sparserl_jax.training.population import key_data
-
-    key = key_data("fresh evaluation", played.spec.name, str(seed))
-    declared = None if saved.record is None else _precision(saved.record)
-    evaluated = _evaluation(saved.policy, played, key, 1, min(episodes, AT_ONCE), declared)
+    key, at_once = fresh_key(played.spec.name, seed), min(episodes, AT_ONCE)
+    evaluated = _evaluation(saved.policy, played, key, 1, at_once, declared_precision(saved))
     parts = [evaluated(0, repeat)[0] for repeat in range(-(-episodes // AT_ONCE))]
     return np.concatenate(parts)[:episodes]
+
+
+def fresh_key(env: str, seed: int) -> np.ndarray:
+    """Key data of fresh episodes, the same for every policy."""
+    from sparserl_jax.training.population import key_data
+
+    return key_data("fresh evaluation", env, str(seed))
 
 
 def fresh_lines(saved: Saved, env: str | None, returns: np.ndarray, seed: int) -> list[str]:
@@ -228,8 +232,25 @@ def _evaluation(
     episodes: int,
     precision: str | None,
 ) -> Callable[[int, int], np.ndarray]:
-    """`(step, number of the evaluation) -> returns f32[members, episodes]`, compiled once, at a precision of matrix
-    products."""
+    """`(step, number of the evaluation) -> returns f32[members, episodes]` of copies of one policy."""
+    import jax
+
+    params = jax.tree.map(lambda x: np.broadcast_to(x, (members, *x.shape)), policy.params)
+    played = side_by_side(policy, env, key, members, episodes, precision)
+    return lambda step, repeat: played(params, step, repeat)
+
+
+def side_by_side(
+    policy: Policy,
+    env: Environment | HostEnvironment,
+    key: np.ndarray,
+    members: int,
+    episodes: int,
+    precision: str | None,
+) -> Callable[[Any, int, int], np.ndarray]:
+    """`(parameters, step, number of the evaluation) -> returns f32[members, episodes]`, compiled once, at a precision
+    of matrix products. Members play the same episodes; their parameters are the policy's with an axis of members in
+    front, and may differ in everything but shapes."""
     import jax
 
     from sparserl_jax.envs import HostEnvironment
@@ -238,12 +259,11 @@ def _evaluation(
     from sparserl_jax.training.precision import precise
     from sparserl_jax.training.stages import evaluation_returns
 
-    params = jax.tree.map(lambda x: np.broadcast_to(x, (members, *x.shape)), policy.params)
     if isinstance(env, HostEnvironment):
         act = jax.jit(jax.vmap(precise(policy.apply, precision)))
         envs = instances(env, members)
 
-        def on_host(step: int, repeat: int) -> np.ndarray:
+        def on_host(params: Any, step: int, repeat: int) -> np.ndarray:
             seeds = [reset_seed(key, step, repeat, episode) for episode in range(episodes)]
             try:
                 return play(envs, lambda obs: np.asarray(act(params, obs)), seeds)
@@ -258,7 +278,12 @@ def _evaluation(
         return evaluation_returns(env, lambda obs: policy.apply(params, obs), key, step, repeat, episodes)
 
     compiled = jax.jit(jax.vmap(precise(one, precision), in_axes=(0, None, None, None)))
-    return lambda step, repeat: np.asarray(compiled(params, key, np.int32(step), np.int32(repeat)))
+    return lambda params, step, repeat: np.asarray(compiled(params, key, np.int32(step), np.int32(repeat)))
+
+
+def declared_precision(saved: Saved) -> str | None:
+    """The precision of matrix products that a policy's training declared; None also where there is no record."""
+    return None if saved.record is None else _precision(saved.record)
 
 
 def _precision(record: dict[str, Any]) -> str | None:

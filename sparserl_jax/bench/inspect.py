@@ -130,9 +130,9 @@ def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
     """LayerTables and masks by network: of all networks where masks.npz lies beside the policy, else of the actor.
 
     Raises:
-        UserError: the files do not hold what the policy's description says.
+        UserError: the files do not hold what the policy's description says, or the policy is decomposed.
     """
-    described = saved.policy.description
+    described = saved.plain.description
     config = dataclasses.replace(trained_by(described["agent"]).config(), hidden=tuple(described["hidden"]))
     layers = costs.layer_tables(config, described["obs_dim"], described["action_dim"])
     masks = {"actor": saved.policy.masks}

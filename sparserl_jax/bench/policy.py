@@ -7,6 +7,7 @@ Nothing is pickled, and the same policy gives the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import zipfile
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sparserl_jax.deploy import low_rank
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import masks as mask_ops
 
@@ -24,7 +26,7 @@ FORMAT = "sparserl_jax-policy-1"
 FILE = "policy.npz"
 NETWORKS = "networks.npz"
 DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "action_high")
-"""Parts of a policy's description that calling it needs; `num_actions` and `image` come on top where there are such."""
+"""Parts of a policy's description that calling it needs; `num_actions`, `image`, `form` come on top where there are."""
 _DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading an archive with a few wrong bytes may raise (of them NotImplementedError is a RuntimeError)."""
 
@@ -67,18 +69,25 @@ def _shapes(tree: Mapping[str, Any]) -> dict[str, list[int]]:
     return {name.partition("/")[2]: list(value.shape) for name, value in flatten(tree, "_").items()}
 
 
-def _write(path: Path, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any]) -> None:
+def _write(
+    path: Path, arrays: Mapping[str, np.ndarray], description: Mapping[str, Any], mode: str = "wb"
+) -> None:
     text = json.dumps(description, sort_keys=True)
-    with path.open("wb") as file:
+    with path.open(mode) as file:
         np.savez(file, description=np.array(text), **arrays)  # type: ignore[arg-type]
 
 
 def save(
-    path: Path, params: Mapping[str, Any], masks: Mapping[str, Any], description: Mapping[str, Any]
+    path: Path,
+    params: Mapping[str, Any],
+    masks: Mapping[str, Any],
+    description: Mapping[str, Any],
+    mode: str = "wb",
 ) -> None:
     """Write the deployed actor: `params` outside `masks` are written as zero; both mirror each other.
 
     `description` holds env, agent, hidden, obs_dim, action_dim, action_low, action_high, normalisation, config_hash.
+    `mode` "xb" raises `FileExistsError` where there is a file.
     """
     weights = flatten(params, "weights")
     live = flatten(masks, "masks")
@@ -87,7 +96,7 @@ def save(
         for name, value in weights.items()
     }
     full = {"format": FORMAT, **description, "shapes": _shapes(params)}
-    _write(path, {**arrays, **_packed(masks, "masks")}, full)
+    _write(path, {**arrays, **_packed(masks, "masks")}, full, mode)
 
 
 def save_masks(path: Path, masks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -175,7 +184,8 @@ class Policy:
 
         known = trained_by(self.description["agent"])
         found = known.modules(tuple(self.description["hidden"]), self.description["action_dim"])
-        return found.policy(params, jnp.asarray(obs, jnp.float32))
+        with low_rank.acting() if self.decomposed else contextlib.nullcontext():
+            return found.policy(params, jnp.asarray(obs, jnp.float32))
 
     def __call__(self, obs: Any) -> Any:
         """Action in environment units for observations `[..., obs]`, or images `[..., height, width, channels]`."""
@@ -192,6 +202,11 @@ class Policy:
             return self.act(obs).argmax(-1)
         low, high = (np.asarray(self.description[key], np.float32) for key in ("action_low", "action_high"))
         return low + (self.act(obs).clip(-1.0, 1.0) + 1.0) * 0.5 * (high - low)
+
+    @property
+    def decomposed(self) -> bool:
+        """Whether some of its weights are factors, see `deploy/low_rank.py`."""
+        return self.description.get("form") == low_rank.FORM
 
     @property
     def nnz(self) -> int:

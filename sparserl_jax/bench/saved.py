@@ -30,6 +30,18 @@ class Saved:
         return str(self.path) if self.record is None else self.record["run_id"]
 
     @property
+    def plain(self) -> Policy:
+        """The policy, whose weights are kernels.
+
+        Raises:
+            UserError: they are factors.
+        """
+        if self.policy.decomposed:
+            made = self.policy.description.get("decomposed_from", "unknown")
+            raise UserError(f"'{self.name}' holds low-rank factors; give the policy it was made of ({made}).")
+        return self.policy
+
+    @property
     def changed(self) -> bool:
         """Whether the policy file is not the one that was recorded."""
         if self.record is None:

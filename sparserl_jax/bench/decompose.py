@@ -1,0 +1,392 @@
+"""`sparserl decompose`: a trained policy with low-rank factors in place of weights, what it earns then, and its bytes.
+
+The rule `z=0.05` sweeps a common rank fraction and takes the fewest weights that lose at most 0.05 of
+z = (return - random) / (reference - random) on selection episodes. What is reported is always played on other episodes,
+those of `sparserl evaluate --episodes`, which no choice has seen. Ends of z: those that the run's suite declares; where
+there are none, random actions and the undecomposed policy on the selection episodes (0.05 is then 5 % of its gain).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from sparserl_jax.bench import costs, evaluate, inspect, policy, records, summary
+from sparserl_jax.bench.policy import Policy
+from sparserl_jax.bench.saved import Saved
+from sparserl_jax.deploy import forms, low_rank
+from sparserl_jax.deploy.low_rank import Decomposition, Rule
+from sparserl_jax.errors import UserError
+from sparserl_jax.layers import LayerTable, leaf, with_leaf
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sparserl_jax.envs import Environment, HostEnvironment
+
+SELECTION = 20
+"""Episodes on which the rule z compares ranks."""
+
+
+class Ends(NamedTuple):
+    """Returns at which z is 0 and 1, and where they come from."""
+
+    random: float
+    reference: float
+    source: str
+
+    def z(self, returns: Any) -> Any:
+        """Normalised score."""
+        return (returns - self.random) / (self.reference - self.random)
+
+
+class Candidate(NamedTuple):
+    """Ranks that the rule z tried, and their mean return and z on the selection episodes."""
+
+    ranks: tuple[int, ...]
+    mean: float
+    z: float
+
+
+class Selection(NamedTuple):
+    """How the rule z chose: the first of the candidates, fewest weights first, whose z is at least `least`."""
+
+    ends: Ends
+    episodes: int
+    undecomposed: float
+    least: float
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def chosen(self) -> Candidate:
+        """The last candidate stores everything plain, so there is one."""
+        return next((one for one in self.candidates if one.z >= self.least), self.candidates[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A decomposed policy and everything that is said of it.
+
+    policy: the decomposed one. before, after: returns f32[episodes] of the same fresh episodes, undecomposed and
+    decomposed. selection: of the rule z, None for others. forms: what the undecomposed and the decomposed network take.
+    """
+
+    name: str
+    rule: Rule
+    decomposition: Decomposition
+    policy: Policy
+    before: np.ndarray
+    after: np.ndarray
+    seed: int
+    selection: Selection | None
+    forms: tuple[forms.Form, ...]
+
+
+def actor(saved: Saved) -> tuple[LayerTable, Policy]:
+    """A policy and its layers, without units of wide tensors that are masked altogether (a narrow network's).
+
+    Raises:
+        UserError: it is decomposed already, or its files do not fit each other.
+    """
+    found, _ = inspect.tables(saved)
+    layers, masks, params = found["actor"], saved.policy.masks, saved.policy.params
+    if inspect.narrow(layers, masks) == layers:
+        return layers, saved.policy
+    links = [np.asarray(leaf(masks, layer.kernel), bool) for layer in layers]
+    written = [link.any(axis=0) for link in links[:-1]]
+    if not all(np.array_equal(a, link.any(axis=1)) for a, link in zip(written, links[1:], strict=True)):
+        return layers, saved.policy
+    live = [np.ones(layers[0].units_in, bool), *written, np.ones(layers[-1].units_out, bool)]
+    smaller = []
+    for layer, rows, columns in zip(layers, live, live[1:], strict=False):
+        kept = np.ix_(rows, columns)
+        params, masks = (
+            with_leaf(tree, layer.kernel, leaf(tree, layer.kernel)[kept]) for tree in (params, masks)
+        )
+        if layer.bias is not None:
+            params, masks = (
+                with_leaf(tree, layer.bias, leaf(tree, layer.bias)[columns]) for tree in (params, masks)
+            )
+        smaller.append(dataclasses.replace(layer, shape=(int(rows.sum()), int(columns.sum()))))
+    hidden = [layer.units_out for layer in smaller if not layer.output]
+    return LayerTable(smaller), Policy(params, masks, {**saved.policy.description, "hidden": hidden})
+
+
+def decompose(
+    saved: Saved,
+    rule: Rule,
+    factors: int = 3,
+    episodes: int = evaluate.EPISODES,
+    seed: int = 0,
+    selection: int = SELECTION,
+) -> Outcome:
+    """Decompose a policy by a rule and play fresh episodes with it, before and after.
+
+    Args:
+        factors: 2 or 3.
+        episodes, seed: fresh ones that are reported.
+        selection: episodes of the rule z; other ones.
+
+    Raises:
+        UserError: ranks that do not fit, a policy that cannot be decomposed, or an environment that cannot be played.
+    """
+    if factors not in forms.FACTORS:
+        raise UserError(f"factors = {factors}: a matrix is stored as 2 or 3 factors.")
+    if selection < 1:
+        raise UserError(f"selection = {selection}: choose ranks on at least 1 episode.")
+    layers, plain = actor(saved)
+    values = low_rank.singular_values(layers, plain.params, plain.masks)
+    same = dataclasses.replace(saved, policy=plain)
+    chosen = None
+    if rule.name == "z":
+        chosen = select(same, layers, rule.value, factors, selection, seed)
+        ranks = chosen.chosen.ranks
+    else:
+        ranks = low_rank.choose(rule, layers, values)
+    found = low_rank.decompose(layers, plain.params, plain.masks, ranks, factors)
+    said = {"form": low_rank.FORM, "factors": factors, "ranks": list(ranks), "rule": str(rule)}
+    made = Policy(found.params, found.masks, {**plain.description, **said, "decomposed_from": saved.name})
+    nnz = [int(np.count_nonzero(leaf(plain.masks, layer.kernel))) for layer in layers]
+    return Outcome(
+        name=saved.name,
+        rule=rule,
+        decomposition=found,
+        policy=made,
+        before=evaluate.fresh(same, episodes=episodes, seed=seed),
+        after=evaluate.fresh(dataclasses.replace(saved, policy=made), episodes=episodes, seed=seed),
+        seed=seed,
+        selection=chosen,
+        forms=tuple(forms.forms(layers, nnz, ranks, costs.CONVENTION)),
+    )
+
+
+def selection_key(env: str, seed: int) -> np.ndarray:
+    """Key data of selection episodes: never those of a fresh evaluation or of a training's."""
+    from sparserl_jax.training.population import key_data
+
+    return key_data("selection of ranks", env, str(seed))
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    import jax
+
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def _truncated(
+    layers: LayerTable, plain: Policy, ranks: Sequence[tuple[int, ...]], factors: int
+) -> list[Decomposition]:
+    return [low_rank.decompose(layers, plain.params, plain.masks, each, factors) for each in ranks]
+
+
+def select(
+    saved: Saved, layers: LayerTable, loss: float, factors: int, episodes: int, seed: int
+) -> Selection:
+    """Sweep a common rank fraction, every candidate and the undecomposed policy on the same episodes.
+
+    Raises:
+        UserError: the policy earns no more than random actions, where those are an end of z.
+    """
+    plain, env = saved.policy, evaluate.environment(saved)
+    key = selection_key(env.spec.name, seed)
+    every = low_rank.sweep(layers, factors)
+    candidates = [low_rank.multiplied_out(one.params) for one in _truncated(layers, plain, every, factors)]
+    played = evaluate.side_by_side(
+        plain, env, key, 1 + len(every), episodes, evaluate.declared_precision(saved)
+    )
+    undecomposed, *means = played(_stacked([plain.params, *candidates]), 0, 0).mean(axis=1).tolist()
+    ends = declared_ends(saved)
+    if ends is None:
+        low = float(_random(env, key, episodes).mean())
+        if not undecomposed > low:
+            raise UserError(
+                f"'{saved.name}' earns {undecomposed:.6g} and random actions {low:.6g} on the selection episodes: "
+                "there is nothing to keep; give another rule than z."
+            )
+        ends = Ends(low, undecomposed, "random actions and the undecomposed policy on the selection episodes")
+    tried = tuple(Candidate(ranks, mean, ends.z(mean)) for ranks, mean in zip(every, means, strict=True))
+    return Selection(ends, episodes, undecomposed, ends.z(undecomposed) - loss, tried)
+
+
+def declared_ends(saved: Saved) -> Ends | None:
+    """The ends of z that the suite of a recorded run declares; None where it declares none, or there is no record."""
+    root = saved.folder.parent.parent.parent
+    if saved.record is None or not (root / records.CONFIGURATION).is_file():
+        return None
+    settings, _ = records.load_all(root)
+    levels = summary.levels_of(settings, saved.record["result"]["env"])
+    if levels["random"] is None or levels["reference"] is None:
+        return None
+    return Ends(levels["random"], levels["reference"], f"declared by the suite {settings['suite']['name']}")
+
+
+def _random(env: Environment | HostEnvironment, key: np.ndarray, episodes: int) -> np.ndarray:
+    """Returns [episodes] of uniform random actions."""
+    import jax
+
+    from sparserl_jax.envs import HostEnvironment, evaluate_random
+    from sparserl_jax.envs.host import instances
+    from sparserl_jax.training.episodes import play, reset_seed
+    from sparserl_jax.training.stages import evaluation_key
+
+    if not isinstance(env, HostEnvironment):
+        drawn = jax.jit(lambda key: evaluate_random(env, evaluation_key(key, 0, 0), episodes))
+        return np.asarray(drawn(key))
+    rng = np.random.default_rng(key)
+    shape = (1, 1, env.spec.action_dim)
+    seeds = [reset_seed(key, 0, 0, episode) for episode in range(episodes)]
+    return play(instances(env, 1), lambda obs: rng.uniform(-1.0, 1.0, shape).astype(np.float32), seeds)[0]
+
+
+class AtRank(NamedTuple):
+    """One policy at one choice of ranks. sparsity: of its weights. decomposition: None for the undecomposed policy.
+    returns: f32[episodes], on the same episodes for every policy and rank."""
+
+    name: str
+    sparsity: float
+    decomposition: Decomposition | None
+    returns: np.ndarray
+
+
+def at_equal_rank(
+    runs: Sequence[Saved],
+    ranks: Sequence[tuple[int, ...]],
+    factors: int = 3,
+    episodes: int = evaluate.EPISODES,
+    seed: int = 0,
+) -> list[AtRank]:
+    """Policies of one environment and one shape (dense and sparse ones, say), each undecomposed and at equal ranks.
+
+    All play the fresh episodes of `seed`, in one compiled program. Returns run by run, undecomposed first.
+
+    Raises:
+        UserError: policies that differ in environment, agent or widths, or ranks that do not fit them.
+    """
+    if not runs or episodes < 1:
+        raise UserError("equal ranks: give at least one policy and one episode.")
+    actors = [actor(saved) for saved in runs]
+    (layers, first), shape = actors[0], _shape(actors[0][1])
+    for saved, (_, other) in zip(runs, actors, strict=True):
+        if _shape(other) != shape:
+            raise UserError(
+                f"'{saved.name}' ({_shape(other)}) cannot have the same ranks as '{runs[0].name}' ({shape}); give "
+                "policies of one environment, agent and widths."
+            )
+    env = evaluate.environment(runs[0])
+    played = evaluate.side_by_side(
+        first,
+        env,
+        evaluate.fresh_key(env.spec.name, seed),
+        1 + len(ranks),
+        episodes,
+        evaluate.declared_precision(runs[0]),
+    )
+    found = []
+    for saved, (_, plain) in zip(runs, actors, strict=True):
+        made = _truncated(layers, plain, ranks, factors)
+        params = [plain.params, *(low_rank.multiplied_out(one.params) for one in made)]
+        live = sum(int(np.count_nonzero(leaf(plain.masks, layer.kernel))) for layer in layers)
+        for one, returns in zip((None, *made), played(_stacked(params), 0, 0), strict=True):
+            found.append(AtRank(saved.name, 1 - live / layers.weights, one, returns))
+    return found
+
+
+def _shape(plain: Policy) -> str:
+    described = plain.description
+    return f"{described['agent']} on {described['env']}, hidden layers {list(described['hidden'])}"
+
+
+def check_target(path: Path | None) -> None:
+    """Refuse to write over a file, or into a folder that is not there; raises `UserError`."""
+    if path is None:
+        return
+    if path.exists():
+        raise UserError(f"--out '{path}' exists and is not overwritten; give a new file.")
+    if not path.parent.is_dir():
+        raise UserError(f"--out '{path}': there is no folder '{path.parent}'; make it first.")
+
+
+def write(outcome: Outcome, path: Path) -> None:
+    """Write the decomposed policy to a new file, which `sparserl_jax.load` reads."""
+    check_target(path)
+    made = outcome.policy
+    policy.save(path, made.params, made.masks, made.description, mode="xb")
+
+
+def _tables(outcome: Outcome) -> tuple[Table, Table]:
+    from rich import box
+    from rich.table import Table
+
+    found = outcome.decomposition
+    layers, sizes = (Table(box=box.SIMPLE_HEAD, pad_edge=False) for _ in range(2))
+    for column in ("layer", "shape", "rank", "of", "stored as", "weights", "of plain", "error"):
+        layers.add_column(
+            column, justify="left" if column in ("layer", "stored as") else "right", no_wrap=True
+        )
+    for layer, rank, factored, weights, error in found.parts:
+        shape = (" x ".join(map(str, layer.shape)), str(rank), str(low_rank.full_rank(layer)))
+        stored = forms.FACTORS[found.factors] if factored else "plain"
+        layers.add_row(
+            layer.name, *shape, stored, f"{weights:,}", f"{100 * weights / layer.size:.1f} %", f"{error:.4f}"
+        )
+    for column in ("form", "weights", "values", "indices", "biases", "bytes", "of dense", "FLOPs"):
+        sizes.add_column(column, justify="left" if column == "form" else "right", no_wrap=True)
+    dense = outcome.forms[0].blob.total
+    for name, weights, blob, flops in outcome.forms:
+        parts = (weights, blob.values, blob.indices + blob.pointers, blob.biases, blob.total)
+        cells = (*(f"{part:,}" for part in parts), f"{100 * blob.total / dense:.1f} %", f"{flops:,}")
+        sizes.add_row(name, *cells, end_section=name in ("dense", "raw_blob"))
+    return layers, sizes
+
+
+def lines(selection: Selection) -> list[str]:
+    """How the rule z chose, in words."""
+    ends, chosen = selection.ends, selection.chosen
+    return [
+        f"ranks chosen on {selection.episodes} selection episodes: of {len(selection.candidates)} choices the one of "
+        f"fewest weights with z >= {selection.least:.3f}; undecomposed z {ends.z(selection.undecomposed):.3f} (return "
+        f"{selection.undecomposed:.6g}), chosen z {chosen.z:.3f} (return {chosen.mean:.6g})",
+        f"z is 0 at {ends.random:.6g} and 1 at {ends.reference:.6g}: {ends.source}",
+    ]
+
+
+def show(outcome: Outcome, console: Console) -> None:
+    """Print layers, returns and forms."""
+
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    found = outcome.decomposition
+    layers, sizes = _tables(outcome)
+    say(f"{outcome.name}: rule {outcome.rule}, {forms.FACTORS[found.factors]}", "bold")
+    for line in [] if outcome.selection is None else lines(outcome.selection):
+        say(line)
+    console.print(layers)
+    stored, plain = (sum(numbers) for numbers in zip(*((p.weights, p.layer.size) for p in found.parts)))
+    say(
+        f"compression {100 * found.compression:.1f} %: {stored:,} of {plain:,} weights, biases not counted; error "
+        f"|W - W_r| / |W| of all layers {found.error:.4f}"
+    )
+    for part in found.parts:
+        if not part.factored:
+            would = low_rank.stored_weights(part.layer, part.rank, found.factors)
+            say(
+                f"{part.layer.name} stays plain: factors of rank {part.rank} would have {would:,} weights",
+                "dim",
+            )
+    before, after = float(outcome.before.mean()), float(outcome.after.mean())
+    say(
+        f"return on {outcome.after.size} other episodes (those of `evaluate --seed {outcome.seed}`): undecomposed "
+        f"{before:.6g}, decomposed {after:.6g}"
+    )
+    console.print(sizes)
+    say(
+        "a file is one of these forms: the savings of masks and of factors, which are dense, do not multiply; biases "
+        "are included, FLOPs are those of one action that skips what is not stored",
+        "dim",
+    )

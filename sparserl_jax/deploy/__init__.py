@@ -1,0 +1,1 @@
+"""What leaves the building: smaller forms of a trained policy."""
