@@ -4,9 +4,10 @@ from typing import Any
 
 from ..errors import suggest
 from .lunar_lander import LunarLanderLite
+from .needle_reach import NeedleReach
 from .protocol import Environment
 
-ENVIRONMENTS: dict[str, type] = {"LunarLanderLite": LunarLanderLite}
+ENVIRONMENTS: dict[str, type] = {"LunarLanderLite": LunarLanderLite, "NeedleReach": NeedleReach}
 OPTIONS = ["max_episode_steps"]
 
 
