@@ -20,8 +20,8 @@ def check(source: Any, steps: int = 16) -> Environment | host.HostEnvironment:
     By shape (no compilation): reset and step can be traced; observations are one float vector [O] of the
     promised length; reward and flags are scalars; step keeps the structure, shapes and dtypes of the state.
     By running `steps` jitted steps of random actions: finite observations at reset, and the same results
-    whenever the same key is given; goals stay, and are paid as declared. steps=0 leaves the running out, and with it the
-    only compilation.
+    whenever the same key is given; goals stay, and are paid as declared. steps=0 leaves the running out, and
+    with it the only compilation.
     Environments on the host are run only; see `host.check`.
     Raises UserError with one sentence on the first thing that is wrong.
     """

@@ -1,8 +1,8 @@
 """NeedleReach: SurRoL's NeedleReach-v0 (Xu et al. 2021) in pure JAX: an instrument's tip is to reach a needle's end.
 
-The original moves a patient-side manipulator of the da Vinci robot in PyBullet. In free space its controller carries the
-end effector, to 1e-5, by 0.993 of the way to where it is told to be in the 0.2 seconds of a step; that is all there is
-here. On 600 steps of the original, half of them greedy and half random, the goal is reached in the same steps, and
+The original moves a manipulator of the da Vinci surgical robot in PyBullet. In free space its controller carries the
+end effector, to 1e-5, by 0.993 of the way to where it is told to be in the 0.2 seconds of a step; that is all there
+is here. On 600 steps of the original, half of them greedy and half random, the goal is reached in the same steps, and
 positions differ by 4e-4 in the mean, by up to 0.025 where the effector touches the pad on which the needle lies.
 
 What the original does and this keeps, odd or not:
@@ -19,9 +19,12 @@ What is different:
 
 - There is no pad to touch. In the original it stops an effector that sinks below a height of 3.478; with the tip at a
   goal it is at 3.487.
-- Observations hold the tip's position where the original's hold that of the end effector, always 0.051 above it: a
-  constant, which the bias of a first layer absorbs. What has been achieved is then a part of the observation and not
-  there twice, and a policy reads ten numbers as it does there.
+- Observations hold the tip's position where the original's hold that of the end effector, always 0.051 above it. What
+  has been achieved is then a part of the observation and not there twice, and a policy reads ten numbers as it does
+  there.
+- Positions are observed relative to the middle of the workspace, in units of 0.25, half its width. The original gives
+  them in its scene, where they differ by a few hundredths of their size, and its learners see them behind a normaliser
+  with running moments, which this suite does not have.
 - The needle lies still: the goal's height is what it settles at.
 """
 
@@ -51,19 +54,22 @@ HIGHEST = np.array([3.0, 0.25, 3.776], np.float32) + np.array([0.02, 0.02, 0.08]
 NEEDLE = np.array([2.75, 0.0], np.float32)
 SPREAD = 0.05  # of the needle's place about there, in x and y
 NEEDLE_ARM, GOAL_HEIGHT = 0.1, 3.43558
-NEAR = 0.025
-"""A tip nearer than this has reached its goal."""
+MIDDLE, UNIT = np.array([2.75, 0.0, 3.55], np.float32), 0.25
+"""Of positions in observations: the middle of what the tip's workspace is, and half its width."""
+
+NEAR = 0.025 / UNIT
+"""A tip nearer than this has reached its goal, in observed units."""
 
 
 class ReachState(NamedTuple):
-    """effector f32[3]: position of the end effector; goal f32[3]."""
+    """effector f32[3]: position of the end effector; goal f32[3]: position; both in the scene."""
 
     effector: jax.Array
     goal: jax.Array
 
 
 def reward(achieved: jax.Array, desired: jax.Array) -> jax.Array:
-    """0 where the tip f32[...,3] has reached the goal f32[...,3], else -1; f32[...]."""
+    """0 where the tip f32[...,3] has reached the goal f32[...,3], as observed, else -1; f32[...]."""
     near = jnp.linalg.norm(achieved - desired, axis=-1) < NEAR
     return jnp.where(near, 0.0, -1.0).astype(jnp.float32)
 
@@ -75,7 +81,7 @@ class NeedleReach:
     """Bring the tip to the goal and keep it there: 5 actions in [-1, 1], 10 observations.
 
     Observations: tip (3), Euler angles (3), jaw, goal (3). Reward: -1, or 0 in steps that end with the tip less than
-    0.025 from the goal.
+    0.025 from the goal, which is 0.1 in the units of observations.
     """
 
     def __init__(self, name: str = "own:NeedleReach", max_episode_steps: int = 50) -> None:
@@ -101,4 +107,5 @@ class NeedleReach:
 
 def observe(state: ReachState) -> jax.Array:
     """f32[10]: tip (3), Euler angles (3), jaw, goal (3)."""
-    return jnp.concatenate([state.effector + TIP, EULER, JAW, state.goal])
+    tip, goal = ((position - MIDDLE) / UNIT for position in (state.effector + TIP, state.goal))
+    return jnp.concatenate([tip, EULER, JAW, goal])
