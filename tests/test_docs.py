@@ -136,6 +136,7 @@ def test_every_key_of_a_suite_is_listed_with_its_default():
         "_SuiteTable",
         "TD3Config",
         "SACConfig",
+        "DDPGConfig",
         "DQNConfig",
         "PPOConfig",
         "Schedule",

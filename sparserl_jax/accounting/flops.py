@@ -137,6 +137,13 @@ def sac_update(actor: float, critic: float, *, batch: int = 1, n: int = 1, delay
     return batch * (n * actor + 8 * critic + (3 * actor + 4 * critic) / delay)
 
 
+def ddpg_update(actor: float, critic: float, *, batch: int = 1) -> float:
+    """FLOPs of one DDPG gradient step of both networks: with A = `actor` and C = `critic`, A + 4 C for the critic
+    (target actor, target critic, critic forward and backward) and 3 A + 2 C for the actor, as in `td3_update`:
+    4 A + 6 C per sample. Relabelling costs none."""
+    return batch * (4 * actor + 6 * critic)
+
+
 def dqn_update(network: float, *, batch: int = 1, double: bool = True) -> float:
     """FLOPs of one DQN gradient step: with C = `network`, the target network forward and the trained one forward and
     backward, 4 C per sample; where the trained one makes the choice in the target (`double`), its pass there, too: 5 C.
@@ -259,6 +266,19 @@ def td3_run(
     """
     through = 3 if full_backward else 2
     return _run(actor, critic, actor_nnz, critic_nnz, updates=updates, delay=delay, through=through, **rest)
+
+
+def ddpg_run(
+    actor: LayerTable,
+    critic: LayerTable,
+    actor_nnz: Sequence[int] | None = None,
+    critic_nnz: Sequence[int] | None = None,
+    **rest: Any,
+) -> TrainingCost:
+    """FLOPs of a DDPG run whose live-weight counts stay constant, step by step those of `ddpg_update`; arguments as of
+    `td3_run`, but that `critic` is that of the one critic."""
+    # An actor step goes twice through the critic, which `_steps` counts in halves of all critics.
+    return _run(actor, critic, actor_nnz, critic_nnz, **{"delay": 1, **rest}, through=4)
 
 
 def dqn_run(

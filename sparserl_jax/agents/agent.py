@@ -80,6 +80,8 @@ class Agent(NamedTuple):
     layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`. successors: whether batches of
         multi-step windows must come with the observations inside them (`replay.Batch.successors`). on_policy: what
         `rollout` takes besides; batches are then `Minibatch`, and `delayed` is not called.
+    hindsight(state) -> f32 scalar: share of what is drawn from the replay that is relabelled with goals reached later
+        (`replay/hindsight.py`). None: nothing is.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Agent(NamedTuple):
     under: Callable[[Any, dict[str, Any]], Any] | None = None
     successors: bool = False
     on_policy: OnPolicy | None = None
+    hindsight: Callable[[Any], jax.Array] | None = None
 
 
 class Range(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sparserl_jax.accounting import flops
-from sparserl_jax.agents import behaviour_cloning, dqn, ppo, sac, td3
+from sparserl_jax.agents import behaviour_cloning, ddpg, dqn, ppo, sac, td3
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.errors import suggest
 
@@ -16,7 +16,7 @@ class Algorithm(NamedTuple):
 
     config: its configuration class. make: its constructor. modules: (hidden, action_dim) to its networks.
     cost: FLOPs of a run, see `accounting.flops.td3_run`. actions: kinds of actions it chooses, `EnvSpec.actions`;
-        with more than one, `make` is told which (`actions=`).
+        with more than one, `make` is told which (`actions=`). goals: `make` is told of the environment's (`goal=`).
     """
 
     config: type
@@ -25,6 +25,7 @@ class Algorithm(NamedTuple):
     cost: Callable[..., flops.TrainingCost]
     summary: str
     actions: tuple[str, ...] = ("continuous",)
+    goals: bool = False
 
 
 AGENTS: dict[str, Algorithm] = {
@@ -41,6 +42,14 @@ AGENTS: dict[str, Algorithm] = {
         sac.modules,
         flops.sac_run,
         "soft actor-critic with a learned temperature",
+    ),
+    "ddpg": Algorithm(
+        ddpg.DDPGConfig,
+        ddpg.make,
+        ddpg.modules,
+        flops.ddpg_run,
+        "deep deterministic policy gradient with one critic, on request with hindsight replay of goals",
+        goals=True,
     ),
     "dqn": Algorithm(
         dqn.DQNConfig,

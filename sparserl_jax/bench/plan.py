@@ -13,7 +13,7 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import Promise
 from sparserl_jax.training.config import Run
-from sparserl_jax.training.spaces import check_actions
+from sparserl_jax.training.spaces import check_spaces
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -144,7 +144,7 @@ def make(
     runs = tuple(Planned(*entry) for entry in suite.runs())
     _refuse_doubles(suite, runs, written)
     for planned in runs:
-        check_actions([planned.run], specs[planned.task.name])
+        check_spaces([planned.run], specs[planned.task.name])
     plan = Plan(suite, runs, (), specs, layers, {}, wider=_wider(runs, specs))
     for planned in runs:
         key, run = _promise_key(planned.run), planned.run

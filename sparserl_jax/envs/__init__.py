@@ -3,7 +3,7 @@
 from .check import check
 from .host import HostEnvironment
 from .make import make, names
-from .protocol import Environment, EnvSpec, Step
+from .protocol import Environment, EnvSpec, GoalSpec, Step
 from .rollout import (
     EnvState,
     Finished,
@@ -26,6 +26,7 @@ __all__ = [
     "EnvState",
     "Environment",
     "Finished",
+    "GoalSpec",
     "HostEnvironment",
     "Lookahead",
     "Pool",

@@ -10,7 +10,7 @@ from ..errors import UserError
 from . import host
 from .make import make
 from .object_adapter import ObjectEnvironment
-from .protocol import Environment, Step
+from .protocol import Environment, GoalSpec, Step
 from .rollout import settled_step, to_env_units
 
 
@@ -20,7 +20,8 @@ def check(source: Any, steps: int = 16) -> Environment | host.HostEnvironment:
     By shape (no compilation): reset and step can be traced; observations are one float vector [O] of the
     promised length; reward and flags are scalars; step keeps the structure, shapes and dtypes of the state.
     By running `steps` jitted steps of random actions: finite observations at reset, and the same results
-    whenever the same key is given. steps=0 leaves the running out, and with it the only compilation.
+    whenever the same key is given; goals stay, and are paid as declared. steps=0 leaves the running out, and
+    with it the only compilation.
     Environments on the host are run only; see `host.check`.
     Raises UserError with one sentence on the first thing that is wrong.
     """
@@ -125,4 +126,28 @@ def _check_running(where: str, env: Environment, steps: int) -> None:
         raise UserError(
             f"{where}: the same key gives different results; draw every random number with jax.random from "
             "the key it is given, and keep no state outside `state`."
+        )
+    if env.spec.goal is not None:
+        _check_goal(where, env.spec.goal, *first)
+
+
+def _check_goal(where: str, goal: GoalSpec, obs: Any, step: Step) -> None:
+    """What an episode of [T] steps behind a first observation [O] says about its goals."""
+    ends = np.flatnonzero(step.terminated)
+    whole = slice(0, ends[0] if len(ends) else None)  # nothing is known of what comes behind an end
+    seen, rewards = np.asarray(step.obs)[whole], np.asarray(step.reward)[whole]
+    if not np.all(goal.desired_in(seen) == goal.desired_in(np.asarray(obs, np.float32))):
+        raise UserError(
+            f"{where}: what its observations hold at {goal.desired} changes within an episode; let spec.goal.desired "
+            "be the place of the goal."
+        )
+    paid = np.asarray(goal.reward(goal.achieved_in(seen), goal.desired_in(seen)))
+    if paid.shape != rewards.shape:
+        raise UserError(
+            f"{where}: spec.goal.reward makes {paid.shape} of {len(seen)} goals; return one reward for each."
+        )
+    if not np.allclose(paid, rewards, atol=1e-5):
+        raise UserError(
+            f"{where}: step pays {rewards.tolist()[0]:g} where spec.goal.reward says {paid.tolist()[0]:g}, or so in "
+            "another step; let both be one function of the observation that the step leads to."
         )

@@ -13,6 +13,7 @@ the object itself:
     action_low/high    one number per action, or one number for all together with action_dim (or action_size)
     num_actions        or, in place of these, how many choices there are; `step` then gets an integer below it
     image              optional: (height, width, channels), where the flat observation is an image
+    goal               optional: an envs.GoalSpec, where the task is to reach a goal that the observation holds
     max_episode_steps  time limit in steps
     name               optional; the class's name otherwise
 
@@ -101,11 +102,11 @@ def _describe(user: Any, sources: tuple[Any, ...], name: str) -> EnvSpec:
         shape = getattr(_space(sources, "observation_space"), "shape", None)
         obs_dim = shape[0] if shape and len(shape) == 1 else _traced_obs_dim(user, name)
     image = _first(sources, "image")
-    image = None if image is None else tuple(image)
+    more = {"image": None if image is None else tuple(image), "goal": _first(sources, "goal")}
     if choices is not None:
         if np.ndim(choices) or low is not None or high is not None:
             raise refuse_actions(name, "choices beside a box")
-        return EnvSpec(name, obs_dim, max_episode_steps=limit, num_actions=choices, image=image)
+        return EnvSpec(name, obs_dim, max_episode_steps=limit, num_actions=choices, **more)
     shape = getattr(action_space, "shape", None)
     action_dim = _first(sources, "action_dim", "action_size", default=shape[0] if shape else None)
     if action_dim is None:
@@ -118,7 +119,7 @@ def _describe(user: Any, sources: tuple[Any, ...], name: str) -> EnvSpec:
         )
         for bound in (low, high)
     )
-    return EnvSpec(name, obs_dim, action_dim, low, high, limit, image=image)
+    return EnvSpec(name, obs_dim, action_dim, low, high, limit, **more)
 
 
 def _traced_obs_dim(user: Any, name: str) -> int:

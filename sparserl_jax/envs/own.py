@@ -5,11 +5,13 @@ from typing import Any
 
 from ..errors import suggest
 from .lunar_lander import LunarLanderLite
+from .needle_reach import NeedleReach
 from .protocol import Environment
 from .treatment import TreatmentI, TreatmentII, TreatmentIII, TreatmentIV
 
 ENVIRONMENTS: dict[str, type] = {
     "LunarLanderLite": LunarLanderLite,
+    "NeedleReach": NeedleReach,
     "Treatment-I": TreatmentI,
     "Treatment-II": TreatmentII,
     "Treatment-III": TreatmentIII,

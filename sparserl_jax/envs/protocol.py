@@ -4,6 +4,7 @@ An environment never resets itself and knows no time limit: the rollout does bot
 the observation an episode really ended with is never lost and a time limit is never taken for a termination.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite, prod
 from numbers import Real
@@ -29,6 +30,45 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
+class GoalSpec:
+    """Where goals lie in the flat observation, and what reaching them pays; G numbers each.
+
+    achieved, desired: (first, behind the last) entry of what has been achieved and of what is wanted, as a Python slice
+        counts them. What is wanted stays the same for a whole episode.
+    reward(achieved f32[...,G], desired f32[...,G]) -> f32[...]: pure; what a step pays for the observation it leads to.
+    reward_range: least and largest reward it gives, where they are known.
+    Whether an episode ends must not depend on what is wanted: an end is not computed again for another goal.
+    Raises UserError when the two places cannot be goals.
+    """
+
+    achieved: tuple[int, int]
+    desired: tuple[int, int]
+    reward: Callable[[Any, Any], Any]
+    reward_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        (first, last), (start, end) = self.achieved, self.desired
+        apart = last <= start or end <= first
+        if not (0 <= first < last and last - first == end - start and start >= 0 and apart):
+            raise UserError(
+                f"goals: achieved {self.achieved} and desired {self.desired} must be two equally long places in the "
+                "observation that have no entry in common, each as (first, behind the last)."
+            )
+        if self.reward_range is not None and not self.reward_range[0] < self.reward_range[1]:
+            raise UserError(
+                f"goals: reward_range {self.reward_range} must be the least and the largest reward; mend or drop it."
+            )
+
+    def achieved_in(self, obs: Any) -> Any:
+        """What observations [..., O] say has been achieved, [..., G]."""
+        return obs[..., slice(*self.achieved)]
+
+    def desired_in(self, obs: Any) -> Any:
+        """What observations [..., O] say is wanted, [..., G]."""
+        return obs[..., slice(*self.desired)]
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """Static description of an environment: flat float observations [O], a bounded box of actions [A] or N choices.
 
@@ -38,6 +78,7 @@ class EnvSpec:
         hold a choice as a vector [N] in [-1, 1] whose largest entry is meant (one-hot where it was chosen by a policy);
         the environment itself gets the number of the choice, i32[] in 0..N-1.
     image: (height, width, channels) where the flat observation is an image, row-major.
+    goal: where a task is to reach a goal that the observation holds; hindsight replay needs it.
     Raises UserError when the numbers cannot describe such an environment.
     """
 
@@ -49,6 +90,7 @@ class EnvSpec:
     max_episode_steps: int = 0
     num_actions: int | None = None
     image: tuple[int, ...] | None = None
+    goal: GoalSpec | None = None
 
     def __post_init__(self) -> None:
         where = f"environment '{self.name}'"
@@ -58,6 +100,11 @@ class EnvSpec:
             raise UserError(
                 f"{where}: image is {self.image} but obs_dim is {self.obs_dim}; give (height, width, channels) whose "
                 "product is obs_dim."
+            )
+        if self.goal is not None and max(self.goal.achieved[1], self.goal.desired[1]) > self.obs_dim:
+            raise UserError(
+                f"{where}: its goals lie at {self.goal.achieved} and {self.goal.desired}, but an observation has "
+                f"{self.obs_dim} entries; mend one."
             )
         for field in ("obs_dim", "action_dim", "max_episode_steps"):
             value: Any = getattr(self, field)

@@ -122,6 +122,18 @@ class TwinCritic(nn.Module):
         return twin(self.hidden, 1, self.law, name="mlp")(jnp.concatenate([obs, action], axis=-1))[..., 0]
 
 
+class Critic(nn.Module):
+    """One action value: observations `[..., obs]` and actions `[..., action]` to `[...]`."""
+
+    hidden: Sequence[int]
+    law: str = "fan_in_uniform"
+
+    @nn.compact
+    def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
+        inputs = jnp.concatenate([obs, action], axis=-1)
+        return MLP(self.hidden, 1, self.law, name="mlp")(inputs)[..., 0]
+
+
 class LinearActor(nn.Module):
     """Actor without a squash: observation `[..., obs]` to the mean `[..., action]` of an action, unbounded."""
 
@@ -164,14 +176,20 @@ def _layers_of_observations(
     return LayerTable(dataclasses.replace(layer, law=module.law) for layer in layers)
 
 
-def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
-    """LayerTable of a twin critic; each layer has `stack == (2,)`.
-
-    Derived from one of the twins: a lifted module returns its parameters sorted by name, not in forward order.
-    """
+def critic_layers(module: Critic | TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
+    """LayerTable of one critic."""
     one = MLP(module.hidden, 1, module.law)
     layers = derive(
         lambda key, x: {"mlp": one.init(key, x)["params"]},
         jax.ShapeDtypeStruct((obs_dim + action_dim,), jnp.float32),
     )
-    return LayerTable(dataclasses.replace(layer, stack=(2,), law=module.law) for layer in layers)
+    return LayerTable(dataclasses.replace(layer, law=module.law) for layer in layers)
+
+
+def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
+    """LayerTable of a twin critic; each layer has `stack == (2,)`.
+
+    Derived from one of the twins: a lifted module returns its parameters sorted by name, not in forward order.
+    """
+    one = critic_layers(module, obs_dim, action_dim)
+    return LayerTable(dataclasses.replace(layer, stack=(2,)) for layer in one)

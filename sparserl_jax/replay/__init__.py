@@ -1,6 +1,6 @@
 """Replay memory: ring storage, n-step windows, and rules for how much of the past to keep."""
 
-from sparserl_jax.replay import capacity
+from sparserl_jax.replay import capacity, hindsight
 from sparserl_jax.replay.capacity import Capacity, check
 from sparserl_jax.replay.storage import Replay, bytes_per, cut, init, insert, size, slots_needed
 from sparserl_jax.replay.windows import Batch, sample
@@ -13,6 +13,7 @@ __all__ = [
     "capacity",
     "check",
     "cut",
+    "hindsight",
     "init",
     "insert",
     "sample",

@@ -50,6 +50,13 @@ class Stored(Protocol):
     def next_obs(self) -> jax.Array: ...  # f32[E,O] observation the next step starts from
 
 
+class Episodes(NamedTuple):
+    """Which rows are of one episode: those with the same first row."""
+
+    first: jax.Array  # i32[R,E] absolute row that the episode of each row began with
+    running: jax.Array  # i32[E] the same of the row that is written next
+
+
 class Replay(NamedTuple):
     """Replay memory of one member. Axes: R rows, E environments, O observation, A action, S side slots.
 
@@ -66,6 +73,7 @@ class Replay(NamedTuple):
     final_row: jax.Array  # i32[S,E] absolute row each slot belongs to, -1 when empty
     slot: jax.Array  # i32[E] truncations so far
     left: jax.Array  # i32[] absolute index of the oldest valid row
+    episodes: Episodes | None = None  # where kept, for hindsight
 
 
 def slots_needed(rows: int, max_episode_steps: int) -> int:
@@ -94,6 +102,7 @@ def init(
     slots: int,
     keep_mean: bool,
     first_obs: jax.Array,
+    keep_episodes: bool = False,
 ) -> Replay:
     """Empty replay memory of one member.
 
@@ -106,6 +115,7 @@ def init(
         slots: side slots S per environment, see `slots_needed`.
         keep_mean: also keep the noise-free action of each step (half precision), for the released buffer rule.
         first_obs: f32[E,O], the observations the first step starts from.
+        keep_episodes: also keep which rows are of one episode, for hindsight.
 
     Raises:
         UserError: when a size is impossible.
@@ -124,6 +134,7 @@ def init(
         )
     flag_type = jnp.uint16 if slots <= _SHORT_SLOTS else jnp.uint32
     obs = jnp.zeros((rows, num_envs, obs_dim), jnp.float32)
+    none_yet = Episodes(jnp.zeros((rows, num_envs), jnp.int32), jnp.zeros((num_envs,), jnp.int32))
     return Replay(
         obs=obs.at[0].set(first_obs.astype(jnp.float32)),
         action=jnp.zeros((rows, num_envs, action_dim), jnp.float32),
@@ -134,6 +145,7 @@ def init(
         final_row=jnp.full((slots, num_envs), -1, jnp.int32),
         slot=jnp.zeros((num_envs,), jnp.int32),
         left=jnp.zeros((), jnp.int32),
+        episodes=none_yet if keep_episodes else None,
     )
 
 
@@ -184,6 +196,10 @@ def insert(
     target = (jnp.where(truncated, slot, slots), jnp.arange(num_envs))
     wanted = rows - 1 if capacity_rows is None else capacity_rows
     kept = jnp.minimum(wanted, rows - 1).astype(jnp.int32)
+    episodes = replay.episodes
+    if episodes is not None:
+        following = jnp.where(terminated | truncated, head + 1, episodes.running)
+        episodes = Episodes(write(episodes.first, row, episodes.running), following)
     return Replay(
         obs=write(write(replay.obs, row, transition.obs), successor, transition.next_obs),
         action=write(replay.action, row, transition.action),
@@ -194,6 +210,7 @@ def insert(
         final_row=replay.final_row.at[target].set(head, mode="drop", unique_indices=True),
         slot=replay.slot + truncated.astype(jnp.int32),
         left=jnp.maximum(replay.left, head + 1 - kept),
+        episodes=episodes,
     )
 
 
@@ -214,7 +231,11 @@ def cut(replay: Replay, head: jax.Array, lost: jax.Array, next_obs: jax.Array) -
     slot = lax.rem(replay.slot, jnp.int32(slots))
     flags = jnp.where(lost, TRUNCATED + (slot << FLAG_BITS), replay.flags[last]).astype(replay.flags.dtype)
     target = (jnp.where(lost, slot, slots), jnp.arange(num_envs))
+    episodes = replay.episodes
+    if episodes is not None:
+        episodes = episodes._replace(running=jnp.where(lost, head, episodes.running))
     return replay._replace(
+        episodes=episodes,
         obs=replay.obs.at[successor].set(next_obs),
         flags=replay.flags.at[last].set(flags),
         final_obs=replay.final_obs.at[target].set(replay.obs[successor], mode="drop", unique_indices=True),
@@ -228,8 +249,17 @@ def size(replay: Replay, head: jax.Array) -> jax.Array:
     return (jnp.asarray(head, jnp.int32) - replay.left) * replay.reward.shape[1]
 
 
-def bytes_per(rows: int, num_envs: int, obs_dim: int, action_dim: int, slots: int, keep_mean: bool) -> int:
+def bytes_per(
+    rows: int,
+    num_envs: int,
+    obs_dim: int,
+    action_dim: int,
+    slots: int,
+    keep_mean: bool,
+    keep_episodes: bool = False,
+) -> int:
     """Bytes of the memory of one member (from shapes alone, nothing is allocated); arguments as in `init`."""
     first = jax.ShapeDtypeStruct((num_envs, obs_dim), jnp.float32)
-    shapes = jax.eval_shape(partial(init, rows, num_envs, obs_dim, action_dim, slots, keep_mean), first)
+    make = partial(init, rows, num_envs, obs_dim, action_dim, slots, keep_mean, keep_episodes=keep_episodes)
+    shapes = jax.eval_shape(make, first)
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

@@ -43,10 +43,12 @@ class Batch(NamedTuple):
     successors: jax.Array | None = None  # f32[B,N,O] if asked: after row k; closing_obs for k >= used - 1
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """Where windows lie, found from the flags alone, before any observation is read."""
 
-    first: jax.Array  # i32[B] first row and environment as an index into [R*E]
+    row: jax.Array  # i32[B] absolute first row
+    env: jax.Array  # i32[B] environment
+    first: jax.Array  # i32[B] both as an index into [R*E]
     used: jax.Array  # i32[B]
     terminated: jax.Array  # bool[B] ends in a terminal state
     side: jax.Array  # i32[B] final observation as an index into [S*E] if it ends at a time limit, else -1
@@ -60,25 +62,27 @@ def _after(replay: Replay, first: jax.Array, offset: jax.Array) -> jax.Array:
     return jnp.where(at >= rows * num_envs, at - rows * num_envs, at)
 
 
-def _take(table: jax.Array, index: jax.Array) -> jax.Array:
+def take(table: jax.Array, index: jax.Array) -> jax.Array:
     """Rows of a table; the caller keeps the index in range, so nothing has to be clipped or filled."""
     return table.at[index].get(mode="promise_in_bounds")
 
 
-def _span(replay: Replay, head: jax.Array, row: jax.Array, env: jax.Array, n_max: int, n: jax.Array) -> _Span:
+def _span(replay: Replay, head: jax.Array, row: jax.Array, env: jax.Array, n_max: int, n: jax.Array) -> Span:
     """End and legality of the windows that start at absolute rows `row`[B], columns `env`[B]."""
     rows, num_envs = replay.reward.shape
     first = lax.rem(row, jnp.int32(rows)) * num_envs + env
     offset = jnp.arange(n_max, dtype=jnp.int32)
-    flags = _take(replay.flags.reshape(-1), _after(replay, first[:, None], offset))
+    flags = take(replay.flags.reshape(-1), _after(replay, first[:, None], offset))
     stops = ((flags & (TERMINATED | TRUNCATED)) > 0) | (offset + 1 >= n)
     last = jnp.argmax(stops, axis=1).astype(jnp.int32)
     flag = jnp.take_along_axis(flags, last[:, None], axis=1, mode="promise_in_bounds")[:, 0]
 
     cut = (flag & TRUNCATED) > 0
     side = (flag >> FLAG_BITS).astype(jnp.int32) * num_envs + env
-    kept = ~cut | (_take(replay.final_row.reshape(-1), side) == row + last)
-    return _Span(
+    kept = ~cut | (take(replay.final_row.reshape(-1), side) == row + last)
+    return Span(
+        row=row,
+        env=env,
         first=first,
         used=last + 1,
         terminated=(flag & TERMINATED) > 0,
@@ -87,7 +91,7 @@ def _span(replay: Replay, head: jax.Array, row: jax.Array, env: jax.Array, n_max
     )
 
 
-def _read(replay: Replay, span: _Span, n_max: int, successors: bool) -> Batch:
+def read(replay: Replay, span: Span, n_max: int, successors: bool = False) -> Batch:
     """Gather what the windows hold."""
     obs_dim, action_dim = replay.obs.shape[-1], replay.action.shape[-1]
     first, used, cut = span.first[:, None], span.used[:, None], span.side[:, None] >= 0
@@ -96,14 +100,14 @@ def _read(replay: Replay, span: _Span, n_max: int, successors: bool) -> Batch:
 
     # Behind the end every successor is the closing one, so one side observation serves them all.
     after = jnp.minimum(offset + 1, used) if successors else used  # [B,N] or [B,1]
-    following = _take(observations, _after(replay, first, after))
-    final = _take(replay.final_obs.reshape(-1, obs_dim), jnp.maximum(span.side, 0))
+    following = take(observations, _after(replay, first, after))
+    final = take(replay.final_obs.reshape(-1, obs_dim), jnp.maximum(span.side, 0))
     following = jnp.where((cut & (after == used))[..., None], final[:, None], following)
 
-    rewards = _take(replay.reward.reshape(-1), _after(replay, first, offset))
+    rewards = take(replay.reward.reshape(-1), _after(replay, first, offset))
     return Batch(
-        obs=_take(observations, span.first),
-        action=_take(replay.action.reshape(-1, action_dim), span.first),
+        obs=take(observations, span.first),
+        action=take(replay.action.reshape(-1, action_dim), span.first),
         rewards=jnp.where(offset < used, rewards, 0.0),
         terminated=(offset + 1 == used) & span.terminated[:, None],
         truncated=(offset + 1 == used) & cut,
@@ -147,7 +151,7 @@ def window_at(
     """
     _check(replay, n_max)
     span = _span(replay, jnp.asarray(head, jnp.int32), row, env, n_max, jnp.asarray(n, jnp.int32))
-    return _read(replay, span, n_max, successors)
+    return read(replay, span, n_max, successors)
 
 
 def sample(
@@ -176,18 +180,25 @@ def sample(
         n: i32[] window length now, 1..N (may differ between members).
         successors: also return f32[B,N,O] observations after each row (entropy terms of SAC).
     """
+    return read(replay, draw(replay, head, key, batch_size, n_max, n), n_max, successors)
+
+
+def draw(
+    replay: Replay, head: jax.Array, key: jax.Array, batch_size: int, n_max: int, n: jax.Array | int
+) -> Span:
+    """Where the windows lie that `sample` reads."""
     _check(replay, n_max)
     num_envs = replay.reward.shape[1]
     head, n = jnp.asarray(head, jnp.int32), jnp.asarray(n, jnp.int32)
     starts = jnp.maximum(head - replay.left - n + 1, 1)
-    draw = jax.random.randint(key, (batch_size,), 0, starts * num_envs, jnp.int32)
-    row = replay.left + lax.div(draw, jnp.int32(num_envs))
-    env = lax.rem(draw, jnp.int32(num_envs))
+    drawn = jax.random.randint(key, (batch_size,), 0, starts * num_envs, jnp.int32)
+    row = replay.left + lax.div(drawn, jnp.int32(num_envs))
+    env = lax.rem(drawn, jnp.int32(num_envs))
     span = _span(replay, head, row, env, n_max, n)
 
     # Validity alone decides who stands in for whom, so a stand-in is a uniform legal draw like any other.
     place = np.arange(batch_size, dtype=np.int32)
     others = jnp.asarray((place[:, None] - place[: REDRAWS + 1]) % batch_size)  # constant [B, 1 + redraws]
-    first = jnp.argmax(_take(span.valid, others), axis=1).astype(jnp.int32)
+    first = jnp.argmax(take(span.valid, others), axis=1).astype(jnp.int32)
     chosen = lax.rem(jnp.asarray(place) - first + batch_size, jnp.int32(batch_size))
-    return _read(replay, _Span(*(_take(part, chosen) for part in span)), n_max, successors)
+    return Span(*(take(part, chosen) for part in span))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from sparserl_jax.agents.agent import Range, refuse_idle
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
+from sparserl_jax.agents.ddpg import DDPGConfig
 from sparserl_jax.agents.dqn import DQNConfig
 from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.sac import SACConfig
@@ -19,7 +20,7 @@ from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
 from sparserl_jax.training.recipe import Recipe
 
-AgentConfig = TD3Config | SACConfig | DQNConfig | PPOConfig
+AgentConfig = TD3Config | SACConfig | DDPGConfig | DQNConfig | PPOConfig
 """Configurations of the algorithms that a suite may choose."""
 AnyConfig = AgentConfig | BehaviourCloningConfig
 """Those that a run may have."""
@@ -132,6 +133,11 @@ class Training:
     def iteration(self) -> int | None:
         """Environment steps of one iteration of an algorithm that learns from its own rollouts; None for others."""
         return self.grid if self.agent.experience == "rollout" else None
+
+    @property
+    def hindsight(self) -> bool:
+        """Whether what is drawn from the replay is relabelled with goals that were reached later."""
+        return isinstance(self.agent, DDPGConfig) and self.agent.replay == "hindsight"
 
     @property
     def trained_steps(self) -> int:
@@ -307,14 +313,19 @@ class Run:
         """Refuse settings that cannot be scheduled exactly, and recipes that do not suit the algorithm."""
         training, recipe = self.effective, self.recipe
         training.check()
-        if training.iteration is not None:
+        rollouts = training.iteration is not None
+        if (rollouts or training.hindsight) and (recipe.n > 1 or recipe.buffer == "dynamic"):
             asked = "targets of several steps (n)" if recipe.n > 1 else "a dynamic buffer"
-            if recipe.n > 1 or recipe.buffer == "dynamic":
-                raise UserError(
-                    f"recipe '{recipe.name}' asks for {asked}, and agent '{training.agent.name}' has no replay: give "
-                    "it n = 1 and a fixed buffer, or choose another recipe, such as 'rigl'."
-                )
-        elif recipe.n * training.num_envs > min(training.warm_up, training.schedule.buffer_max):
+            lacks = (
+                "has no replay" if rollouts else "relabels single steps of a replay of fixed size (hindsight)"
+            )
+            raise UserError(
+                f"recipe '{recipe.name}' asks for {asked}, and agent '{training.agent.name}' {lacks}: give "
+                "it n = 1 and a fixed buffer, or choose another recipe, such as 'rigl'."
+            )
+        if not rollouts and recipe.n * training.num_envs > min(
+            training.warm_up, training.schedule.buffer_max
+        ):
             raise UserError(
                 f"recipe '{recipe.name}': windows of n = {recipe.n} steps are longer than the warm-up or the buffer; "
                 "make n smaller."

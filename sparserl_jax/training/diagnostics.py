@@ -51,7 +51,8 @@ COLUMNS = (
     ),
     Column(
         "q", "Q on replay batches", "discounted return",
-        "mean of both critics on the updates' batches (DQN: of the one network; PPO: of V(s)), over the last dispatch",
+        "mean of both critics on the updates' batches (DQN, DDPG: of the one that there is; PPO: of V(s)), over the "
+        "last dispatch",
     ),
     Column(
         "critic_loss", "TD loss", "squared return",
@@ -60,7 +61,8 @@ COLUMNS = (
     ),
     Column(
         "actor_loss", "actor loss", "discounted return",
-        "TD3: mean of -Q1(s, pi(s)); SAC: mean of temperature * log pi(a) - min(Q1, Q2)(s, a), a drawn from pi(s); "
+        "TD3: mean of -Q1(s, pi(s)); DDPG: of -Q(s, pi(s)), plus the price of actions; SAC: mean of "
+        "temperature * log pi(a) - min(Q1, Q2)(s, a), a drawn from pi(s); "
         "clones: mean squared difference to the cloned actions, which has no unit; DQN: the TD loss of its "
         "one network, in squared return; PPO: the clipped surrogate of normalised advantages "
         "with its entropy bonus, which has no unit, either; over the last dispatch",

@@ -26,7 +26,7 @@ from sparserl_jax.training.population import Member, MemberSettings, events_of, 
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.rollout_stages import RolloutStages
 from sparserl_jax.training.sharding import Layout
-from sparserl_jax.training.spaces import check_actions
+from sparserl_jax.training.spaces import check_spaces
 from sparserl_jax.training.stages import Stages
 
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
@@ -154,12 +154,14 @@ class Program:
     def agent(self) -> Agent:
         """The algorithm with the family's functions."""
         training, spec = self.training, self.env.spec
-        check_actions(self.runs, spec)
+        check_spaces(self.runs, spec)
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
         known = trained_by(training.agent.name)
-        kind = {"actions": spec.actions} if len(known.actions) > 1 else {}
+        told: dict[str, Any] = {"actions": spec.actions} if len(known.actions) > 1 else {}
+        if known.goals:
+            told["goal"] = spec.goal
         return known.make(
-            training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **kind
+            training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **told
         )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Whether what a run would train fits the actions of its environment, asked before anything is compiled."""
+"""Whether what a run would train fits the actions and goals of its environment, asked before anything is compiled."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.training.config import Run
 
 
-def check_actions(runs: Iterable[Run], spec: EnvSpec) -> None:
-    """Refuse runs whose algorithm, or a part of whose recipe, is not defined for the environment's kind of actions."""
+def check_spaces(runs: Iterable[Run], spec: EnvSpec) -> None:
+    """Refuse runs whose algorithm, or a part of whose recipe, is not defined for the environment's kind of actions, and
+    hindsight where there are no goals."""
     for run in runs:
         name = run.training.agent.name
         if spec.actions not in trained_by(name).actions:
@@ -25,4 +26,9 @@ def check_actions(runs: Iterable[Run], spec: EnvSpec) -> None:
                 f"recipe '{run.recipe.name}' has a dynamic buffer, and the distance of policies that it goes by is "
                 f"defined for real actions only, not for the discrete ones of environment '{spec.name}': take one of "
                 "fixed buffer, such as 'rigl' (on an arm of a suite: set = { buffer = \"fixed\" })."
+            )
+        if run.training.hindsight and spec.goal is None:
+            raise UserError(
+                f"agent '{name}' is to learn from hindsight replay, but environment '{spec.name}' does not say where "
+                'goals lie in its observations: set replay = "plain", or give its EnvSpec a goal.'
             )

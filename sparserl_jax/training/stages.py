@@ -32,7 +32,7 @@ from sparserl_jax.envs import (
     start,
 )
 from sparserl_jax.errors import UserError
-from sparserl_jax.replay import check, init, insert, sample, slots_needed
+from sparserl_jax.replay import check, hindsight, init, insert, sample, slots_needed
 from sparserl_jax.replay import size as replay_size
 from sparserl_jax.sparsity.contract import Evidence
 from sparserl_jax.training import diagnostics
@@ -134,7 +134,8 @@ class Stages:
         """An empty replay of episodes that have just begun."""
         rows, spec = buffer_rows(self.training), self.env.spec
         slots, num_envs = slots_needed(rows, spec.max_episode_steps), self.training.num_envs
-        return init(rows, num_envs, spec.obs_dim, spec.action_dim, slots, self.keep_mean, envs.obs)
+        sizes, relabels = (rows, num_envs, spec.obs_dim, spec.action_dim), self.agent.hindsight is not None
+        return init(*sizes, slots, self.keep_mean, envs.obs, keep_episodes=relabels)
 
     def warm_up(self, member: Member, settings: MemberSettings, clock: Clock) -> Member:
         """One dispatch without updates."""
@@ -268,6 +269,11 @@ class Stages:
         return member._replace(envs=envs, replay=replay, tally=tally), clock
 
     def _draw(self, member: Member, clock: Clock, settings: MemberSettings, key: jax.Array, size: int) -> Any:
+        if self.agent.hindsight is not None:
+            goal, limit = self.env.spec.goal, self.env.spec.max_episode_steps
+            assert goal is not None, "refused in spaces.py"
+            share = self.agent.hindsight(member.agent)
+            return hindsight.sample(member.replay, self._head(clock), key, size, goal, share, limit)
         early = (
             clock.update + 1 < self.training.schedule.delay
         )  # updates are counted from 1, as in RLx2's code
