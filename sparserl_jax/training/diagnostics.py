@@ -100,6 +100,21 @@ COLUMNS = (
         "of the weights that were not live at the start and live at a curve point since, the share that is not live "
         "now; 0 where there are none. Weights grown and dropped between two points are not seen",
     ),
+    Column(
+        "sparsity_{network}", "sparsity, {network}", "share",
+        "methods of trained gates (`l0`): share of the weights whose mean gate is closed: they are not in what "
+        "acts and is deployed",
+    ),
+    Column(
+        "expected_sparsity_{network}", "expected sparsity, {network}", "share",
+        "methods of trained gates: 1 minus the mean chance that a drawn gate is open, over all weights; learning draws "
+        "gates, so that it computes with more weights than those in force",
+    ),
+    Column(
+        "live_{network}_{layer}", "weights in force, {network} {layer}", "share",
+        "methods of trained gates: share of the layer's weights whose mean gate is open, of twin critics the smaller "
+        "one; at 0 nothing gets through the layer but its biases",
+    ),
     Column("buffer", "replay buffer", "transitions", "transitions in the replay buffer"),
     Column(
         "policy_distance", "policy distance", "action range [-1, 1]",
