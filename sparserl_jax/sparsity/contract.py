@@ -189,6 +189,8 @@ class Method(NamedTuple):
     the family, so that members of one Program may differ in method and knob. `source` is `released` or `paper` where
     a publication and its code differ. Made on the host, in float64 where anything is counted.
     promise(layers, knob, events, source) -> Promise, cheap: it is called for every arm of a plan.
+    coefficient: whether the knob is that of a penalty, any number from 0 on, and sparsity what comes of it; else the
+        knob is a sparsity, in [0, 1).
     """
 
     name: str
@@ -196,6 +198,7 @@ class Method(NamedTuple):
     settings: Callable[[LayerTable, float, Events, str], Any]
     promise: Callable[[LayerTable, float, Events, str], Promise]
     summary: str = ""
+    coefficient: bool = False
 
 
 def identity_effective(params: Params, extra: Any, state: Any, mode: Mode, key: jax.Array) -> Params:

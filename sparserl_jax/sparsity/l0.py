@@ -8,14 +8,20 @@ Every weight w, or every group of them, has a gate z in [0, 1] and is used as w 
     loss(w z) + lambda(t) sum_j size_j P(z_j != 0) / weights                size_j: weights behind gate j
 
 log_alpha is trained with the weights, at a learning rate of its own, through the sample and through the penalty, and
-kept within +-log 100. What does not learn has nothing to draw: it uses the mean gate
+kept within +-log 100. What acts and what is deployed has nothing to draw: it uses the mean gate
 
     zbar = min(1, max(0, sigmoid(log_alpha) (zeta - gamma) + gamma))
 
-which is exactly 0 for log_alpha <= -log 11, and exactly 1 for log_alpha >= log 11. That is what acts, what targets
-compute with (their log_alpha is averaged like their weights) and what is deployed: w zbar, masked by zbar > 0. Nothing
-happens at events. lambda is the knob, sparsity an outcome; lambda(t) is 0 for the first tenth of training, rises
-linearly until three tenths, and stays.
+which is exactly 0 for log_alpha <= -log 11, and exactly 1 for log_alpha >= log 11: w zbar, masked by zbar > 0.
+
+Targets draw, too: their log_alpha is averaged like their weights, and weights whose online mean gate is closed are cut.
+For open gates zbar is above the mean of z (at the start 0.98 for 0.88, at the upper limit 1 for 0.987), and layers
+multiply that. Values of a target under mean gates would be larger by a factor c than those that drawn networks are
+trained to have, so that each bootstrap discounted by c gamma, which is more than 1: values diverge (`drawn_targets` =
+False shows it).
+
+Nothing happens at events. lambda is the knob, sparsity an outcome; lambda(t) is 0 for the first tenth of training,
+rises linearly until three tenths, and stays.
 
 `l0` has a gate for every weight. `l0_unit` has one for every input unit of a dense layer and for every output filter of
 a convolution. Biases have none.
@@ -58,18 +64,20 @@ BEGIN, END = 0.1, 0.3
 
 class Settings(NamedTuple):
     """f32 scalars. strength: lambda. begin, end: ticks between which lambda(t) rises. start: mean of log_alpha at the
-    start. learning_rate: of log_alpha."""
+    start. learning_rate: of log_alpha. drawn_targets: bool, or targets use mean gates."""
 
     strength: Any
     begin: Any
     end: Any
     start: Any
     learning_rate: Any
+    drawn_targets: Any
 
 
 class State(NamedTuple):
-    """settings; tick i32[], optimiser steps taken; layers, static."""
+    """masks: where mean gates are open. settings; tick i32[], optimiser steps taken; layers, static."""
 
+    masks: Params
     settings: Settings
     tick: jax.Array
     layers: LayerTable
@@ -77,7 +85,7 @@ class State(NamedTuple):
 
 jax.tree_util.register_pytree_node(
     State,
-    lambda state: ((state.settings, state.tick), state.layers),
+    lambda state: ((state.masks, state.settings, state.tick), state.layers),
     lambda layers, children: State(*children, layers),
 )
 
@@ -111,15 +119,18 @@ def coefficient(settings: Settings, tick: jax.Array) -> jax.Array:
 
 
 def effective(params: Params, extra: Any, state: State, mode: Mode, key: jax.Array) -> Params:
-    """Weights under a drawn gate while learning (one sample for the whole minibatch), else under the mean gate."""
-    if mode != "learn":
+    """Weights under drawn gates in losses and targets (one sample for the whole minibatch), else under mean gates."""
+    if mode in ("act", "deploy"):
         return deployed(params, extra, state)[0]
     for index, layer in enumerate(state.layers.maskable):
         log_alpha = extra["log_alpha"][layer.name]
         u = jax.random.uniform(
             jax.random.fold_in(key, index), log_alpha.shape, minval=EPSILON, maxval=1 - EPSILON
         )
-        params = with_leaf(params, layer.kernel, leaf(params, layer.kernel) * drawn_gate(log_alpha, u))
+        gate = drawn_gate(log_alpha, u)
+        if mode == "target":
+            gate = jnp.where(state.settings.drawn_targets, gate, mean_gate(log_alpha))
+        params = with_leaf(params, layer.kernel, leaf(params, layer.kernel) * gate)
     return params
 
 
@@ -145,28 +156,37 @@ def gradients(grads: Params, params: Params, extra: Any, state: State) -> Params
 
 
 def project(params: Params, extra: Any, opt_state: Any, state: State) -> tuple[Params, Any, Any]:
-    """log_alpha back into its limits."""
+    """log_alpha back into its limits; targets are cut down to the online network's support."""
+    params = mask_ops.apply(state.masks, params) if opt_state is None else params
     return params, jax.tree.map(lambda x: jnp.clip(x, -LIMIT, LIMIT), extra), opt_state
 
 
 def deployed(params: Params, extra: Any, state: State) -> tuple[Params, Params, str]:
     """Weights times their mean gates, masked where these are exactly zero."""
-    masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+    masks = support(params, extra, state.layers)
     for layer in state.layers.maskable:
-        weights, gate = leaf(params, layer.kernel), mean_gate(extra["log_alpha"][layer.name])
-        masks = with_leaf(masks, layer.kernel, jnp.broadcast_to(gate > 0, weights.shape))
-        params = with_leaf(params, layer.kernel, weights * gate)
+        gate = mean_gate(extra["log_alpha"][layer.name])
+        params = with_leaf(params, layer.kernel, leaf(params, layer.kernel) * gate)
     return mask_ops.apply(masks, params), masks, "plain"
 
 
+def support(params: Params, extra: Any, layers: LayerTable) -> Params:
+    """Masks of the weights whose mean gate is open; biases live."""
+    masks: Params = jax.tree.map(lambda x: jnp.ones(x.shape, bool), params)
+    for layer in layers.maskable:
+        live = mean_gate(extra["log_alpha"][layer.name]) > 0
+        masks = with_leaf(masks, layer.kernel, jnp.broadcast_to(live, layer.stack + layer.shape))
+    return masks
+
+
 def refresh(params: Params, extra: Any, state: State) -> State:
-    """One step more: the clock counts the critic's, and the schedule is in those of this network."""
-    return state._replace(tick=state.tick + 1)
+    """The support, and one step more: the clock counts the critic's, and the schedule is in those of this network."""
+    return state._replace(masks=support(params, extra, state.layers), tick=state.tick + 1)
 
 
 def diagnose(params: Params, extra: Any, state: State) -> dict[str, Any]:
     """Sparsity as deployed, the expected one, and what is left of every layer."""
-    live = mask_ops.nnz_table(state.layers, deployed(params, extra, state)[1])
+    live = mask_ops.nnz_table(state.layers, state.masks)
     shares: dict[str, Any] = {}
     for (layer, _), count in zip(state.layers.tensors, live, strict=True):
         shares[layer.name] = jnp.minimum(shares.get(layer.name, 1.0), count / layer.size)
@@ -201,7 +221,12 @@ def family(name: str, shape: Any) -> Sparsifier:
             + SPREAD * jax.random.normal(jax.random.fold_in(key, index), layer.stack + shape(layer))
             for index, layer in enumerate(layers.maskable)
         }
-        return params, {"log_alpha": gates}, State(settings, jnp.zeros((), jnp.int32), layers)
+        extra = {"log_alpha": gates}
+        return (
+            params,
+            extra,
+            State(support(params, extra, layers), settings, jnp.zeros((), jnp.int32), layers),
+        )
 
     return drop_grow.DROP_GROW._replace(
         name=name,
@@ -212,7 +237,7 @@ def family(name: str, shape: Any) -> Sparsifier:
         project=project,
         evolve=no_events,
         deployed=deployed,
-        declares=Declares(budget="none", targets="none", slots="keep", learning="dense"),
+        declares=Declares(budget="none", targets="online", slots="keep", learning="dense"),
         adopt=None,
         refresh=refresh,
         extra_rate=lambda state: state.settings.learning_rate,
@@ -227,19 +252,26 @@ def method(
     *,
     learning_rate: float = LEARNING_RATE,
     drop_rate: float = DROP_RATE,
+    drawn_targets: bool = True,
 ) -> Method:
-    """A method of such a family; `learning_rate`: of log_alpha, `drop_rate`: d."""
+    """A method of such a family; `learning_rate`: of log_alpha, `drop_rate`: d, `drawn_targets`: see above."""
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
         strength = penalised.strength(name, knob)
-        numbers = BEGIN * events.end, END * events.end, math.log((1 - drop_rate) / drop_rate), learning_rate
-        return Settings(strength, *(np.float32(number) for number in numbers))
+        return Settings(
+            strength=strength,
+            begin=np.float32(BEGIN * events.end),
+            end=np.float32(END * events.end),
+            start=np.float32(math.log((1 - drop_rate) / drop_rate)),
+            learning_rate=np.float32(learning_rate),
+            drawn_targets=np.bool_(drawn_targets),
+        )
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
         penalised.strength(name, knob)
         return Promise(pruning.sizes(layers).tolist())
 
-    return Method(name, family, settings, promise, summary)
+    return Method(name, family, settings, promise, summary, coefficient=True)
 
 
 L0 = method(

@@ -112,4 +112,4 @@ def method(name: str, squared: bool, summary: str, threshold: float = THRESHOLD)
         settings(layers, knob, events, source)
         return Promise(pruning.sizes(layers).tolist(), events=events.count)
 
-    return Method(name, FAMILY, settings, promise, summary)
+    return Method(name, FAMILY, settings, promise, summary, coefficient=True)

@@ -7,11 +7,12 @@ batch of its replay drawn with a key of its own (PPO: of a rollout made for it);
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparserl_jax.envs import Lookahead
 from sparserl_jax.layers import LayerTable, leaf
@@ -182,6 +183,25 @@ def read_history(
 def _flat(masks: Params, layers: LayerTable) -> jax.Array:
     """The masks of all maskable weights, bool[weight]."""
     return jnp.concatenate([leaf(masks, layer.kernel).reshape(-1) for layer in layers.maskable])
+
+
+def emptied(curve: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Layers that have lost their last weight, as (network, layer, environment step of the first curve point without).
+
+    Args:
+        curve: columns [points] of one run; those called `live_...` are looked at, before it diverged.
+    """
+    live = next(column for column in COLUMNS if column.name.startswith("live_"))
+    sound = ~np.isnan(np.asarray(curve["return"], float))
+    found = []
+    for name, shares in curve.items():
+        place = live.match(name)
+        if place is None:
+            continue
+        empty = np.flatnonzero((np.asarray(shares, float) == 0.0) & sound)
+        if empty.size:
+            found.append((place["network"], place["layer"], int(curve["env_step"][int(empty[0])])))
+    return found
 
 
 # ---- values ------------------------------------------------------------------------------------------------------
