@@ -107,6 +107,9 @@ class Sparsifier(NamedTuple):
         None: the state changes at events only
     misfit(masks, layers, settings) -> what is wrong, in words, with the places (not the number) of the live weights
         of given masks (NumPy, on the host), which `adopt` would not mend; None where nothing is. None: any places do
+    extra_rate(state) -> f32 scalar, the learning rate of `extra`. None: that of the weights
+    diagnose(params, extra, state) -> what a curve point shows of the method: f32 scalars by name, or by name and layer
+        (`training/diagnostics.py` documents them). None: nothing
     """
 
     name: str
@@ -121,6 +124,8 @@ class Sparsifier(NamedTuple):
     adopt: Callable[[Params, Params, Any], tuple[Params, Any, Any]] | None = None
     refresh: Callable[[Params, Any, Any], Any] | None = None
     misfit: Callable[[Params, LayerTable, Any], str | None] | None = None
+    extra_rate: Callable[[Any], jax.Array] | None = None
+    diagnose: Callable[[Params, Any, Any], dict[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +193,8 @@ class Method(NamedTuple):
     a publication and its code differ. Made on the host, in float64 where anything is counted. A method that does not
     use the drop fraction of `events` gives equal settings whatever it is: by this it is told that tuning it is idle.
     promise(layers, knob, events, source) -> Promise, cheap: it is called for every arm of a plan.
+    coefficient: whether the knob is that of a penalty, any number from 0 on, and sparsity what comes of it; else the
+        knob is a sparsity, in [0, 1).
     """
 
     name: str
@@ -195,6 +202,7 @@ class Method(NamedTuple):
     settings: Callable[[LayerTable, float, Events, str], Any]
     promise: Callable[[LayerTable, float, Events, str], Promise]
     summary: str = ""
+    coefficient: bool = False
 
 
 def identity_effective(params: Params, extra: Any, state: Any, mode: Mode, key: jax.Array) -> Params:
@@ -205,3 +213,16 @@ def identity_effective(params: Params, extra: Any, state: Any, mode: Mode, key: 
 def no_penalty(params: Params, extra: Any, state: Any, clock: Any) -> jax.Array:
     """`penalty` of methods that add nothing to the loss."""
     return jnp.zeros((), jnp.float32)
+
+
+def no_events(
+    key: jax.Array,
+    tick: jax.Array,
+    params: Params,
+    extra: Any,
+    opt_state: Any,
+    state: Any,
+    evidence: Evidence,
+) -> tuple[Params, Any, Any, Any, Effects]:
+    """`evolve` of methods to which nothing happens at events."""
+    return params, extra, opt_state, state, Effects.of(happened=False)
