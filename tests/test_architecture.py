@@ -31,10 +31,10 @@ ALLOWED: dict[str, frozenset[str]] = {
     "bench": MATERIALS | {"agents", "training", "conformance", "deploy", "accelerator", ""},
     "api": MATERIALS | {"agents", "training", "deploy", "bench", "accelerator"},
     "arguments": frozenset(),
-    "cli": MATERIALS
-    | {"agents", "training", "conformance", "deploy", "bench", "api", "accelerator", "arguments", ""},
+    "commands": frozenset({"sparsity", "conformance", "deploy", "bench", "arguments"}),
+    "cli": frozenset({"bench", "commands", "accelerator", "arguments"}),
     "__main__": frozenset({"cli"}),
-    # The package's front door re-exports what users call; only bench and cli may come in through it.
+    # The package's front door re-exports what users call; only bench may come in through it.
     "": MATERIALS | {"agents", "training", "deploy", "bench", "api", "accelerator"},
 }
 

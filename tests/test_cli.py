@@ -31,7 +31,7 @@ from tests.bench import fake
         ("train --env gymnax:Pendulum-v1 --seeds 0", "at least one seed"),
         ("train --env gymnax:Pendulum-v1 --hidden 0", "positive widths"),
         ("train --env gymnax:CartPole-v1 --agent td3", "agent 'td3' does not choose discrete actions"),
-        ("conformance gradual:GRADUAL --sparsity 2", "--sparsity: sparsity 2 is outside [0, 1)"),
+        ("conformance rigl --sparsity 2", "--sparsity: sparsity 2 is outside [0, 1)"),
         ("check nowhere", "there is no folder 'nowhere'"),
         ("table .", "holds no configuration.json"),
         ("publish .", "holds no configuration.json"),

@@ -1,0 +1,1 @@
+"""What each command does, as a function of its arguments and the console; returns the exit code."""

@@ -1,0 +1,159 @@
+"""Commands that read what is there: records, policies, methods."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from sparserl_jax.arguments import (
+    Check,
+    Compare,
+    Conformance,
+    Decompose,
+    Evaluate,
+    Inspect,
+    List,
+    Plot,
+    Publish,
+    Table,
+)
+from sparserl_jax.commands.console import say
+from sparserl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def check(command: Check, console: Console) -> int:
+    """`sparserl check`."""
+    from sparserl_jax.bench import check as checks
+    from sparserl_jax.bench import run as runs
+
+    code, folders = runs.EXIT_OK, checks.folders(command.folder)
+    for folder in folders:
+        problems = checks.check(folder)
+        say(console, *problems, checks.verdict(folder, problems))
+        code = runs.EXIT_CHECK_FAILED if problems else code
+    if not folders:
+        raise UserError(
+            f"nothing to check in '{command.folder}': give a folder that `sparserl bench` or `sparserl publish` made."
+        )
+    return code
+
+
+def publish(command: Publish, console: Console) -> int:
+    """`sparserl publish`."""
+    from sparserl_jax.bench import publish as publishing
+
+    target = publishing.publish(command.folder, replace=command.replace, partial=command.partial)
+    say(console, f"Published: {target}")
+    say(console, *publishing.left_out(target))
+    return 0
+
+
+def compare(command: Compare, console: Console) -> int:
+    """`sparserl compare`."""
+    from sparserl_jax.bench import compare as comparing
+    from sparserl_jax.bench import tables
+
+    found = comparing.compare(command.folders, command.out)
+    tables.screen(found, console)
+    if command.out is not None:
+        say(console, f"Tables: {command.out}")
+    return 0
+
+
+def table(command: Table, console: Console) -> int:
+    """`sparserl table`."""
+    from sparserl_jax.bench import summary, tables, trials
+
+    if trials.is_tuning(command.folder):
+        trials.show(command.folder, console)
+        return 0
+    found = summary.summarise(command.folder)
+    tables.write(command.folder, found)
+    tables.screen(found, console)
+    return 0
+
+
+def plot(command: Plot, console: Console) -> int:
+    """`sparserl plot`."""
+    from sparserl_jax.bench import plots, plots_diagnostics, summary
+
+    found = summary.summarise(command.folder)
+    made = plots.write(command.folder, found)
+    if command.diagnostics:
+        made += plots_diagnostics.write(command.folder, found)
+    say(console, *map(str, made))
+    return 0
+
+
+def conformance(command: Conformance, console: Console) -> int:
+    """`sparserl conformance`."""
+    from sparserl_jax.bench import ranges
+    from sparserl_jax.bench import run as runs
+    from sparserl_jax.conformance import report
+    from sparserl_jax.sparsity import method
+
+    chosen = method(command.method)
+    ranges.check_knob(command.sparsity, "--sparsity", chosen.coefficient)
+    kept = report.check(chosen, command.sparsity, functools.partial(say, console))
+    return runs.EXIT_OK if kept else runs.EXIT_CHECK_FAILED
+
+
+def evaluate(command: Evaluate, console: Console) -> int:
+    """`sparserl evaluate`."""
+    from sparserl_jax.bench import evaluate as evaluation
+    from sparserl_jax.bench import run as runs
+    from sparserl_jax.bench import saved
+
+    found = saved.find(command.path)
+    if found.record is None or (command.episodes, command.seed, command.env) != (None, None, None):
+        episodes = evaluation.EPISODES if command.episodes is None else command.episodes
+        seed = 0 if command.seed is None else command.seed
+        returns = evaluation.fresh(found, command.env, episodes, seed)
+        say(console, *evaluation.fresh_lines(found, command.env, returns, seed))
+        return runs.EXIT_OK
+    compared = evaluation.reproduce(found)
+    say(console, compared.line())
+    return runs.EXIT_OK if compared.agrees else runs.EXIT_CHECK_FAILED
+
+
+def inspect(command: Inspect, console: Console) -> int:
+    """`sparserl inspect`."""
+    from sparserl_jax.bench import inspect as inspection
+    from sparserl_jax.bench import saved
+
+    inspection.show(saved.find(command.path), console)
+    return 0
+
+
+def decompose(command: Decompose, console: Console) -> int:
+    """`sparserl decompose`."""
+    from sparserl_jax.bench import decompose as decomposing
+    from sparserl_jax.bench import saved
+    from sparserl_jax.deploy import low_rank
+
+    rule, out = low_rank.rule(command.rule), command.out
+    decomposing.check_target(out)
+    found = decomposing.decompose(
+        saved.find(command.path),
+        rule,
+        command.factors,
+        command.episodes,
+        command.seed,
+        command.selection_episodes,
+    )
+    decomposing.show(found, console)
+    if out is not None:
+        decomposing.write(found, out)
+        say(console, f"Decomposed policy: {out}, {out.stat().st_size:,} bytes, uncompressed")
+    return 0
+
+
+def listing(command: List, console: Console) -> int:
+    """`sparserl list`."""
+    from sparserl_jax.bench.catalogue import lines
+
+    say(console, *lines(command.what))
+    return 0
