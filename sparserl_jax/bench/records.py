@@ -258,6 +258,7 @@ def write(
             "action_low": list(spec.action_low),
             "action_high": list(spec.action_high),
             **policy.kinds(spec),
+            **policy.body(planned.run.training.agent),
             "normalisation": None,
             "config_hash": config_hash,
             "run_id": planned.folder.as_posix(),

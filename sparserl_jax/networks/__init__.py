@@ -1,6 +1,7 @@
 """Linen modules and heads; no reinforcement learning in here."""
 
 from sparserl_jax.networks.mlp import (
+    KINDS,
     MLP,
     ActionValues,
     Actor,
@@ -9,11 +10,13 @@ from sparserl_jax.networks.mlp import (
     TwinCritic,
     Value,
     actor_layers,
+    one_of_twins,
     twin_critic_layers,
     value_layers,
 )
 
 __all__ = [
+    "KINDS",
     "MLP",
     "ActionValues",
     "Actor",
@@ -22,6 +25,7 @@ __all__ = [
     "TwinCritic",
     "Value",
     "actor_layers",
+    "one_of_twins",
     "twin_critic_layers",
     "value_layers",
 ]

@@ -89,7 +89,7 @@ def _live(masks: Params, layers: LayerTable, table: LayerTable) -> Params:
 def _counts(layers: LayerTable, knob: float, block: Block) -> list[int]:
     """Live blocks of each tensor at sparsity `knob`."""
     size = block[0] * block[1]
-    kept = allocation.er(layers, knob, minimum=size)
+    kept = allocation.erk(layers, knob, minimum=size)
     # As many blocks dead as the dead weights fill: rounded in favour of the weights, as everywhere.
     return [
         layer.size // size - (layer.size - n) // size
