@@ -212,8 +212,10 @@ class Train:
     """Random steps before the first update; default 5 % of the steps, at most 25,000."""
     num_envs: int = 1
     """Parallel environments per seed."""
+    network: str | None = None
+    """mlp, cnn (for images) or simba; default mlp."""
     hidden: tuple[int, ...] | None = None
-    """Widths of the hidden layers."""
+    """Widths of the hidden layers, or of residual blocks."""
     batch_size: int | None = None
     """Samples per update."""
     learning_rate: float | None = None

@@ -6,6 +6,7 @@ A table is static: it is made from shapes, before anything is compiled.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -21,10 +22,15 @@ Path = tuple[str, ...]
 class Layer:
     """One weight tensor of a network, with its place in the parameter dictionary and in the graph of unit groups.
 
-    `shape` is that of one copy: `(in, out)` for dense layers, `(height, width, in, out)` for convolutions.
-    `stack` holds the axes in front of it in the parameters: `(2,)` in a twin critic, `()` otherwise; every copy counts
-    as a tensor of its own. `law` is that of the initial weights: `fan_in_uniform` (any that scales with 1/sqrt(fan_in))
-    or `orthogonal` (dense layers; zero bias).
+    `shape` is that of one copy: `(in, out)` for dense layers, `(height, width, in, out)` for convolutions, and for
+    dense layers that read a whole image of so many channels. `stack` holds the axes in front of it in the parameters:
+    `(2,)` in a twin critic, `()` otherwise; every copy counts as a tensor of its own. `law` is that of the initial
+    weights: `fan_in_uniform` (any that scales with 1/sqrt(fan_in)) or `orthogonal` (as a matrix [fan_in, out]; zero
+    bias).
+
+    `inputs`, `outputs`: unit groups that it reads and writes; a group that several layers write is a residual stream.
+    `positions`: places of an image that a convolution is applied at, None where nobody has said. `norm`: where scale
+    and bias of a layer normalisation of what it reads lie, one of each per unit; they are never masked.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Layer:
     output: bool = False
     maskable: bool = True
     law: str = "fan_in_uniform"
+    positions: int | None = None
+    norm: Path | None = None
 
     @property
     def size(self) -> int:
@@ -51,13 +59,18 @@ class Layer:
 
     @property
     def units_in(self) -> int:
-        """Units (dense) or channels (conv) read by the layer."""
+        """Units (dense) or channels (of an image) read by the layer."""
         return self.shape[-2]
 
     @property
     def units_out(self) -> int:
         """Units (dense) or channels (conv) written by the layer."""
         return self.shape[-1]
+
+    @property
+    def window(self) -> int:
+        """Places of an image that one output unit reads; 1 for dense layers of units."""
+        return math.prod(self.shape[:-2])
 
     @property
     def fan_in(self) -> int:
@@ -82,6 +95,13 @@ class LayerTable(tuple[Layer, ...]):
         return LayerTable(layer for layer in self if layer.inputs not in written)
 
     @property
+    def hidden(self) -> LayerTable:
+        """The layers that alone write a group of hidden units, which are theirs to remove. Not among them: what writes
+        the output, and what adds to a residual stream, whose units are no single layer's."""
+        writers = collections.Counter(layer.outputs for layer in self)
+        return LayerTable(layer for layer in self if not layer.output and writers[layer.outputs] == 1)
+
+    @property
     def tensors(self) -> list[tuple[Layer, int]]:
         """Every maskable tensor as (layer, index of the copy): layer by layer, then copy by copy."""
         return [(layer, copy) for layer in self if layer.maskable for copy in range(layer.copies)]
@@ -93,8 +113,9 @@ class LayerTable(tuple[Layer, ...]):
 
     @property
     def biases(self) -> int:
-        """Bias values of all copies of all layers."""
-        return sum(layer.units_out * layer.copies for layer in self if layer.bias is not None)
+        """Values of all copies of all layers that are no weights: biases, and scales and biases of normalisations."""
+        biases = sum(layer.units_out * layer.copies for layer in self if layer.bias is not None)
+        return biases + sum(2 * layer.units_in * layer.copies for layer in self if layer.norm is not None)
 
     def describe(self, layer: Layer, copy: int) -> str:
         """Name of one tensor for messages, e.g. `hidden_0[1] (23, 256)`."""

@@ -3,7 +3,8 @@
 Masked-dense training executes dense arithmetic whatever the mask; these numbers say what a runtime that skips
 zeros would execute, and are published beside the executed ones, never instead of them.
 
-Conventions for a fully connected layer of `nnz` live weights, I inputs and O outputs, per sample:
+Conventions for a layer of `nnz` live weights, I inputs and O outputs, per sample and, of a convolution, per output
+position (I is then all that one window holds):
 
     mac2      2 * nnz                  a multiplication and an addition per weight (default; what XLA counts)
     minus1    (1 - S) * (2*I - 1) * O  the RLx2 and MAST papers' formula, (1 - S) = nnz / (I * O)
@@ -73,13 +74,14 @@ def forward(
 ) -> int:
     """FLOPs of one forward pass of one sample through all copies of a network.
 
-    Inference costs this for the actor; element-wise operations outside the layers are not counted.
+    Inference costs this for the actor; element-wise operations outside the layers (normalisations among
+    them) are not counted.
 
     Args:
         layers: the network.
         nnz: live weights per tensor in the order of `layers.tensors`; None: dense.
         convention: one of `CONVENTIONS`.
-        positions: output positions (height * width) of each convolution, by layer name.
+        positions: output positions (height * width) of each convolution, by layer name, where its layer does not say.
 
     Raises:
         UserError: unknown convention, counts that do not fit, or a convolution without positions.
@@ -88,14 +90,11 @@ def forward(
         raise suggest(convention, list(CONVENTIONS), "FLOPs convention")
     total = 0
     for layer, kept in live_weights(layers, nnz):
-        if layer.kind == "dense":
-            times = 1
-        elif positions is None or layer.name not in positions:
+        times = 1 if layer.kind == "dense" else (positions or {}).get(layer.name, layer.positions)
+        if times is None:
             raise UserError(
                 f"FLOPs of convolution {layer.name} depend on its output size: give it in `positions`."
             )
-        else:
-            times = positions[layer.name]
         total += times * _tensor(layer, kept, convention)
     return total
 

@@ -1,8 +1,8 @@
 """Model sizes in bytes under the formats in use, from live-weight counts.
 
 What is included is the caller's choice of tables and stated with every number: usually the actor alone, which
-is what is deployed. Biases are dense values of the same type. Headers and names are not charged. In `tiny`,
-pass the narrow network's own table.
+is what is deployed. Biases are dense values of the same type, as are scales and biases of normalisations.
+Headers and names are not charged. In `tiny`, pass the narrow network's own table.
 
 Per tensor of R rows (output units), C columns (inputs), N = R * C weights, nnz live and b bits per value:
 

@@ -35,7 +35,7 @@ from sparserl_jax.agents.optimise import (
     step_network,
 )
 from sparserl_jax.layers import LayerTable, leaf
-from sparserl_jax.networks import MLP, actor_layers, twin_critic_layers
+from sparserl_jax.networks import actor_layers, one_critic, twin_critic_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Mode, Params, Sparsifier
 
 NAMES = ("actor", "critic")
@@ -77,8 +77,7 @@ def hidden_units(
     _, sown = module.apply({"params": params}, *inputs, mutable=["intermediates"])
     units = {
         layer.name: leaf(sown["intermediates"], (*layer.kernel[:-2], f"{layer.name}_units"))
-        for layer in layers
-        if not layer.output
+        for layer in layers.hidden
     }
     return {name: found[0] for name, found in units.items()}
 
@@ -193,9 +192,9 @@ class ActorCritic:
     def first_value(self, params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Q1 alone, [...]."""
         critic = self.modules.critic
-        first = jax.tree.map(lambda x: x[0], params["mlp"])
+        first = jax.tree.map(lambda x: x[0], params[critic.kind])
         inputs = jnp.concatenate([obs, action], axis=-1)
-        return jnp.asarray(MLP(critic.hidden, 1, critic.law).apply({"params": first}, inputs))[..., 0]
+        return jnp.asarray(one_critic(critic).apply({"params": first}, inputs))[..., 0]
 
     def value(self, state: Any, obs: jax.Array) -> jax.Array:
         """Q1(s, pi(s)) of the networks as deployed, [...]."""

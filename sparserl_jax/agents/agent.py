@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from sparserl_jax.errors import UserError
+from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.layers import LayerTable
+from sparserl_jax.networks import simba
+
+LATER = {"later": True}
+"""Metadata of fields that configurations got later: left out of files and hashes where they have their default, so that
+older ones stay what they were."""
+
+
+def check_network(config: Any) -> None:
+    """Refuse a `network` that an algorithm has not (its `BODIES` are those it has), and widths that it cannot have."""
+    if config.network not in config.BODIES:
+        raise suggest(str(config.network), list(config.BODIES), f"network of agent '{config.name}'")
+    if config.network == "simba":
+        simba.check(config.hidden, "agent.hidden")
+
+
+def unspoken(config: Any) -> tuple[str, ...]:
+    """Fields of a configuration that were added later and have their defaults, see `LATER`."""
+    return tuple(
+        field.name
+        for field in dataclasses.fields(config)
+        if field.metadata.get("later") and getattr(config, field.name) == field.default
+    )
 
 
 class Rollout(NamedTuple):

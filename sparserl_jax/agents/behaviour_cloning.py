@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.agents.actor_critic import hidden_units
-from sparserl_jax.agents.agent import Agent, Clock, Range
+from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
 from sparserl_jax.agents.diagnose import dormant_shares, of_method
 from sparserl_jax.agents.optimise import (
     Loss,
@@ -44,19 +44,25 @@ class Traced(NamedTuple):
 class BehaviourCloningConfig:
     """Hyper-parameters; in a suite, those of its algorithm.
 
-    TRACED, SCHEDULE, NETWORKS and experience as in `TD3Config`. policy_delay: the actor moves at every update.
+    network, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. policy_delay: the actor moves at every
+    update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {"learning_rate": Range(0.0, above=True)}
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor",)
     experience: ClassVar[str] = "dataset"
+    BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")
     policy_delay: ClassVar[int] = 1
 
     name: str = "behaviour_cloning"
     hidden: tuple[int, ...] = (256, 256)
+    network: str = dataclasses.field(default="mlp", metadata=LATER)
     batch_size: int = 256
     learning_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        check_network(self)
 
     def traced(self, source: str = "released") -> Traced:
         """The traced numbers, as NumPy arrays."""
@@ -84,7 +90,7 @@ def make(
 ) -> Agent:
     """Behaviour cloning for observations of length `obs_dim` and actions of length `action_dim`; arguments and settings
     as of `td3.make`, of which the actor's parts are used."""
-    parts = modules(config.hidden, action_dim)
+    parts = modules(config.hidden, action_dim, config.network)
     layers = parts.layers(obs_dim, action_dim)["actor"]
     trainer = Trainer(sparsifiers["actor"], adam(), layers, events["actor"])
     deploy, policy = trainer.sparsifier.deployed, parts.policy

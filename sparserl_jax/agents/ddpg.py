@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, ActorCritic, Modules
-from sparserl_jax.agents.agent import Agent, Clock, Range
+from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
 from sparserl_jax.agents.noise import scaled_normal
 from sparserl_jax.agents.optimise import Loss, Network
 from sparserl_jax.agents.targets import discounts, n_step_return
@@ -72,7 +72,8 @@ class DDPGConfig:
     later_goals: k, goals reached later for one that was wanted. reward_range: least and largest reward, for the clip of
     targets; None: with hindsight those that the environment's goals declare, otherwise no clip.
 
-    TRACED, SCHEDULE, NETWORKS and experience as in `TD3Config`. policy_delay: both networks move at every update.
+    network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. policy_delay: both networks move
+    at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -86,11 +87,13 @@ class DDPGConfig:
     }
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")
     experience: ClassVar[str] = "replay"
     policy_delay: ClassVar[int] = 1
 
     name: str = "ddpg"
     hidden: tuple[int, ...] = (256, 256, 256)
+    network: str = dataclasses.field(default="mlp", metadata=LATER)
     batch_size: int = 256
     learning_rate: float = 1e-3
     gamma: float = 0.98
@@ -103,6 +106,7 @@ class DDPGConfig:
     reward_range: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        check_network(self)
         if self.replay not in REPLAYS:
             raise suggest(str(self.replay), list(REPLAYS), "replay of agent 'ddpg'")
         bounds = self.reward_range
@@ -159,14 +163,16 @@ class _ActorCritic(ActorCritic):
         return self.first_value(params, obs, action)[None]
 
 
-def modules(hidden: tuple[int, ...], action_dim: int) -> Modules:
-    """The networks of DDPG and its policy."""
-    actor = Actor(hidden, action_dim)
+def modules(
+    hidden: tuple[int, ...], action_dim: int, network: str = "mlp", image: tuple[int, ...] | None = None
+) -> Modules:
+    """The networks of DDPG and its policy; none of them reads an `image`."""
+    actor = Actor(hidden, action_dim, kind=network)
 
     def policy(params: Params, obs: jax.Array) -> jax.Array:
         return jnp.asarray(actor.apply({"params": params}, obs))
 
-    return _Modules(actor, Critic(hidden), policy)
+    return _Modules(actor, Critic(hidden, kind=network), policy)
 
 
 def make(
@@ -181,7 +187,7 @@ def make(
 
     Arguments and the settings given to `init` as of `td3.make`; `goal`: the environment's, if it has one.
     """
-    parts = modules(config.hidden, action_dim)
+    parts = modules(config.hidden, action_dim, config.network)
     common = _ActorCritic(parts, obs_dim, action_dim, sparsifiers, events, targets=("actor", "critic"))
     policy, relabels = parts.policy, config.replay == "hindsight"
     declared = goal.reward_range if relabels and goal is not None else None

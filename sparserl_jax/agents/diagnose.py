@@ -49,8 +49,7 @@ def dormant_shares(
     """
     return {
         layer.name: dormant_share(units.activity(layer, activations[layer.name]), units.exists(layer, masks))
-        for layer in layers
-        if not layer.output
+        for layer in layers.hidden
     }
 
 

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from sparserl_jax.agents.actor_critic import hidden_units
-from sparserl_jax.agents.agent import Agent, Clock, Range, refuse_idle
+from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network, refuse_idle
 from sparserl_jax.agents.diagnose import dormant_shares, of_method
 from sparserl_jax.agents.optimise import (
     Loss,
@@ -43,7 +43,7 @@ from sparserl_jax.agents.optimise import (
 from sparserl_jax.agents.targets import discounts, n_step_return
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.layers import LayerTable
-from sparserl_jax.networks import ActionValues, actor_layers
+from sparserl_jax.networks import KINDS, ActionValues, actor_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
 
 TARGETS = ("hard", "polyak")
@@ -68,14 +68,16 @@ class Traced(NamedTuple):
 class DQNConfig:
     """Hyper-parameters of DQN.
 
-    double: the choice in the target is that of the trained network. loss: `squared` or `huber`, of the error of values.
-    target: how the target network follows, `hard`: a copy after every `target_period` updates, or `polyak`: by `tau` at
-    every update; under the current masks either way. epsilon_start, epsilon_end: chance of a random choice, before and
-    after the first `epsilon_steps` updates.
+    network: `mlp`, `cnn` (for images) or `simba`; see `sparserl_jax/networks`. hidden: widths of its dense layers, or
+    of residual blocks. double: the choice in the target is that of the trained network. loss: `squared` or `huber`, of
+    the error of values. target: how the target network follows, `hard`: a copy after every `target_period` updates, or
+    `polyak`: by `tau` at every update; under the current masks either way. epsilon_start, epsilon_end: chance of a
+    random choice, before and after the first `epsilon_steps` updates.
 
     TRACED: what may differ between members of one Program, with the values that make sense. NEEDS: settings that change
     nothing unless another one has this value. SCHEDULE: where its published schedule is not that of `Schedule`.
-    NETWORKS: what is trained. experience: what it learns from, see `Agent`. policy_delay: there is nothing to delay.
+    NETWORKS: what is trained. BODIES: networks to choose from. experience: what it learns from, see `Agent`.
+    policy_delay: there is nothing to delay.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -90,10 +92,12 @@ class DQNConfig:
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor",)
     experience: ClassVar[str] = "replay"
+    BODIES: ClassVar[tuple[str, ...]] = tuple(KINDS)
     policy_delay: ClassVar[int] = 1
 
     name: str = "dqn"
     hidden: tuple[int, ...] = (256, 256)
+    network: str = dataclasses.field(default="mlp", metadata=LATER)
     batch_size: int = 128
     learning_rate: float = 3e-4
     gamma: float = 0.99
@@ -107,6 +111,7 @@ class DQNConfig:
     epsilon_steps: int = 10_000
 
     def __post_init__(self) -> None:
+        check_network(self)
         if self.target not in TARGETS:
             raise suggest(str(self.target), list(TARGETS), "target of agent 'dqn'")
         if self.loss not in LOSSES:
@@ -161,10 +166,12 @@ def greedy(values: jax.Array) -> jax.Array:
     return jax.nn.one_hot(jnp.argmax(values, axis=-1), values.shape[-1])
 
 
-def modules(hidden: tuple[int, ...], action_dim: int) -> Modules:
+def modules(
+    hidden: tuple[int, ...], action_dim: int, network: str = "mlp", image: tuple[int, ...] | None = None
+) -> Modules:
     """The network of DQN and its policy."""
-    network = ActionValues(hidden, action_dim)
-    return Modules(network, lambda params, obs: greedy(jnp.asarray(network.apply({"params": params}, obs))))
+    values = ActionValues(hidden, action_dim, kind=network, image=image)
+    return Modules(values, lambda params, obs: greedy(jnp.asarray(values.apply({"params": params}, obs))))
 
 
 def make(
@@ -173,10 +180,11 @@ def make(
     action_dim: int,
     sparsifiers: dict[str, Sparsifier],
     events: dict[str, Events],
+    image: tuple[int, ...] | None = None,
 ) -> Agent:
     """DQN for observations of length `obs_dim` and `action_dim` choices; arguments and settings as of `td3.make`, of
-    which those of the one network, `actor`, are used."""
-    parts = modules(config.hidden, action_dim)
+    which those of the one network, `actor`, are used. `image`: shape of observations that are images."""
+    parts = modules(config.hidden, action_dim, config.network, image)
     layers, policy, values = parts.layers(obs_dim, action_dim)["actor"], parts.policy, parts.values
     sparsifier = sparsifiers["actor"]
     trainer = Trainer(sparsifier, adam(), layers, events["actor"])

@@ -33,12 +33,21 @@ import optax
 
 from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, CRITIC_DRAWS, ActorCritic, Modules, hidden_units
 from sparserl_jax.agents.advantages import generalised_advantages, normalised
-from sparserl_jax.agents.agent import Agent, Clock, Minibatch, OnPolicy, Range, Rollout
+from sparserl_jax.agents.agent import (
+    LATER,
+    Agent,
+    Clock,
+    Minibatch,
+    OnPolicy,
+    Range,
+    Rollout,
+    check_network,
+)
 from sparserl_jax.agents.optimise import Loss, Network, adam
 from sparserl_jax.distributions import Categorical, Normal
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
-from sparserl_jax.networks import LinearActor, Value, actor_layers, value_layers
+from sparserl_jax.networks import KINDS, LinearActor, Value, actor_layers, value_layers
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
 
 EPSILON = 1e-5
@@ -59,12 +68,15 @@ class Traced(NamedTuple):
 class PPOConfig:
     """Hyper-parameters of PPO.
 
-    rollout_steps: T, steps of each parallel environment per iteration. epochs: K, passes over what an iteration has
-    collected, in minibatches of `batch_size` samples, shuffled anew for each. clip: eps. entropy: c. anneal: whether
-    the learning rate falls linearly to 0 at the end of training. largest_gradient: norm that the gradient of either
-    network is scaled down to where it is larger. log_std: logarithm of sigma at the start, in units of [-1, 1].
+    network: `mlp`, `cnn` (for images) or `simba`, of actor and critic; see `sparserl_jax/networks`. hidden: widths of
+    its dense layers, or of residual blocks. rollout_steps: T, steps of each parallel environment per iteration. epochs:
+    K, passes over what an iteration has collected, in minibatches of `batch_size` samples, shuffled anew for each.
+    clip: eps. entropy: c. anneal: whether the learning rate falls linearly to 0 at the end of training.
+    largest_gradient: norm that the gradient of either network is scaled down to where it is larger. log_std: logarithm
+    of sigma at the start, in units of [-1, 1].
 
-    TRACED, SCHEDULE, NETWORKS and experience as in `TD3Config`. policy_delay: both networks move at every update.
+    TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. policy_delay: both networks move at every
+    update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -77,10 +89,12 @@ class PPOConfig:
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
     experience: ClassVar[str] = "rollout"
+    BODIES: ClassVar[tuple[str, ...]] = tuple(KINDS)
     policy_delay: ClassVar[int] = 1
 
     name: str = "ppo"
     hidden: tuple[int, ...] = (64, 64)
+    network: str = dataclasses.field(default="mlp", metadata=LATER)
     rollout_steps: int = 128
     epochs: int = 10
     batch_size: int = 64
@@ -94,6 +108,7 @@ class PPOConfig:
     log_std: float = 0.0
 
     def __post_init__(self) -> None:
+        check_network(self)
         if not self.largest_gradient > 0.0:
             raise UserError(f"agent.largest_gradient = {self.largest_gradient} must be above 0.")
 
@@ -163,15 +178,17 @@ class _ActorCritic(ActorCritic):
         return hidden_units(getattr(self.modules, name), self.layers[name], params, batch.obs)
 
 
-def modules(hidden: tuple[int, ...], action_dim: int) -> Modules:
+def modules(
+    hidden: tuple[int, ...], action_dim: int, network: str = "mlp", image: tuple[int, ...] | None = None
+) -> Modules:
     """The networks of PPO, and its deterministic policy as `envs.as_taken` reads it: the mean, not yet clipped, or a
     number for each choice, of which the largest is meant."""
-    actor = LinearActor(hidden, action_dim)
+    actor = LinearActor(hidden, action_dim, kind=network, image=image)
 
     def policy(params: Params, obs: jax.Array) -> jax.Array:
         return jnp.asarray(actor.apply({"params": params}, obs))
 
-    return _Modules(actor, Value(hidden), policy)
+    return _Modules(actor, Value(hidden, kind=network, image=image), policy)
 
 
 Policy = Normal | Categorical
@@ -192,13 +209,16 @@ def make(
     sparsifiers: dict[str, Sparsifier],
     events: dict[str, Events],
     actions: str = "continuous",
+    image: tuple[int, ...] | None = None,
 ) -> Agent:
-    """PPO for observations of length `obs_dim` and `actions` of length `action_dim`, see `EnvSpec.actions`.
+    """PPO for observations of length `obs_dim` (flat images, where `image` is their shape) and `actions` of length
+    `action_dim`, see `EnvSpec.actions`.
 
     Other arguments and the settings given to `init` as of `td3.make`; there are no targets that `dense_targets` could
     be about. Training ends where events do: there an annealed learning rate is 0.
     """
-    parts, end = modules(config.hidden, action_dim), max(1, events["critic"].end)
+    parts = modules(config.hidden, action_dim, config.network, image)
+    end = max(1, events["critic"].end)
     clipped_adam = adam(EPSILON, config.largest_gradient)
     common = _ActorCritic(parts, obs_dim, action_dim, sparsifiers, events, (), clipped_adam)
     sigma_optimizer = optax.with_extra_args_support(adam(EPSILON))

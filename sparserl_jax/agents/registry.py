@@ -14,7 +14,8 @@ from sparserl_jax.errors import suggest
 class Algorithm(NamedTuple):
     """A named algorithm.
 
-    config: its configuration class. make: its constructor. modules: (hidden, action_dim) to its networks.
+    config: its configuration class. make: its constructor; that of an algorithm with a network for images is told their
+        shape (`image=`). modules: (hidden, action_dim, network, image) to its networks.
     cost: FLOPs of a run, see `accounting.flops.td3_run`. actions: kinds of actions it chooses, `EnvSpec.actions`;
         with more than one, `make` is told which (`actions=`). goals: `make` is told of the environment's (`goal=`).
     """

@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, ActorCritic, Modules
-from sparserl_jax.agents.agent import Agent, Clock, Range
+from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
 from sparserl_jax.agents.optimise import Loss, Network, adam
 from sparserl_jax.agents.targets import discounts, entropy_discounts, n_step_return
 from sparserl_jax.distributions import TanhNormal, bounded_log_std
@@ -56,12 +56,12 @@ class Traced(NamedTuple):
 class SACConfig:
     """Hyper-parameters of SAC; defaults are those of RLx2's experiments, but for `explore`.
 
-    learning_rate: of actor, critics and temperature. explore: how training acts: `sample` draws from the policy, `mean`
-    takes its deterministic action, as RLx2's released code does. entropy: where it enters multi-step targets, `path` or
-    `bootstrap` (see the module); None follows the recipe's source: `path` for `released`, and for `paper`, whose text
-    leaves it open, `bootstrap`.
+    network, hidden: as in `TD3Config`. learning_rate: of actor, critics and temperature. explore: how training acts:
+    `sample` draws from the policy, `mean` takes its deterministic action, as RLx2's released code does. entropy: where
+    it enters multi-step targets, `path` or `bootstrap` (see the module); None follows the recipe's source: `path` for
+    `released`, and for `paper`, whose text leaves it open, `bootstrap`.
 
-    TRACED, SCHEDULE, NETWORKS and experience as in `TD3Config`.
+    TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -72,9 +72,11 @@ class SACConfig:
     SCHEDULE: ClassVar[Mapping[str, int]] = {"buffer_max": 3_000_000, "buffer_min": 200_000}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
     experience: ClassVar[str] = "replay"
+    BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")
 
     name: str = "sac"
     hidden: tuple[int, ...] = (256, 256)
+    network: str = dataclasses.field(default="mlp", metadata=LATER)
     batch_size: int = 256
     learning_rate: float = 3e-4
     gamma: float = 0.99
@@ -84,6 +86,7 @@ class SACConfig:
     entropy: Literal["path", "bootstrap"] | None = None
 
     def __post_init__(self) -> None:
+        check_network(self)
         if self.explore not in EXPLORE:
             raise suggest(str(self.explore), list(EXPLORE), "explore of agent 'sac'")
         if self.entropy is not None and self.entropy not in ENTROPY:
@@ -122,14 +125,16 @@ def policy_of(actor: GaussianActor, params: Params, obs: jax.Array) -> TanhNorma
     return TanhNormal(mean, bounded_log_std(spread))
 
 
-def modules(hidden: tuple[int, ...], action_dim: int) -> Modules:
+def modules(
+    hidden: tuple[int, ...], action_dim: int, network: str = "mlp", image: tuple[int, ...] | None = None
+) -> Modules:
     """The networks of SAC and its deterministic policy, tanh of the mean."""
-    actor = GaussianActor(hidden, action_dim, "orthogonal")
+    actor = GaussianActor(hidden, action_dim, "orthogonal", network)
 
     def policy(params: Params, obs: jax.Array) -> jax.Array:
         return policy_of(actor, params, obs).mode
 
-    return Modules(actor, TwinCritic(hidden, "orthogonal"), policy)
+    return Modules(actor, TwinCritic(hidden, "orthogonal", network), policy)
 
 
 def make(
@@ -145,7 +150,7 @@ def make(
     minus the number of action dimensions. It is no network: it has no sparsity, and it moves at every actor tick, also
     where an event replaces the actor's optimiser step.
     """
-    parts = modules(config.hidden, action_dim)
+    parts = modules(config.hidden, action_dim, config.network)
     common = ActorCritic(parts, obs_dim, action_dim, sparsifiers, events, targets=("critic",))
     policy, temperature_optimizer = parts.policy, optax.with_extra_args_support(adam())
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, ActorCritic, Modules
-from sparserl_jax.agents.agent import Agent, Clock, Range
+from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
 from sparserl_jax.agents.noise import scaled_normal
 from sparserl_jax.agents.optimise import Loss, Network
 from sparserl_jax.agents.targets import discounts, n_step_return
@@ -41,9 +41,11 @@ class Traced(NamedTuple):
 class TD3Config:
     """Hyper-parameters of TD3; defaults are those of RLx2's experiments.
 
-    Noise scales and the clip are relative to the action range [-1, 1]. TRACED: what may differ between members of one
-    Program, with the values that make sense. SCHEDULE: where its published schedule is not that of `Schedule`.
-    NETWORKS: what is trained. experience: what it learns from, see `Agent`.
+    network: `mlp` or `simba`, of actor and critics; see `sparserl_jax/networks`. hidden: widths of hidden layers, or of
+    residual blocks. Noise scales and the clip are relative to the action range [-1, 1]. TRACED: what may differ between
+    members of one Program, with the values that make sense. SCHEDULE: where its published schedule is not that of
+    `Schedule`. NETWORKS: what is trained. BODIES: networks to choose from; critics also read actions, so there is none
+    for images. experience: what it learns from, see `Agent`.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -57,9 +59,11 @@ class TD3Config:
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
     experience: ClassVar[str] = "replay"
+    BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")
 
     name: str = "td3"
     hidden: tuple[int, ...] = (256, 256)
+    network: str = dataclasses.field(default="mlp", metadata=LATER)
     batch_size: int = 256
     learning_rate: float = 3e-4
     gamma: float = 0.99
@@ -68,6 +72,9 @@ class TD3Config:
     exploration_noise: float = 0.1
     target_noise: float = 0.2
     target_noise_clip: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_network(self)
 
     def traced(self, source: str = "released") -> Traced:
         """The traced numbers, as NumPy arrays; the same for a recipe of either `source`."""
@@ -90,14 +97,16 @@ class TD3State(NamedTuple):
     traced: Traced
 
 
-def modules(hidden: tuple[int, ...], action_dim: int) -> Modules:
-    """The networks of TD3 and its policy."""
-    actor = Actor(hidden, action_dim)
+def modules(
+    hidden: tuple[int, ...], action_dim: int, network: str = "mlp", image: tuple[int, ...] | None = None
+) -> Modules:
+    """The networks of TD3 and its policy; none of them reads an `image`."""
+    actor = Actor(hidden, action_dim, kind=network)
 
     def policy(params: Params, obs: jax.Array) -> jax.Array:
         return jnp.asarray(actor.apply({"params": params}, obs))
 
-    return Modules(actor, TwinCritic(hidden), policy)
+    return Modules(actor, TwinCritic(hidden, kind=network), policy)
 
 
 def make(
@@ -114,7 +123,7 @@ def make(
     targets are copied before sparsification (they then stay dense until the first target update), and the member's own
     numbers, where they are not those of `config`.
     """
-    parts = modules(config.hidden, action_dim)
+    parts = modules(config.hidden, action_dim, config.network)
     common = ActorCritic(parts, obs_dim, action_dim, sparsifiers, events, targets=("actor", "critic"))
     policy = parts.policy
 

@@ -65,8 +65,9 @@ def budget(settings: dict[str, Any]) -> str:
     """Steps, updates and networks of every run."""
     suite = settings["suite"]
     agent = suite["agent"]
+    kind = f" {agent['network']}" if "network" in agent else ""
     return (
-        f"{agent['name'].upper()} {'x'.join(map(str, agent['hidden']))}, {suite['steps']:,} steps per run "
+        f"{agent['name'].upper()}{kind} {'x'.join(map(str, agent['hidden']))}, {suite['steps']:,} steps per run "
         f"({suite['warm_up']:,} warm-up), batch {agent['batch_size']}"
     )
 

@@ -23,6 +23,7 @@ from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.sparsity.contract import Promise
 from sparserl_jax.training.config import Evaluation, Schedule
 from sparserl_jax.training.recipe import Recipe
+from sparserl_jax.training.spaces import check_observations
 
 
 def suite_of(content: dict[str, Any]) -> Suite:
@@ -128,7 +129,12 @@ class Claims:
         spaces = int(described["obs_dim"]), int(described["action_dim"])
         place = (planned.task.name, run.training.agent.name, run.width, *spaces)
         if place not in self.layers:
-            self.layers[place] = costs.layer_tables(run.training.agent, *spaces)
+            image = policy.image(described)
+            try:
+                check_observations(run.training.agent, image, "policy.npz")
+            except UserError as error:
+                return [f"its network cannot have made it ({error})"]
+            self.layers[place] = costs.layer_tables(run.training.agent, *spaces, image)
         layers = self.layers[place]
         key = (*place, run.recipe.method, run.recipe.source, *run.knobs.values())
         try:

@@ -53,10 +53,16 @@ def read(path: str | Path) -> Start:
     )
 
 
+def network(start: Start) -> str:
+    """Kind of the given actor, by the name that its parameters lie under."""
+    return next(iter(start.arrays["actor"][0]))
+
+
 def hidden(start: Start) -> tuple[int, ...]:
-    """Widths of the hidden layers of the given actor."""
+    """Widths of the hidden layers of the given actor, or of the stream that its residual blocks read."""
+    side = -2 if network(start) == "simba" else -1
     kernels = {
-        name.split("/")[-2]: value.shape[-1]
+        name.split("/")[-2]: value.shape[side]
         for name, value in policy.flatten(start.arrays["actor"][0], "_").items()
         if name.endswith("/kernel")
     }
@@ -106,6 +112,11 @@ def _shapes(layers: LayerTable) -> dict[str, tuple[int, ...]]:
         shapes["/".join(layer.kernel)] = layer.stack + layer.shape
         if layer.bias is not None:
             shapes["/".join(layer.bias)] = (*layer.stack, layer.units_out)
+        if layer.norm is not None:
+            sides = {
+                "/".join((*layer.norm, part)): (*layer.stack, layer.units_in) for part in ("scale", "bias")
+            }
+            shapes |= sides
     return shapes
 
 

@@ -22,9 +22,12 @@ _NONE, _UNPROMISED = {"critic": LayerTable()}, {"critic": Promise([])}
 """An algorithm without critics: its critic is a network without layers."""
 
 
-def layer_tables(agent: AnyConfig, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
-    """LayerTables of the full-width networks that an agent trains."""
-    every = trained_by(agent.name).modules(tuple(agent.hidden), action_dim).layers(obs_dim, action_dim)
+def layer_tables(
+    agent: AnyConfig, obs_dim: int, action_dim: int, image: tuple[int, ...] | None = None
+) -> dict[str, LayerTable]:
+    """LayerTables of the full-width networks that an agent trains; `image`: shape of observations that are images."""
+    modules = trained_by(agent.name).modules(tuple(agent.hidden), action_dim, agent.network, image)
+    every = modules.layers(obs_dim, action_dim)
     return {network: every[network] for network in agent.NETWORKS}
 
 

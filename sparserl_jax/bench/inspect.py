@@ -75,7 +75,7 @@ def _links(mask: Any, copy: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def network(name: str, layers: LayerTable, masks: Mapping[str, Any]) -> list[NetworkFacts]:
-    """Facts about every copy of a network whose layers follow each other.
+    """Facts about every copy of a network; what adds to a residual stream has no units of its own to report.
 
     Args:
         name: its name.
@@ -85,20 +85,22 @@ def network(name: str, layers: LayerTable, masks: Mapping[str, Any]) -> list[Net
     found = []
     for copy in range(layers[0].copies):
         links = [_links(leaf(masks, layer.kernel), copy, layer.shape) for layer in layers]
-        fed = [np.ones(links[0].shape[0], bool)]  # units of each group that an input reaches, inputs first
-        for link in links:
-            fed.append(fed[-1] @ link)
-        read = [np.ones(links[-1].shape[1], bool)]  # units of each group from which an output is reached
-        for link in reversed(links):
-            read.insert(0, link @ read[0])
+        start, end = layers[0].inputs, layers[-1].outputs
+        fed = {start: np.ones(links[0].shape[0], bool)}  # units of each group that an input reaches
+        for layer, link in zip(layers, links, strict=True):
+            fed[layer.outputs] = fed[layer.inputs] @ link | fed.get(layer.outputs, False)
+        read = {end: np.ones(links[-1].shape[1], bool)}  # units of each group from which an output is reached
+        for layer, link in reversed(list(zip(layers, links, strict=True))):
+            read[layer.inputs] = link @ read[layer.outputs] | read.get(layer.inputs, False)
         facts = []
-        for layer, here, there in zip(layers, fed[1:], read[1:], strict=True):
+        for layer in layers:
+            here, there = fed[layer.outputs], read[layer.outputs]
             live = int(np.asarray(leaf(masks, layer.kernel)).reshape(layer.copies, -1)[copy].sum())
             dead = (int((~here).sum()), int((~there).sum()), int((~(here & there)).sum()))
-            units = (None, None, None) if layer.output else dead
+            units = dead if layer in layers.hidden else (None, None, None)
             facts.append(LayerFacts(layer.name, layer.shape, live, layer.size, *units))
         label = f"{name}[{copy}]" if layers[0].stack else name
-        ends = (fed[0].size, int(read[0].sum()), read[-1].size, int(fed[-1].sum()))
+        ends = (fed[start].size, int(read[start].sum()), read[end].size, int(fed[end].sum()))
         found.append(NetworkFacts(label, facts, *ends))
     return found
 
@@ -111,10 +113,14 @@ def narrow(layers: LayerTable, masks: Mapping[str, Any]) -> LayerTable:
     smaller = []
     for layer in layers:
         link = np.asarray(leaf(masks, layer.kernel), bool)
-        rows, columns = link.any(axis=-1), link.any(axis=-2)
-        if link.ndim != 2 or not np.array_equal(link, np.outer(rows, columns)) or not link.any():
+        window = tuple(range(len(layer.shape[:-2])))
+        if layer.stack or not link.any():
             return layers
-        smaller.append(dataclasses.replace(layer, shape=(int(rows.sum()), int(columns.sum()))))
+        rows, columns = link.any(axis=(*window, -1)), link.any(axis=(*window, -2))
+        if not (link == np.outer(rows, columns)).all():
+            return layers
+        shape = (*layer.shape[:-2], int(rows.sum()), int(columns.sum()))
+        smaller.append(dataclasses.replace(layer, shape=shape))
     chained = all(a.units_out == b.units_in for a, b in zip(smaller, smaller[1:], strict=False))
     return LayerTable(smaller) if chained else layers
 
@@ -133,8 +139,13 @@ def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
         UserError: the files do not hold what the policy's description says, or the policy is decomposed.
     """
     described = saved.plain.description
-    config = dataclasses.replace(trained_by(described["agent"]).config(), hidden=tuple(described["hidden"]))
-    layers = costs.layer_tables(config, described["obs_dim"], described["action_dim"])
+    config = dataclasses.replace(
+        trained_by(described["agent"]).config(),
+        hidden=tuple(described["hidden"]),
+        network=described.get("network", "mlp"),
+    )
+    image = policy.image(described)
+    layers = costs.layer_tables(config, described["obs_dim"], described["action_dim"], image)
     masks = {"actor": saved.policy.masks}
     file = saved.folder / "masks.npz"
     if saved.record is not None and file.is_file():
@@ -158,7 +169,8 @@ def origin(saved: Saved) -> list[str]:
     """Where a policy came from: recipe, seed, score, commit."""
     described, record = saved.policy.description, saved.record
     sizes_text = " x ".join(str(width) for width in described["hidden"])
-    network = f"{described['agent']}, hidden layers {sizes_text}, on {described['env']}"
+    kind = f", {described['network']}" if "network" in described else ""
+    network = f"{described['agent']}{kind}, hidden layers {sizes_text}, on {described['env']}"
     if record is None:
         return [f"{saved.path}: {network}", "no record beside it: recipe, seed and score are not known"]
     result, came = record["result"], record["provenance"]
@@ -261,7 +273,7 @@ def show(saved: Saved, console: Console) -> None:
         say(f"{one.name}: {words}", "" if one.connected else "yellow")
     table = narrow(layers["actor"], masks["actor"])
     if table != layers["actor"]:
-        widths = " x ".join(str(layer.units_out) for layer in table if not layer.output)
+        widths = " x ".join(str(layer.units_out) for layer in table.hidden)
         say(
             f"the actor is narrow: hidden layers {widths} inside wider tensors; its bytes are those of the narrow one"
         )

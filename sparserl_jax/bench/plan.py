@@ -13,7 +13,7 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import Promise
 from sparserl_jax.training.config import Run
-from sparserl_jax.training.spaces import check_spaces
+from sparserl_jax.training.spaces import check_observations, check_spaces
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,8 +136,11 @@ def make(
     written = [task.name for task in suite.tasks]
     suite = dataclasses.replace(suite, tasks=tasks)
     specs = {spec.name: spec for spec in found}
+    for name, spec in specs.items():
+        check_observations(suite.agent, spec.image, f"environment '{name}'")
     layers = {
-        name: costs.layer_tables(suite.agent, spec.obs_dim, spec.action_dim) for name, spec in specs.items()
+        name: costs.layer_tables(suite.agent, spec.obs_dim, spec.action_dim, spec.image)
+        for name, spec in specs.items()
     }
     for task in suite.tasks:
         suite.training(task).check()

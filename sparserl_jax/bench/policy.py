@@ -26,15 +26,23 @@ FORMAT = "sparserl_jax-policy-1"
 FILE = "policy.npz"
 NETWORKS = "networks.npz"
 DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "action_high")
-"""Parts of a policy's description that calling it needs; `num_actions`, `image`, `form` come on top where there are."""
+"""Parts of a policy's description that calling it needs; on top come `num_actions`, `image` and `form` where there are
+such, and `network` where it is no `mlp`."""
 _DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading an archive with a few wrong bytes may raise (of them NotImplementedError is a RuntimeError)."""
 
 
-def kinds(spec: Any) -> dict[str, Any]:
-    """What a description says beyond `DESCRIBED`: the number of choices, the shape of images."""
+def kinds(spec: Any, agent: Any) -> dict[str, Any]:
+    """What a description says beyond `DESCRIBED`: the number of choices, the shape of images, the kind of network."""
     said = {"num_actions": spec.num_actions, "image": spec.image and list(spec.image)}
+    said["network"] = None if agent.network == "mlp" else agent.network
     return {name: value for name, value in said.items() if value is not None}
+
+
+def image(description: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of a described policy's observations where they are images."""
+    shape = description.get("image")
+    return None if shape is None else tuple(shape)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
@@ -183,14 +191,18 @@ class Policy:
         from sparserl_jax.agents.registry import trained_by
 
         known = trained_by(self.description["agent"])
-        found = known.modules(tuple(self.description["hidden"]), self.description["action_dim"])
+        found = known.modules(
+            tuple(self.description["hidden"]),
+            self.description["action_dim"],
+            self.description.get("network", "mlp"),
+            image(self.description),
+        )
         with low_rank.acting() if self.decomposed else contextlib.nullcontext():
             return found.policy(params, jnp.asarray(obs, jnp.float32))
 
     def __call__(self, obs: Any) -> Any:
         """Action in environment units for observations `[..., obs]`, or images `[..., height, width, channels]`."""
-        image = tuple(self.description.get("image", ()))
-        if image and np.shape(obs)[-3:] == image:
+        if np.shape(obs)[-3:] == image(self.description):
             obs = np.reshape(obs, (*np.shape(obs)[:-3], -1))
         width = np.shape(obs)[-1:] or (0,)
         if width[0] != self.description["obs_dim"]:

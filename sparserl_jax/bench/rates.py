@@ -63,7 +63,7 @@ def kind_of(training: Mapping[str, Any]) -> str:
     """Sizes on which the speed of a training depends, from its settings as a record has them."""
     agent = training["agent"]
     words = [
-        str(agent["name"]),
+        " ".join(agent[key] for key in ("name", "network") if key in agent),
         "x".join(str(width) for width in agent.get("hidden", ())),
         f"batch {agent.get('batch_size')}",
         f"delay {agent.get('policy_delay')}",

@@ -257,7 +257,7 @@ def write(
             "action_dim": spec.action_dim,
             "action_low": list(spec.action_low),
             "action_high": list(spec.action_high),
-            **policy.kinds(spec),
+            **policy.kinds(spec, planned.run.training.agent),
             "normalisation": None,
             "config_hash": config_hash,
             "run_id": planned.folder.as_posix(),

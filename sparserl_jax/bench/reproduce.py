@@ -82,6 +82,7 @@ def _train(suite: dict[str, Any], env: str) -> str:
         "steps": suite["steps"],
         "warm-up": suite["warm_up"],
         "num-envs": suite["num_envs"],
+        **({"network": agent["network"]} if "network" in agent else {}),
         "hidden": agent["hidden"],
         "batch-size": agent["batch_size"],
         "learning-rate": agent["learning_rate"],

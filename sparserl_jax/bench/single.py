@@ -48,6 +48,7 @@ def suite_of(
     steps: int | None = None,
     warm_up: int | None = None,
     num_envs: int = 1,
+    network: str | None = None,
     hidden: tuple[int, ...] | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -70,11 +71,11 @@ def suite_of(
             (PPO: times steps per rollout); default the one that is nearest to 100,000.
         warm_up: random steps before the first update; default 5 % of `steps`, at most 25,000, and none for PPO.
         num_envs: parallel environments per member.
-        hidden, batch_size, learning_rate: of the agent; default its own.
+        network, hidden, batch_size, learning_rate: of the agent; default its own.
         episodes, final_episodes: per evaluation, and at the end.
         matmul_precision: of all stages; default what JAX is configured for. See `training/precision.py`.
         start: a finished run's folder, or its policy.npz: every member begins from its networks and masks, with fresh
-            optimiser and replay; `hidden` is then that run's where it is not given. See `bench/continuing.py`.
+            optimiser and replay; `network` and `hidden` are then that run's where not given. See `bench/continuing.py`.
 
     The schedule is the published one of RLx2 scaled to `steps`.
     """
@@ -87,7 +88,9 @@ def suite_of(
     begun = None if start is None else continuing.read(start)
     if begun is not None and hidden is None:
         hidden = continuing.hidden(begun)
-    changes = {"hidden": hidden, "batch_size": batch_size, "learning_rate": learning_rate}
+    if begun is not None and network is None:
+        network = continuing.network(begun)
+    changes = {"network": network, "hidden": hidden, "batch_size": batch_size, "learning_rate": learning_rate}
     config = dataclasses.replace(found.config(), **{k: v for k, v in changes.items() if v is not None})
     for knob in (sparsity, critic_sparsity):
         if knob is not None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.errors import UserError, located, suggest
 
 T = TypeVar("T")
 
@@ -83,4 +83,5 @@ def from_table(cls: type[T], table: Mapping[str, Any], where: str, *, skip: tupl
         missing = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if key not in values and missing:
             raise UserError(f"{where}: the key '{key}' is missing; add it.")
-    return cls(**values)
+    with located(where):
+        return cls(**values)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sparserl_jax.agents.agent import unspoken
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import budgets, tickets
 from sparserl_jax.bench import tuning as tunings
@@ -211,7 +212,8 @@ def plain(value: Any) -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hidden = (*_OBJECTS, "summary") if isinstance(value, Recipe) else _OBJECTS
-        names = [field.name for field in dataclasses.fields(value) if field.name not in hidden]
+        left_out = {*hidden, *unspoken(value)}
+        names = [field.name for field in dataclasses.fields(value) if field.name not in left_out]
         found = {name: getattr(value, name) for name in names}
         if found.get("overrides"):
             found["overrides"] = dict(found["overrides"])

@@ -71,7 +71,10 @@ def cloning(training: Training) -> Training:
     return dataclasses.replace(
         training,
         agent=BehaviourCloningConfig(
-            hidden=agent.hidden, batch_size=agent.batch_size, learning_rate=agent.learning_rate
+            hidden=agent.hidden,
+            network=agent.network,
+            batch_size=agent.batch_size,
+            learning_rate=agent.learning_rate,
         ),
         schedule=dataclasses.replace(
             training.schedule, buffer_max=training.warm_up, buffer_min=training.warm_up

@@ -1,6 +1,7 @@
 """Linen modules and heads; no reinforcement learning in here."""
 
 from sparserl_jax.networks.mlp import (
+    KINDS,
     MLP,
     ActionValues,
     Actor,
@@ -11,11 +12,13 @@ from sparserl_jax.networks.mlp import (
     Value,
     actor_layers,
     critic_layers,
+    one_critic,
     twin_critic_layers,
     value_layers,
 )
 
 __all__ = [
+    "KINDS",
     "MLP",
     "ActionValues",
     "Actor",
@@ -26,6 +29,7 @@ __all__ = [
     "Value",
     "actor_layers",
     "critic_layers",
+    "one_critic",
     "twin_critic_layers",
     "value_layers",
 ]

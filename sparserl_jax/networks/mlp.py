@@ -1,46 +1,31 @@
-"""Multi-layer perceptrons: the actors, the twin critic of TD3 and SAC (RLx2 section 1.1), the state value of PPO.
+"""Multi-layer perceptrons, and the heads of all networks: the actors, the twin critic of TD3 and SAC (RLx2 section
+1.1), the values of DQN and PPO.
 
-Two laws of initial weights, those of the networks the published results were made with:
-
-    fan_in_uniform   weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in))     (TD3)
-    orthogonal       (semi-)orthogonal weights of gain 1, zero biases          (SAC, PPO)
-
-A layer's law stands in the LayerTable, which lets a narrow network be initialised by its own law inside a wide one (see
-`sparsity/tiny.py`).
+A head is a function of what its `kind` of network puts out: `mlp`, `cnn` (which has to know the shape of its `image`)
+or `simba`. `hidden` are the widths of the hidden layers, or of the residual blocks; `law` is one of `laws.LAWS`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sparserl_jax import orthogonal
 from sparserl_jax.layers import LayerTable, derive
+from sparserl_jax.networks import cnn, simba
+from sparserl_jax.networks.laws import dense
 
-
-def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-
-    def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        bound = fan_in**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
-
-
-LAWS: dict[str, Callable[[int], tuple[nn.initializers.Initializer, nn.initializers.Initializer]]] = {
-    "fan_in_uniform": lambda fan_in: (fan_in_uniform(fan_in), fan_in_uniform(fan_in)),
-    "orthogonal": lambda fan_in: (orthogonal.init, nn.initializers.zeros),
-}
-"""Initialisers of weights and biases by the name of their law and the fan-in."""
+Image = tuple[int, ...]
+"""Height, width, channels."""
 
 
 class MLP(nn.Module):
-    """Dense layers `hidden_0 ... hidden_k, output` with ReLU between them; `law` is one of `LAWS`.
+    """Dense layers `hidden_0 ... hidden_k, output` with ReLU between them.
 
     Maps `[..., in]` to `[..., features_out]`. Hidden activations are sown as `hidden_0_units`, ... under
     `intermediates` for methods that score units; nothing is stored unless that collection is asked for.
@@ -53,11 +38,19 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for index, width in enumerate(self.hidden):
-            kernel, bias = LAWS[self.law](x.shape[-1])
-            x = nn.relu(nn.Dense(width, kernel_init=kernel, bias_init=bias, name=f"hidden_{index}")(x))
+            x = nn.relu(dense(width, x.shape[-1], self.law, f"hidden_{index}")(x))
             self.sow("intermediates", f"hidden_{index}_units", x)
-        kernel, bias = LAWS[self.law](x.shape[-1])
-        return nn.Dense(self.features_out, kernel_init=kernel, bias_init=bias, name="output")(x)
+        return dense(self.features_out, x.shape[-1], self.law, "output")(x)
+
+
+KINDS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": cnn.CNN, "simba": simba.SimBa}
+"""Networks by name: modules of (hidden, features_out, law)."""
+
+
+def network(kind: str, image: Image | None) -> Callable[..., Any]:
+    """Constructor of a network of this kind; its parameters lie under that name."""
+    more = {"image": image} if kind == "cnn" else {}
+    return functools.partial(KINDS[kind], name=kind, **more)
 
 
 class Actor(nn.Module):
@@ -66,10 +59,13 @@ class Actor(nn.Module):
     hidden: Sequence[int]
     action_dim: int
     law: str = "fan_in_uniform"
+    kind: str = "mlp"
+    image: Image | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        return jnp.tanh(MLP(self.hidden, self.action_dim, self.law, name="mlp")(obs))
+        outputs = network(self.kind, self.image)(self.hidden, self.action_dim, self.law)(obs)
+        return jnp.tanh(outputs)
 
 
 class GaussianActor(nn.Module):
@@ -81,10 +77,13 @@ class GaussianActor(nn.Module):
     hidden: Sequence[int]
     action_dim: int
     law: str = "orthogonal"
+    kind: str = "mlp"
+    image: Image | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean, spread = jnp.split(MLP(self.hidden, 2 * self.action_dim, self.law, name="mlp")(obs), 2, axis=-1)
+        outputs = network(self.kind, self.image)(self.hidden, 2 * self.action_dim, self.law)(obs)
+        mean, spread = jnp.split(outputs, 2, axis=-1)
         return mean, spread
 
 
@@ -94,10 +93,13 @@ class ActionValues(nn.Module):
     hidden: Sequence[int]
     choices: int
     law: str = "fan_in_uniform"
+    kind: str = "mlp"
+    image: Image | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        return MLP(self.hidden, self.choices, self.law, name="mlp")(obs)
+        values: jax.Array = network(self.kind, self.image)(self.hidden, self.choices, self.law)(obs)
+        return values
 
 
 class TwinCritic(nn.Module):
@@ -108,18 +110,19 @@ class TwinCritic(nn.Module):
 
     hidden: Sequence[int]
     law: str = "fan_in_uniform"
+    kind: str = "mlp"
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
         twin = nn.vmap(
-            MLP,
+            KINDS[self.kind],
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=None,
             out_axes=0,
             axis_size=2,
         )
-        return twin(self.hidden, 1, self.law, name="mlp")(jnp.concatenate([obs, action], axis=-1))[..., 0]
+        return twin(self.hidden, 1, self.law, name=self.kind)(jnp.concatenate([obs, action], axis=-1))[..., 0]
 
 
 class Critic(nn.Module):
@@ -127,11 +130,18 @@ class Critic(nn.Module):
 
     hidden: Sequence[int]
     law: str = "fan_in_uniform"
+    kind: str = "mlp"
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
         inputs = jnp.concatenate([obs, action], axis=-1)
-        return MLP(self.hidden, 1, self.law, name="mlp")(inputs)[..., 0]
+        value: jax.Array = KINDS[self.kind](self.hidden, 1, self.law, name=self.kind)(inputs)[..., 0]
+        return value
+
+
+def one_critic(critic: Critic | TwinCritic) -> nn.Module:
+    """The critic, or one of the two: observations and actions side by side `[..., obs + action]` to `[..., 1]`."""
+    return KINDS[critic.kind](critic.hidden, 1, critic.law)
 
 
 class LinearActor(nn.Module):
@@ -140,10 +150,13 @@ class LinearActor(nn.Module):
     hidden: Sequence[int]
     action_dim: int
     law: str = "orthogonal"
+    kind: str = "mlp"
+    image: Image | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        return MLP(self.hidden, self.action_dim, self.law, name="mlp")(obs)
+        mean: jax.Array = network(self.kind, self.image)(self.hidden, self.action_dim, self.law)(obs)
+        return mean
 
 
 class Value(nn.Module):
@@ -151,39 +164,34 @@ class Value(nn.Module):
 
     hidden: Sequence[int]
     law: str = "orthogonal"
+    kind: str = "mlp"
+    image: Image | None = None
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        return MLP(self.hidden, 1, self.law, name="mlp")(obs)[..., 0]
+        value: jax.Array = network(self.kind, self.image)(self.hidden, 1, self.law)(obs)
+        return value[..., 0]
 
 
-def actor_layers(module: Actor | GaussianActor | LinearActor | ActionValues, obs_dim: int) -> LayerTable:
+ObservationHead = Actor | GaussianActor | LinearActor | ActionValues | Value
+
+
+def actor_layers(module: ObservationHead, obs_dim: int) -> LayerTable:
     """LayerTable of an actor that reads observations of length `obs_dim`."""
-    return _layers_of_observations(module, obs_dim)
+    return _described(lambda key, obs: module.init(key, obs)["params"], obs_dim, module, module.image)
 
 
 def value_layers(module: Value, obs_dim: int) -> LayerTable:
     """LayerTable of a state value that reads observations of length `obs_dim`."""
-    return _layers_of_observations(module, obs_dim)
-
-
-def _layers_of_observations(
-    module: Actor | GaussianActor | LinearActor | ActionValues | Value, obs_dim: int
-) -> LayerTable:
-    layers = derive(
-        lambda key, obs: module.init(key, obs)["params"], jax.ShapeDtypeStruct((obs_dim,), jnp.float32)
-    )
-    return LayerTable(dataclasses.replace(layer, law=module.law) for layer in layers)
+    return actor_layers(module, obs_dim)
 
 
 def critic_layers(module: Critic | TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
     """LayerTable of one critic."""
-    one = MLP(module.hidden, 1, module.law)
-    layers = derive(
-        lambda key, x: {"mlp": one.init(key, x)["params"]},
-        jax.ShapeDtypeStruct((obs_dim + action_dim,), jnp.float32),
+    one = one_critic(module)
+    return _described(
+        lambda key, x: {module.kind: one.init(key, x)["params"]}, obs_dim + action_dim, module, None
     )
-    return LayerTable(dataclasses.replace(layer, law=module.law) for layer in layers)
 
 
 def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
@@ -191,5 +199,17 @@ def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> Lay
 
     Derived from one of the twins: a lifted module returns its parameters sorted by name, not in forward order.
     """
-    one = critic_layers(module, obs_dim, action_dim)
-    return LayerTable(dataclasses.replace(layer, stack=(2,)) for layer in one)
+    layers = critic_layers(module, obs_dim, action_dim)
+    return LayerTable(dataclasses.replace(layer, stack=(2,)) for layer in layers)
+
+
+def _described(
+    init: Callable[..., Any], inputs: int, module: ObservationHead | Critic | TwinCritic, image: Image | None
+) -> LayerTable:
+    """What `init` makes of a vector of so many `inputs`, with what shapes do not say."""
+    derived = derive(init, jax.ShapeDtypeStruct((inputs,), jnp.float32))
+    layers = LayerTable(dataclasses.replace(layer, law=module.law) for layer in derived)
+    if module.kind == "cnn":
+        assert image is not None, "refused before"
+        return cnn.described(layers, image)
+    return simba.described(layers) if module.kind == "simba" else layers

@@ -17,13 +17,15 @@ Odds = Callable[[Layer], float]
 
 
 def _er_odds(layer: Layer) -> float:
-    """Erdos-Renyi density of a layer up to the common factor: (in + out) / (in * out)."""
-    return (layer.units_in + layer.units_out) / (layer.units_in * layer.units_out)
+    """Erdos-Renyi density of a layer up to the common factor: (in + out) / (in * out), of channels where it is applied
+    at many places."""
+    inputs = layer.units_in if layer.kind == "conv" else layer.fan_in
+    return (inputs + layer.units_out) / (inputs * layer.units_out)
 
 
 def _erk_odds(layer: Layer) -> float:
-    """Erdos-Renyi-kernel density up to the common factor: sum / product of the kernel's dimensions."""
-    return sum(layer.shape) / layer.size
+    """Erdos-Renyi-kernel density up to the common factor (Evci et al. 2020): sum / product of a kernel's dimensions."""
+    return sum(layer.shape) / layer.size if layer.kind == "conv" else _er_odds(layer)
 
 
 def _solve(layers: LayerTable, sparsity: float, odds: Odds) -> list[float]:
@@ -127,7 +129,8 @@ def er(layers: LayerTable, sparsity: float, minimum: int = 1) -> list[int]:
 
 
 def erk(layers: LayerTable, sparsity: float, minimum: int = 1) -> list[int]:
-    """As `er`, but densities of convolutions also count the kernel's height and width."""
+    """As `er`, but densities of convolutions also count the kernel's height and width: in and out of a convolution are
+    then not all that its size depends on. Without convolutions they are the same."""
     return _counts(layers, sparsity, _erk, minimum)
 
 
@@ -155,7 +158,7 @@ def er_within(
         size = sum(layer.size for layer, _ in part.tensors)
         # Of layers that are asked for more than they have, `_solve` makes shares above 1: fewer than no weights.
         share = sparsity * sum(layer.size for layer, _ in layers.tensors) / size
-        shares = iter(_solve(part, share, lambda layer: weight(layer) * _er_odds(layer)))
+        shares = iter(_solve(part, share, lambda layer: weight(layer) * _erk_odds(layer)))
         return [next(shares) if sparse(layer) else 0.0 for layer, _ in layers.tensors]
 
     return _counts(layers, sparsity, rule, minimum)
@@ -166,8 +169,21 @@ def densities(layers: LayerTable, counts: list[int]) -> list[float]:
     return [kept / layer.size for (layer, _), kept in zip(layers.tensors, counts, strict=True)]
 
 
+def narrowed(layers: LayerTable, width: int) -> dict[str, int]:
+    """Units of every hidden group, by name, of the narrow network of this width: so many, or all that there are; of the
+    channels of a convolution the share that this is of the widest dense group, rounded up."""
+    widest = max(layer.units_out for layer in layers.hidden if layer.kind == "dense")
+
+    def units(layer: Layer) -> int:
+        share = -(-width * layer.units_out // widest)
+        return min(share if layer.kind == "conv" else width, layer.units_out)
+
+    return {layer.outputs: units(layer) for layer in layers.hidden}
+
+
 def tiny_width(layers: LayerTable, nnz: int) -> int:
-    """Smallest width, the same in every hidden group, at which the dense network has at least `nnz` weights.
+    """Smallest width, the same in every hidden group (see `narrowed`), at which the dense network has at least `nnz`
+    weights.
 
     With two hidden layers of h units an actor has obs*h + h*h + h*act weights and each Q of a critic
     (obs + act)*h + h*h + h; biases are not counted, stacked copies are.
@@ -177,25 +193,30 @@ def tiny_width(layers: LayerTable, nnz: int) -> int:
         nnz: weights of the sparse arm over all maskable tensors, e.g. `sum(er(layers, sparsity))`.
 
     Raises:
-        UserError: `nnz` is below 1, or the network has no hidden units to narrow.
+        UserError: `nnz` is below 1, or the network has no hidden units to narrow, or not enough of them.
     """
     if nnz < 1:
         raise UserError(f"a tiny network of {nnz} weights was asked for: give at least 1.")
-    hidden = {layer.outputs for layer in layers if not layer.output}
-    if not hidden:
+    if not any(layer.kind == "dense" for layer in layers.hidden):
         raise UserError(
-            "a network without hidden layers has no tiny counterpart: give it at least one hidden layer."
+            "a network without hidden dense layers has no tiny counterpart: give it at least one hidden layer."
         )
 
     def weights(width: int) -> int:
-        total = 0
+        total, units = 0, narrowed(layers, width)
         for layer in layers.maskable:
-            units_in = width if layer.inputs in hidden else layer.units_in
-            units_out = width if layer.outputs in hidden else layer.units_out
-            total += layer.copies * math.prod(layer.shape[:-2]) * units_in * units_out
+            units_in = units.get(layer.inputs, layer.units_in)
+            units_out = units.get(layer.outputs, layer.units_out)
+            total += layer.copies * layer.window * units_in * units_out
         return total
 
-    width = 1
-    while weights(width) < nnz:
+    # What is in no block of a residual network cannot be narrowed; its narrowest may be larger than what was asked for.
+    if len(layers.hidden) < sum(not layer.output for layer in layers) and weights(1) > nnz:
+        raise UserError(
+            f"a tiny network of {nnz:,} weights was asked for, and {weights(1):,} is the fewest that one with this "
+            "residual stream has: choose a smaller sparsity, or a narrower stream."
+        )
+    width, widest = 1, max(layer.units_out for layer in layers.hidden)
+    while weights(width) < nnz and width < widest:
         width += 1
     return width

@@ -103,7 +103,7 @@ def _misfit(block: Block) -> Callable[[Params, LayerTable, Any], str | None]:
 def _counts(layers: LayerTable, knob: float, block: Block) -> list[int]:
     """Live blocks of each tensor at sparsity `knob`."""
     size = block[0] * block[1]
-    kept = allocation.er(layers, knob, minimum=size)
+    kept = allocation.erk(layers, knob, minimum=size)
     # As many blocks dead as the dead weights fill: rounded in favour of the weights, as everywhere.
     return [
         layer.size // size - (layer.size - n) // size

@@ -130,7 +130,8 @@ def _own_draw(layer: Layer, kernel: jax.Array, exists: jax.Array, chosen: Settin
     if layer.law != "orthogonal":
         return kernel * chosen.scale[index]
     narrow = (chosen.live_in[index] < layer.units_in) | (chosen.live_out[index] < layer.units_out)
-    return jnp.where(narrow, orthogonal.nearest(jnp.where(exists, kernel, 0.0)), kernel)
+    matrix = jnp.where(exists, kernel, 0.0).reshape(*layer.stack, layer.fan_in, layer.units_out)
+    return jnp.where(narrow, orthogonal.nearest(matrix).reshape(kernel.shape), kernel)
 
 
 def init(key: jax.Array, params: Params, layers: LayerTable, settings: Settings) -> tuple[Params, Any, State]:

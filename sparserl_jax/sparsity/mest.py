@@ -53,7 +53,7 @@ FAMILY = drop_grow.DROP_GROW._replace(name="mest", evolve=evolve)
 
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
     """Erdos-Renyi budgets at sparsity `knob`."""
-    counts = allocation.er(layers, knob)
+    counts = allocation.erk(layers, knob)
     return drop_grow.settings(layers, counts, events, evolves=True, random_mask=source == "paper")
 
 

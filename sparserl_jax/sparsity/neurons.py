@@ -38,11 +38,11 @@ class Settings(NamedTuple):
 def without(masks: Params, alive: dict[str, jax.Array], layers: LayerTable) -> Params:
     """`masks` without the rows, columns and biases of dead units; `alive`: bool[copy, unit] by unit group."""
     for layer in layers:
-        mask = leaf(masks, layer.kernel)
+        mask, window = leaf(masks, layer.kernel), (1,) * len(layer.shape[:-2])
         if layer.inputs in alive:
-            mask &= alive[layer.inputs].reshape(*layer.stack, -1, 1)
+            mask &= alive[layer.inputs].reshape(*layer.stack, *window, -1, 1)
         if layer.outputs in alive:
-            mask &= alive[layer.outputs].reshape(*layer.stack, 1, -1)
+            mask &= alive[layer.outputs].reshape(*layer.stack, *window, 1, -1)
             if layer.bias is not None:
                 bias = leaf(masks, layer.bias)
                 masks = with_leaf(masks, layer.bias, bias & alive[layer.outputs].reshape(bias.shape))
@@ -64,7 +64,7 @@ def evolve(
     event = jnp.clip(tick // chosen.interval, 0, len(chosen.units) - 1)
     hidden, alive = evidence.activations(), {}
     for index, layer in enumerate(state.layers):
-        if not layer.output:
+        if layer in state.layers.hidden:
             keys = jax.random.split(jax.random.fold_in(key, index), layer.copies)
             scores = activity.activity(layer, hidden[layer.name])
             among = activity.exists(layer, state.masks)
@@ -100,7 +100,9 @@ def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Se
     units = np.array([[width(layer.outputs, layer.units_out, share) for layer in layers] for share in done])
     counts = [
         [
-            width(layer.inputs, layer.units_in, share) * width(layer.outputs, layer.units_out, share)
+            layer.window
+            * width(layer.inputs, layer.units_in, share)
+            * width(layer.outputs, layer.units_out, share)
             for layer, _ in layers.tensors
         ]
         for share in done

@@ -53,7 +53,7 @@ def recycle(
     hidden, initial = evidence.activations(), evidence.init_params()
     concerns: Params = jax.tree.map(lambda value: jnp.zeros(value.shape, bool), params)
     asleep: dict[str, jax.Array] = {}
-    for number, layer in enumerate(layer for layer in layers if not layer.output):
+    for number, layer in enumerate(layers.hidden):
         found, _ = activity.dormant(
             activity.activity(layer, hidden[layer.name]), activity.exists(layer, masks), TAU
         )

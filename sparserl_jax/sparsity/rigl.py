@@ -13,7 +13,7 @@ from sparserl_jax.sparsity.contract import Events
 
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
     """Erdos-Renyi budgets at sparsity `knob`."""
-    counts = allocation.er(layers, knob)
+    counts = allocation.erk(layers, knob)
     return drop_grow.settings(
         layers, counts, events, evolves=True, grow_by_gradient=True, random_mask=source == "paper"
     )

@@ -129,8 +129,8 @@ def evolve(
     masks, at = state.masks, 0
     for layer, own in zip(layers.maskable, jax.random.split(key, len(layers.maskable)), strict=True):
         here = slice(at, at + layer.copies)
-        # Actions and values are there to be computed.
-        share = jnp.float32(0) if layer.output else chosen.share
+        # Actions and values are there to be computed, and a residual stream is not one layer's.
+        share = chosen.share if layer in layers.hidden else jnp.float32(0)
         after = event(
             jax.random.split(own, layer.copies),
             *(by_unit(tree, layer) for tree in (params, gradient, state.masks)),
@@ -173,7 +173,7 @@ def budgets(layers: LayerTable, sparsity: float) -> list[int]:
         UserError: a tensor's units would have no inputs.
     """
     counts = []
-    for (layer, copy), count in zip(layers.tensors, allocation.er(layers, sparsity), strict=True):
+    for (layer, copy), count in zip(layers.tensors, allocation.erk(layers, sparsity), strict=True):
         fan_in = round(count / layer.units_out)
         if fan_in < 1:
             raise UserError(

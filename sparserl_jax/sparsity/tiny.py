@@ -1,6 +1,8 @@
 """Tiny: the honest small dense baseline: a narrow network with as many weights as the sparse arm keeps.
 
-Width: the smallest number of hidden units whose weight count reaches the sparse arm's (RLx2, baseline "Tiny"). The
+Width: the smallest number of hidden units whose weight count reaches the sparse arm's (RLx2, baseline "Tiny"). A
+convolution keeps the share of its channels that this is of the widest dense layer. Of a network with a residual stream
+only the units inside its blocks are fewer: the stream, which is normalised as a whole, stays as wide as it is. The
 narrow network sits in the leading units of the wide tensors, drawn from the narrow network's own initialiser (a wide
 draw whose law scales with 1/sqrt(fan_in) is rescaled; orthogonal weights: see `orthogonal.py`); all other
 weights and biases are masked. It then computes exactly what a really narrow network computes. Its speed, memory and
@@ -16,16 +18,15 @@ from sparserl_jax.sparsity.contract import Events
 
 def widths(layers: LayerTable, knob: float) -> dict[str, int]:
     """Units per hidden unit group of the narrow network whose weight count matches sparsity `knob`."""
-    nnz = sum(allocation.er(layers, knob))
-    width = allocation.tiny_width(layers, nnz)
-    return {layer.outputs: min(width, layer.units_out) for layer in layers if not layer.output}
+    nnz = sum(allocation.erk(layers, knob))
+    return allocation.narrowed(layers, allocation.tiny_width(layers, nnz))
 
 
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
     """The leading `widths(layers, knob)` units of every hidden group, densely connected."""
     narrow = widths(layers, knob)
     counts = [
-        narrow.get(layer.inputs, layer.units_in) * narrow.get(layer.outputs, layer.units_out)
+        layer.window * narrow.get(layer.inputs, layer.units_in) * narrow.get(layer.outputs, layer.units_out)
         for layer, _ in layers.tensors
     ]
     return drop_grow.settings(layers, counts, events, widths=narrow)

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparserl_jax.agents.agent import Agent, Clock
+from sparserl_jax.agents.agent import Agent, Clock, unspoken
 from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
@@ -26,7 +26,7 @@ from sparserl_jax.training.population import Member, MemberSettings, events_of, 
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.rollout_stages import RolloutStages
 from sparserl_jax.training.sharding import Layout
-from sparserl_jax.training.spaces import check_spaces
+from sparserl_jax.training.spaces import check_observations, check_spaces
 from sparserl_jax.training.stages import Stages
 
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
@@ -92,14 +92,9 @@ class Program:
             run["training"].pop("start")  # the names of programs that start afresh stay what they were
             if training.matmul_precision is None:  # of those of unspoken precision, too
                 run["training"].pop("matmul_precision")
-            for later in (
-                "overrides",
-                "ticket",
-                "clone",
-                "masks",
-                "expert",
-                "width",
-            ):  # and of those without any
+            for later in unspoken(training.agent):
+                run["training"]["agent"].pop(later)
+            for later in ("overrides", "ticket", "clone", "masks", "expert", "width"):  # and of those of none
                 if not run[later]:
                     del run[later]
         words = [json.dumps(run, sort_keys=True, default=str) for run in named]
@@ -111,9 +106,11 @@ class Program:
     @property
     def why(self) -> str:
         """One sentence: why these Runs are compiled together and apart from others."""
+        agent = self.training.agent
+        kind = "" if agent.network == "mlp" else f"{agent.network} "
         return (
-            f"{len(self.runs)} members share {self.training.agent.name} {self.training.agent.hidden} on "
-            f"{self.training.env}, method family {self.family} and TD targets of at most {self.n_max} step(s)"
+            f"{len(self.runs)} members share {agent.name} {kind}{agent.hidden} on {self.training.env}, method family "
+            f"{self.family} and TD targets of at most {self.n_max} step(s)"
         )
 
     @property
@@ -155,11 +152,14 @@ class Program:
         """The algorithm with the family's functions."""
         training, spec = self.training, self.env.spec
         check_spaces(self.runs, spec)
+        check_observations(training.agent, spec.image, f"environment '{spec.name}'")
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
         known = trained_by(training.agent.name)
         told: dict[str, Any] = {"actions": spec.actions} if len(known.actions) > 1 else {}
         if known.goals:
             told["goal"] = spec.goal
+        if "cnn" in training.agent.BODIES:
+            told["image"] = spec.image
         return known.make(
             training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **told
         )
@@ -209,8 +209,12 @@ class Program:
     @property
     def fills_a_core(self) -> bool:
         """Whether an update of one member keeps a CPU core busy."""
-        weights = sum(table.weights for table in self.agent.layers.values())
-        return self.training.agent.batch_size * weights >= FILLS_A_CORE
+        products = sum(
+            layer.size * layer.copies * (layer.positions or 1)
+            for table in self.agent.layers.values()
+            for layer in table
+        )
+        return self.training.agent.batch_size * products >= FILLS_A_CORE
 
     @property
     def one_by_one(self) -> bool:

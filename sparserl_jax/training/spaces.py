@@ -1,13 +1,21 @@
-"""Whether what a run would train fits the actions and goals of its environment, asked before anything is compiled."""
+"""Whether what a run would train fits the spaces and goals of its environment, asked before anything is compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from sparserl_jax.agents.registry import AGENTS, trained_by
 from sparserl_jax.envs import EnvSpec
 from sparserl_jax.errors import UserError
+from sparserl_jax.networks import cnn
 from sparserl_jax.training.config import Run
+
+
+def check_observations(agent: Any, image: tuple[int, ...] | None, where: str) -> None:
+    """Refuse a configuration whose network reads images where there are none; `where` names the environment."""
+    if agent.network == "cnn":
+        cnn.check(image, where)
 
 
 def check_spaces(runs: Iterable[Run], spec: EnvSpec) -> None:
