@@ -24,9 +24,6 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable, leaf, with_leaf
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from sparserl_jax.envs import Environment, HostEnvironment
 
 SELECTION = 20
@@ -73,7 +70,8 @@ class Outcome:
     """A decomposed policy and everything that is said of it.
 
     policy: the decomposed one. before, after: returns f32[episodes] of the same fresh episodes, undecomposed and
-    decomposed. selection: of the rule z, None for others. forms: what the undecomposed and the decomposed network take.
+    decomposed. selection: of the rule z, None for others. narrow: the network is narrower than the tensors it was
+    trained in, which nothing here counts. forms: what the undecomposed and the decomposed network take.
     """
 
     name: str
@@ -84,11 +82,12 @@ class Outcome:
     after: np.ndarray
     seed: int
     selection: Selection | None
+    narrow: bool
     forms: tuple[forms.Form, ...]
 
 
 def actor(saved: Saved) -> tuple[LayerTable, Policy]:
-    """A policy and its layers, without units of wide tensors that are masked altogether (a narrow network's).
+    """Layers of a policy and the policy, without units of wide tensors that are masked altogether (a narrow network's).
 
     Raises:
         UserError: it is decomposed already, or its files do not fit each other.
@@ -137,8 +136,11 @@ def decompose(
     """
     if factors not in forms.FACTORS:
         raise UserError(f"factors = {factors}: a matrix is stored as 2 or 3 factors.")
-    if selection < 1:
-        raise UserError(f"selection = {selection}: choose ranks on at least 1 episode.")
+    if min(episodes, selection) < 1 or seed < 0:
+        raise UserError(
+            f"episodes = {episodes}, of the selection {selection}, seed = {seed}: give at least 1 episode of each and "
+            "a seed of 0 or more."
+        )
     layers, plain = actor(saved)
     values = low_rank.singular_values(layers, plain.params, plain.masks)
     same = dataclasses.replace(saved, policy=plain)
@@ -161,6 +163,7 @@ def decompose(
         after=evaluate.fresh(dataclasses.replace(saved, policy=made), episodes=episodes, seed=seed),
         seed=seed,
         selection=chosen,
+        narrow=plain.description["hidden"] != saved.policy.description["hidden"],
         forms=tuple(forms.forms(layers, nnz, ranks, costs.CONVENTION)),
     )
 
@@ -316,77 +319,3 @@ def write(outcome: Outcome, path: Path) -> None:
     check_target(path)
     made = outcome.policy
     policy.save(path, made.params, made.masks, made.description, mode="xb")
-
-
-def _tables(outcome: Outcome) -> tuple[Table, Table]:
-    from rich import box
-    from rich.table import Table
-
-    found = outcome.decomposition
-    layers, sizes = (Table(box=box.SIMPLE_HEAD, pad_edge=False) for _ in range(2))
-    for column in ("layer", "shape", "rank", "of", "stored as", "weights", "of plain", "error"):
-        layers.add_column(
-            column, justify="left" if column in ("layer", "stored as") else "right", no_wrap=True
-        )
-    for layer, rank, factored, weights, error in found.parts:
-        shape = (" x ".join(map(str, layer.shape)), str(rank), str(low_rank.full_rank(layer)))
-        stored = forms.FACTORS[found.factors] if factored else "plain"
-        layers.add_row(
-            layer.name, *shape, stored, f"{weights:,}", f"{100 * weights / layer.size:.1f} %", f"{error:.4f}"
-        )
-    for column in ("form", "weights", "values", "indices", "biases", "bytes", "of dense", "FLOPs"):
-        sizes.add_column(column, justify="left" if column == "form" else "right", no_wrap=True)
-    dense = outcome.forms[0].blob.total
-    for name, weights, blob, flops in outcome.forms:
-        parts = (weights, blob.values, blob.indices + blob.pointers, blob.biases, blob.total)
-        cells = (*(f"{part:,}" for part in parts), f"{100 * blob.total / dense:.1f} %", f"{flops:,}")
-        sizes.add_row(name, *cells, end_section=name in ("dense", "raw_blob"))
-    return layers, sizes
-
-
-def lines(selection: Selection) -> list[str]:
-    """How the rule z chose, in words."""
-    ends, chosen = selection.ends, selection.chosen
-    return [
-        f"ranks chosen on {selection.episodes} selection episodes: of {len(selection.candidates)} choices the one of "
-        f"fewest weights with z >= {selection.least:.3f}; undecomposed z {ends.z(selection.undecomposed):.3f} (return "
-        f"{selection.undecomposed:.6g}), chosen z {chosen.z:.3f} (return {chosen.mean:.6g})",
-        f"z is 0 at {ends.random:.6g} and 1 at {ends.reference:.6g}: {ends.source}",
-    ]
-
-
-def show(outcome: Outcome, console: Console) -> None:
-    """Print layers, returns and forms."""
-
-    def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-    found = outcome.decomposition
-    layers, sizes = _tables(outcome)
-    say(f"{outcome.name}: rule {outcome.rule}, {forms.FACTORS[found.factors]}", "bold")
-    for line in [] if outcome.selection is None else lines(outcome.selection):
-        say(line)
-    console.print(layers)
-    stored, plain = (sum(numbers) for numbers in zip(*((p.weights, p.layer.size) for p in found.parts)))
-    say(
-        f"compression {100 * found.compression:.1f} %: {stored:,} of {plain:,} weights, biases not counted; error "
-        f"|W - W_r| / |W| of all layers {found.error:.4f}"
-    )
-    for part in found.parts:
-        if not part.factored:
-            would = low_rank.stored_weights(part.layer, part.rank, found.factors)
-            say(
-                f"{part.layer.name} stays plain: factors of rank {part.rank} would have {would:,} weights",
-                "dim",
-            )
-    before, after = float(outcome.before.mean()), float(outcome.after.mean())
-    say(
-        f"return on {outcome.after.size} other episodes (those of `evaluate --seed {outcome.seed}`): undecomposed "
-        f"{before:.6g}, decomposed {after:.6g}"
-    )
-    console.print(sizes)
-    say(
-        "a file is one of these forms: the savings of masks and of factors, which are dense, do not multiply; biases "
-        "are included, FLOPs are those of one action that skips what is not stored",
-        "dim",
-    )

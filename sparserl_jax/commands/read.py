@@ -131,7 +131,7 @@ def inspect(command: Inspect, console: Console) -> int:
 def decompose(command: Decompose, console: Console) -> int:
     """`sparserl decompose`."""
     from sparserl_jax.bench import decompose as decomposing
-    from sparserl_jax.bench import saved
+    from sparserl_jax.bench import decompose_page, saved
     from sparserl_jax.deploy import low_rank
 
     rule, out = low_rank.rule(command.rule), command.out
@@ -144,7 +144,7 @@ def decompose(command: Decompose, console: Console) -> int:
         command.seed,
         command.selection_episodes,
     )
-    decomposing.show(found, console)
+    decompose_page.show(found, console)
     if out is not None:
         decomposing.write(found, out)
         say(console, f"Decomposed policy: {out}, {out.stat().st_size:,} bytes, uncompressed")

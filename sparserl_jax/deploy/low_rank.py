@@ -358,7 +358,7 @@ def _factored(call: Callable[..., Any], arguments: Any, options: Any, context: A
     x = thin.apply({"params": {"kernel": left}}, *arguments)
     if "scale" in held:
         x = x * held["scale"].reshape(rank)
-    x = x @ right.reshape(rank, -1)
+    x = x @ right.reshape(right.shape[-2:])
     return x + held["bias"] if "bias" in held else x
 
 
