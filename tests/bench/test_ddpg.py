@@ -15,7 +15,7 @@ from sparserl_jax.bench import check, evaluate, records, saved, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import allocation
-from tests.bench import fake, trained
+from tests.bench import trained
 
 RUN = "rigl-s0700-seed001"
 
@@ -71,13 +71,13 @@ def plan_of(**changes):
         "arms": [{"recipe": "rigl", "sparsities": [0.8], "overrides": {"later_goals": 0.0}}],
     }
     suite = suites.parse({**table, **changes}, "mine.toml")
-    return plans.make(suite, group=fake.group, describe=lambda source: envs.make(source).spec)
+    return plans.make(suite, describe=lambda source: envs.make(source).spec)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"environments": [{"name": "brax:hopper"}]}, "'brax:hopper' does not say where goals lie"),
+        ({"environments": [{"name": "gymnax:Pendulum-v1"}]}, "Pendulum-v1' does not say where goals lie"),
         (
             {"agent": {"name": "ddpg", "replay": "past"}},
             "'replay' must be 'plain' or 'hindsight', not 'past'",

@@ -50,7 +50,7 @@ def reaching(of="rigl", agent=REACH, env="own:NeedleReach", sparsity=0.5, arm=No
     ("probe", "num_envs"),
     [
         pytest.param(probes.Delayed, 3, marks=pytest.mark.slow),
-        (probes.Acted, 1),
+        pytest.param(probes.Acted, 1, marks=pytest.mark.slow),
         pytest.param(probes.Both, 3, marks=pytest.mark.slow),
         (probes.TimeLimited, 3),
     ],
