@@ -72,8 +72,8 @@ class DDPGConfig:
     later_goals: k, goals reached later for one that was wanted. reward_range: least and largest reward, for the clip of
     targets; None: with hindsight those that the environment's goals declare, otherwise no clip.
 
-    network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. policy_delay: both networks move
-    at every update.
+    network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. policy_delay: both networks
+    move at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
