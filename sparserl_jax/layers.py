@@ -117,6 +117,19 @@ class LayerTable(tuple[Layer, ...]):
         biases = sum(layer.units_out * layer.copies for layer in self if layer.bias is not None)
         return biases + sum(2 * layer.units_in * layer.copies for layer in self if layer.norm is not None)
 
+    @property
+    def shapes(self) -> dict[Path, tuple[int, ...]]:
+        """Shape of every parameter of the network by its path, with all copies."""
+        found = {}
+        for layer in self:
+            found[layer.kernel] = layer.stack + layer.shape
+            if layer.bias is not None:
+                found[layer.bias] = (*layer.stack, layer.units_out)
+            if layer.norm is not None:
+                for part in ("scale", "bias"):
+                    found[(*layer.norm, part)] = (*layer.stack, layer.units_in)
+        return found
+
     def describe(self, layer: Layer, copy: int) -> str:
         """Name of one tensor for messages, e.g. `hidden_0[1] (23, 256)`."""
         index = f"[{copy}]" if layer.stack else ""

@@ -95,7 +95,7 @@ def check(start: Start, run: Run, layers: dict[str, LayerTable]) -> None:
     for network in start.networks:
         params, masks = start.arrays[network]
         for kind, tree in (("weights", params), ("masks", masks)):
-            ours = _shapes(layers[network])
+            ours = {"/".join(path): shape for path, shape in layers[network].shapes.items()}
             theirs = {name.partition("/")[2]: x.shape for name, x in policy.flatten(tree, "_").items()}
             if ours != theirs:
                 odd = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))[0]
@@ -104,20 +104,6 @@ def check(start: Start, run: Run, layers: dict[str, LayerTable]) -> None:
                     f"{run.training.env} with hidden layers {run.training.agent.hidden} have {_text(ours.get(odd))}."
                 )
         _check_masks(where, network, masks, run, layers[network])
-
-
-def _shapes(layers: LayerTable) -> dict[str, tuple[int, ...]]:
-    shapes = {}
-    for layer in layers:
-        shapes["/".join(layer.kernel)] = layer.stack + layer.shape
-        if layer.bias is not None:
-            shapes["/".join(layer.bias)] = (*layer.stack, layer.units_out)
-        if layer.norm is not None:
-            sides = {
-                "/".join((*layer.norm, part)): (*layer.stack, layer.units_in) for part in ("scale", "bias")
-            }
-            shapes |= sides
-    return shapes
 
 
 def _text(shape: tuple[int, ...] | None) -> str:

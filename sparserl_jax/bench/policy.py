@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -257,6 +258,8 @@ def load(path: str | Path) -> Policy:
         masks = {name: mask_ops.unpack(arrays["masks" + name[1:]], shape) for name, shape in shapes.items()}
         sound = all(arrays["weights" + name[1:]].shape == shape for name, shape in shapes.items())
         sound = sound and all(key in description for key in DESCRIBED)
+        inputs = description["obs_dim"]
+        sound = sound and math.prod(image(description) or (inputs,)) == inputs
     except (KeyError, ValueError, TypeError, AttributeError):
         sound = False
     if not sound:

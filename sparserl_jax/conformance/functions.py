@@ -24,17 +24,11 @@ MODES = ("learn", "act", "target", "deploy")
 def parameters(layers: LayerTable) -> Any:
     """Shapes of a network's parameters, f32, as its module makes them."""
     tree: dict[str, Any] = {}
-
-    def put(path: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    for path, shape in layers.shapes.items():
         node = tree
         for key in path[:-1]:
             node = node.setdefault(key, {})
         node[path[-1]] = jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    for layer in layers:
-        put(layer.kernel, layer.stack + layer.shape)
-        if layer.bias is not None:
-            put(layer.bias, (*layer.stack, layer.units_out))
     return tree
 
 

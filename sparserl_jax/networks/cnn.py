@@ -1,7 +1,6 @@
 """The network of MinAtar's agents (Young and Tian 2019): a small image, one convolution, dense layers.
 
-    image [h, w, c] -> 16 windows of 3 x 3, stride 1, no padding -> ReLU -> dense layers with ReLU (one of 128 there) ->
-    head
+    image [h, w, c] -> 16 windows of 3 x 3, stride 1, no padding -> ReLU -> dense layers with ReLU (128) -> head
 
 The first dense layer reads all places of all channels. Its kernel is kept as [h, w, channels, units], so that the
 inputs that belong to one channel are found where the channel is, by masks as by methods that remove it; its budget and
@@ -41,8 +40,8 @@ class Windows(nn.Module):
     """The same affine map of every window of an image `[..., H, W, C]`, to `[..., H - h + 1, W - w + 1, features]`:
     a convolution without padding, kernel `[h, w, C, features]`.
 
-    Written as a product of matrices: members of a population have kernels of their own, and on CPUs XLA has no fast
-    convolution for those.
+    Written as a product of matrices, which on CPUs takes as long as XLA's convolution when members have kernels of
+    their own, and which a layer that reads the whole image is anyway.
     """
 
     features: int

@@ -28,6 +28,7 @@ def learner(program: Program) -> tuple[Any, ...]:
     training, agent = program.training, program.training.agent
     return (
         agent.name,
+        agent.network,
         program.family,
         program.n_max > 1,
         program.keep_mean,

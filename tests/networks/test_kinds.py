@@ -32,6 +32,13 @@ def noisy(params: Any, seed: int = 0) -> Any:
     return jax.tree.map(lambda x: (np.asarray(x) + rng.normal(0, 0.3, x.shape)).astype(np.float32), params)
 
 
+def everything(layers: LayerTable, params: Any) -> None:
+    """A table knows every parameter: what is no weight is one of its other values."""
+    assert {path: leaf(params, path).shape for path in layers.shapes} == layers.shapes
+    sizes = [value.size for value in jax.tree.leaves(params)]
+    assert len(sizes) == len(layers.shapes) and sum(sizes) == layers.weights + layers.biases
+
+
 @pytest.fixture(scope="module")
 def cnn() -> tuple[Any, Any, LayerTable]:
     module = ActionValues((7, 6), CHOICES, kind="cnn", image=IMAGE)
@@ -80,7 +87,7 @@ def test_the_table_of_a_cnn_says_where_every_tensor_is(cnn):
     assert all(layer.maskable for layer in layers)
     for layer in layers:
         assert leaf(made["params"], layer.kernel).shape == layer.shape
-    assert sum(x.size for x in jax.tree.leaves(made["params"])) == layers.weights + layers.biases
+    everything(layers, made["params"])
 
 
 def test_the_table_of_simba_knows_stream_and_normalisations(simba):
@@ -101,8 +108,7 @@ def test_the_table_of_simba_knows_stream_and_normalisations(simba):
     for path in normalised.values():
         for part in ("scale", "bias"):
             assert leaf(made["params"], (*path, part)).shape == (2, WIDTH)
-    # Nothing of the network is left out: what is no weight of the table is one of its other values.
-    assert sum(x.size for x in jax.tree.leaves(made["params"])) == layers.weights + layers.biases
+    everything(layers, made["params"])
 
 
 @pytest.mark.parametrize("law", ["fan_in_uniform", "orthogonal"])
