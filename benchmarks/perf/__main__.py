@@ -23,6 +23,7 @@ from benchmarks.perf.workload import ACTIONS, OBS, Workload
 from sparserl_jax import replay
 from sparserl_jax.accelerator import keep_freed_memory
 from sparserl_jax.bench import provenance
+from sparserl_jax.envs import make as make_env
 from sparserl_jax.errors import UserError
 
 INTERVAL = 1000
@@ -111,10 +112,11 @@ def on_the_host(repeats: int, members: int) -> list[dict[str, Any]]:
     from benchmarks.perf import host
 
     try:
-        found = host.measure(members, repeats)
+        make_env(host.ENV)
     except UserError as error:
         print(f"left out: {error}")
         return []
+    found = host.as_commands(members, repeats)
     text = f"{host.ENV}, {members} members: "
     return [
         row(text + "environment steps of all members", members / found["total"], "per s", ""),

@@ -1,5 +1,5 @@
 """TD3 on gymnasium's HalfCheetah-v5: how much of a vector step on the host is not the update, and what members in waves
-gain on a CPU (`python -m benchmarks.perf.host WAVE MEMBERS REPEATS`, a process of its own for each)."""
+gain on a CPU (`python -m benchmarks.perf.host MEMBERS REPEATS STEPS [WAVE]`, a process of its own for each)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from sparserl_jax.training.sharding import Layout
 
 ENV = "gymnasium:HalfCheetah-v5"
 WARM_UP = 1000
+FOUND = ("total", "update", "environment")
+"""What `measure` finds, in this order."""
 WAVES = (0, 1, 3, 6)
 """Members per core in one call, in the section `waves`; 0: all at once, on one device."""
 
@@ -74,7 +76,20 @@ def measure(
         jax.block_until_ready(running.population)
         total = time.perf_counter() - began
         rows.append((total / steps, spent[0] / total, (running.seconds["environment"] - physics) / total))
-    return dict(zip(("total", "update", "environment"), np.asarray(rows).T, strict=True))
+    return dict(zip(FOUND, np.asarray(rows).T, strict=True))
+
+
+def as_commands(
+    members: int, repeats: int, steps: int = 100, at_most: int | None = None
+) -> dict[str, np.ndarray]:
+    """`measure` with the devices that the commands have: on CPUs one per core, which JAX has to know before it is
+    imported, so in a process of its own."""
+    if jax.default_backend() != "cpu":
+        return measure(members, repeats, steps, at_most)
+    given = [str(number) for number in (members, repeats, steps, *([] if at_most is None else [at_most]))]
+    command = [sys.executable, "-m", "benchmarks.perf.host", *given]
+    numbers = in_a_process(command, JAX_NUM_CPU_DEVICES=str(cores()))
+    return dict(zip(FOUND, np.reshape(numbers, (len(FOUND), -1)), strict=True))
 
 
 def waves(row: Callable[..., dict[str, Any]], repeats: int, members: int) -> list[dict[str, Any]]:
@@ -83,10 +98,7 @@ def waves(row: Callable[..., dict[str, Any]], repeats: int, members: int) -> lis
         return []
     found: dict[int, list[float]] = {at_most: [] for at_most in WAVES}
     for at_most in 2 * WAVES:
-        given = [str(number) for number in (at_most, members, repeats)]
-        command = [sys.executable, "-m", "benchmarks.perf.host", *given]
-        # As the commands do, and before the process knows of JAX, which reads it when it is imported.
-        found[at_most] += in_a_process(command, JAX_NUM_CPU_DEVICES=str(cores()))
+        found[at_most] += list(members / as_commands(members, repeats, 20, at_most)["total"])
     words = {at_most: f"waves of {at_most} per core" for at_most in WAVES} | {0: "all at once on one device"}
     return [
         row(f"{ENV}, {members} members, {words[at_most]}: steps of all", np.asarray(rates), "per s", "")
@@ -95,11 +107,10 @@ def waves(row: Callable[..., dict[str, Any]], repeats: int, members: int) -> lis
 
 
 def main() -> None:
-    """Environment steps of all members per second, of every stretch, as JSON."""
+    """What `measure` finds, as JSON: all repeats of one number after those of another."""
     keep_freed_memory()
-    at_most, members, repeats = (int(word) for word in sys.argv[1:])
-    found = measure(members, repeats, steps=20, at_most=at_most)
-    print(json.dumps((members / found["total"]).tolist()))
+    found = measure(*(int(word) for word in sys.argv[1:]))
+    print(json.dumps([float(number) for name in FOUND for number in found[name]]))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ A name is a prefix, an id and options:
     gymnax:Pendulum-v1     gymnax:Pendulum-v1?max_speed=6.0     options: fields of its parameters
     brax:hopper            brax:hopper?backend=mjx              options: arguments of its constructor
     own:LunarLanderLite    own:Treatment-III?doses=3            options: arguments of the suite's own classes
+    playground:CartpoleBalance                                  options: fields of its configuration
     gymnasium:Hopper-v5    gymnasium:Ant-v5?frame_skip=2        options: arguments of gymnasium.make; on the host
     my_pkg.envs:Factory    my_pkg.envs:Factory?size=3           options: keyword arguments of the factory
 
-`max_episode_steps` is an option of every gymnax, brax, own and gymnasium environment.
+`max_episode_steps` is an option of every gymnax, brax, own, playground and gymnasium environment.
 """
 
 import ast
@@ -21,7 +22,7 @@ from urllib.parse import parse_qsl
 
 from ..errors import UserError, suggest
 from ..references import NoModule, resolve, see_own_folder
-from . import brax_adapter, gymnasium_adapter, gymnax_adapter, own
+from . import brax_adapter, gymnasium_adapter, gymnax_adapter, own, playground_adapter
 from .host import HostEnvironment
 from .object_adapter import adapt
 from .protocol import Environment
@@ -30,10 +31,12 @@ BUILDERS: dict[str, Callable[[str, dict[str, Any], str], Environment]] = {
     "brax": brax_adapter.build,
     "gymnax": gymnax_adapter.build,
     "own": own.build,
+    "playground": playground_adapter.build,
 }
 BUILT: tuple[Any, ...] = (
     gymnax_adapter.GymnaxEnvironment,
     brax_adapter.BraxEnvironment,
+    playground_adapter.PlaygroundEnvironment,
     *own.ENVIRONMENTS.values(),
 )
 """Classes of what the builders make."""
@@ -58,7 +61,7 @@ def make(source: Any) -> Environment | HostEnvironment:
 
 
 def names() -> list[str]:
-    """Every built-in environment, prefix included; factories of the user's come on top."""
+    """Every built-in environment, prefix included; those of optional packages and the user's come on top."""
     rooms = {"brax": brax_adapter, "gymnax": gymnax_adapter, "own": own}
     return [f"{prefix}:{name}" for prefix, room in rooms.items() for name in room.names()]
 
@@ -137,13 +140,15 @@ def _from_factory(
 
 
 def _from_object(source: Any, name: str | None = None) -> Environment:
-    """An object of gymnax ((env, params) or env alone), of brax, or the user's own."""
+    """An object of gymnax ((env, params) or env alone), of brax, of Playground, or the user's own."""
     if isinstance(source, tuple) and len(source) == 2 and _is_gymnax(source[0]):
         return gymnax_adapter.GymnaxEnvironment(*source, name=name)
     if _is_gymnax(source):
         return gymnax_adapter.GymnaxEnvironment(source, name=name)
     if _is_instance(source, "brax.envs.base", "Env"):
         return brax_adapter.BraxEnvironment(source, name)
+    if _is_instance(source, "mujoco_playground", "MjxEnv"):
+        return playground_adapter.PlaygroundEnvironment(source, name)
     if _is_instance(source, "gymnasium", "Env"):
         raise UserError(
             f"environment '{name or type(source).__name__}': every member needs a gymnasium environment of its own; "

@@ -163,7 +163,7 @@ def outcome(plan: plans.Plan, planned: plans.Planned, quality: dict[str, float] 
     )
     points = (random + z * (reference - random)).astype(np.float32)
     promised = plan.promise(run)
-    networks = {n: _network(plan.layers[task.name][n], promised[n].counts, generator) for n in promised}
+    networks = {n: _network(plan.layers_of(run)[n], promised[n].counts, generator) for n in promised}
     final = np.full(plan.suite.evaluation.final_episodes, points[-1], np.float32)
     return Outcome(
         run=run,
@@ -179,7 +179,7 @@ def outcome(plan: plans.Plan, planned: plans.Planned, quality: dict[str, float] 
         params={n: networks[n][0] for n in networks},
         masks={n: networks[n][1] for n in networks},
         nnz={n: list(promised[n].counts) for n in networks},
-        layers=plan.layers[task.name],
+        layers=plan.layers_of(run),
         events={n: promised[n].events for n in networks},
         episodes=plan.suite.steps // 200,
         invalid_steps=0,
