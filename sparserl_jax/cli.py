@@ -299,8 +299,9 @@ def conformance(command: Conformance, console: Console) -> int:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    ranges.check_knob(command.sparsity, "--sparsity")
-    kept = report.check(method(command.method), command.sparsity, say)
+    chosen = method(command.method)
+    ranges.check_knob(command.sparsity, "--sparsity", chosen.coefficient)
+    kept = report.check(chosen, command.sparsity, say)
     return runs.EXIT_OK if kept else runs.EXIT_CHECK_FAILED
 
 

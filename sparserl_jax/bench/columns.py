@@ -59,8 +59,8 @@ def _sparsity(row: Row) -> str:
     if row.level:
         return row.level
     if row.sparsity == row.critic_sparsity:
-        return f"{row.sparsity:g}"
-    return f"{row.sparsity:g} / {row.critic_sparsity:g}"
+        return row.level_text
+    return f"{row.level_text} / {row.critic_sparsity:g}"
 
 
 def _failed(row: Row) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparserl_jax.bench import figures, records, statistics
+from sparserl_jax.bench.rows import Row
 from sparserl_jax.bench.summary import Block, Summary, key_of, summarise
 
 if TYPE_CHECKING:
@@ -149,9 +150,9 @@ def _curve_csv(summary: Summary, curves: dict[tuple[Any, ...], dict[str, np.ndar
     return figures.csv_text(header, lines)
 
 
-def _place(sparsity: float) -> float:
-    """Sparsity on a logarithmic axis of density."""
-    return -math.log10(1.0 - sparsity)
+def _place(row: Row) -> float:
+    """The row's sparsity on a logarithmic axis of density: what came out where that is no promise, up to 99.99 %."""
+    return -math.log10(max(1.0 - (row.sparsity if row.outcome is None else row.outcome), 1e-4))
 
 
 def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
@@ -163,8 +164,10 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
     for axes, block in zip(grid[0], summary.blocks, strict=True):
         _levels(axes, block)
         swept = [row for row in block.rows if row.role in ("method", "placebo") and row.method != "dense"]
-        places = sorted({_place(row.sparsity) for row in swept}) or [0.0]
-        sweep = sorted({_place(row.sparsity) for row in swept if row.role == "method"})
+        # Sparsities that were asked for are the axis; those that came out lie where they lie on it.
+        asked = [row for row in swept if row.outcome is None] or swept
+        places = sorted({_place(row) for row in asked}) or [0.0]
+        sweep = sorted({_place(row) for row in asked if row.role == "method"})
         gap = min((b - a for a, b in zip(sweep, sweep[1:], strict=False)), default=0.5)
         names = list(dict.fromkeys(row.arm for row in swept if row.role == "method"))
         for row in block.rows:
@@ -181,7 +184,7 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
             own = figures.colour(name, arms)
             slot = 0.55 * gap / max(len(names), 1)
             offset = (names.index(name) - (len(names) - 1) / 2) * slot if name in names else 0.0
-            where = np.array([_place(row.sparsity) for row in mine]) + offset
+            where = np.array([_place(row) + (offset if row.outcome is None else 0.0) for row in mine])
             middle = np.array([float(row.value.value) for row in mine])
             below = middle - np.array([float(row.value.lower) for row in mine])
             above = np.array([float(row.value.upper) for row in mine]) - middle
@@ -198,8 +201,10 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
                 zorder=4,
             )  # fmt: skip
         axes.set_title(figures.short_name(block.env), loc="left")
+        outcomes = [_place(row) for row in swept if row.outcome is not None]
         axes.set_xlim(
-            places[0] - 0.5 * gap, places[-1] + (0.5 if sweep and places[-1] == sweep[-1] else 0.2) * gap
+            min([places[0], *outcomes]) - 0.5 * gap,
+            max([places[-1] + (0.5 if sweep and places[-1] == sweep[-1] else 0.2) * gap, *outcomes]),
         )
         axes.set_xticks(places, [f"{1 - 10**-place:.4g}" for place in places])
         axes.set_xlabel("sparsity (log density)")

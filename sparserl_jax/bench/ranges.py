@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,11 @@ def require(good: bool, where: str, sentence: str) -> None:
         raise UserError(f"{where}: {sentence}")
 
 
-def check_knob(knob: float, where: str) -> None:
-    """Refuse a sparsity outside [0, 1)."""
+def check_knob(knob: float, where: str, coefficient: bool = False) -> None:
+    """Refuse a sparsity outside [0, 1), and a `coefficient` that is none."""
+    if coefficient:
+        require(0.0 <= knob < math.inf, where, f"coefficient {knob:g} is no number from 0 on.")
+        return
     require(
         0.0 <= knob < 1.0,
         where,

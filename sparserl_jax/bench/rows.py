@@ -39,7 +39,8 @@ class Row:
     program, all its members together. target: steps of the TD target, 0 for clones. origin: folder of the runs in a
     comparison, else empty. runs, programs, commits: what the row's numbers are made of; command: what makes these runs
     again. own: whether its sparsities are those of its environment; pooled rows of such arms hold mean sparsities,
-    which are shown nowhere, and `level`, the words that stand for them.
+    which are shown nowhere, and `level`, the words that stand for them. outcome: mean sparsity of the actors that came
+    out, where the method promises none.
     """
 
     arm: str
@@ -76,11 +77,17 @@ class Row:
     command: str = ""
     own: bool = False
     level: str = ""
+    outcome: float | None = None
 
     @property
     def label(self) -> str:
         """What the row is called."""
         return {"aa": f"{self.arm} (A/A)", "placebo": f"{self.arm} (must lose)"}.get(self.role, self.arm)
+
+    @property
+    def level_text(self) -> str:
+        """The actor's sparsity; where it is no promise, the coefficient and in brackets what came out."""
+        return f"{self.sparsity:g}" + ("" if self.outcome is None else f" ({self.outcome:.3g})")
 
     @property
     def key(self) -> Key:
@@ -190,6 +197,9 @@ def row(
         commits=_seen(group, "git_commit"),
         command=command,
         own=own,
+        outcome=float(np.mean([record["result"]["realised_sparsity"]["actor"] for record in group]))
+        if first.get("promise") == "none"
+        else None,
     )
 
 
@@ -336,8 +346,9 @@ def largest_matched(block: Block) -> str | None:
                 ("matched" if c.delta >= -statistics.MARGIN else "worse") if estimate else c.verdict
                 for c in comparisons
             ]
-            found[arm] = statistics.largest_matched([row.sparsity for row in rows], outcomes)
-        parts.append(", ".join(f"{a} {'none' if s is None else format(s, 'g')}" for a, s in found.items()))
+            best = statistics.largest_matched([row.sparsity for row in rows], outcomes)
+            found[arm] = next((row.level_text for row in rows if row.sparsity == best), "none")
+        parts.append(", ".join(f"{arm} {text}" for arm, text in found.items()))
     return (
         f"Largest sparsity matched, all smaller ones matched too: {parts[0]}. By the point estimate alone (delta >= "
         f"{-statistics.MARGIN:g}), as papers count: {parts[1]}."

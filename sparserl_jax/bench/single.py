@@ -85,7 +85,7 @@ def suite_of(
     config = dataclasses.replace(found.config(), **{k: v for k, v in changes.items() if v is not None})
     for knob in (sparsity, critic_sparsity):
         if knob is not None:
-            check_knob(knob, where)
+            check_knob(knob, where, find_method(chosen.method).coefficient)
     if seeds < 1 or first_seed < 0:
         raise UserError(f"seeds = {seeds} from {first_seed}: give at least one seed, counted from 0 or more.")
     if num_envs < 1 or config.policy_delay < 1:

@@ -30,6 +30,7 @@ from sparserl_jax.bench.ranges import (
 )
 from sparserl_jax.bench.strict import content, from_table
 from sparserl_jax.errors import UserError, located, suggest
+from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
 from sparserl_jax.training.given import Ticket
 from sparserl_jax.training.recipe import Recipe, recipe
@@ -287,7 +288,7 @@ def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str
         f"arm '{name}': critic_sparsities must be as long as sparsities.",
     )
     for knob in (*knobs, *critic):
-        check_knob(knob, where)
+        check_knob(knob, where, find_method(chosen.method).coefficient)
     count = top.seeds if written.seeds is None else written.seeds
     first = top.seeds_from if written.seeds_from is None else written.seeds_from
     require(count > 0 and first >= 0, where, f"arm '{name}' needs at least one seed, counted from 0 or more.")

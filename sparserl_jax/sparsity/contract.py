@@ -105,6 +105,9 @@ class Sparsifier(NamedTuple):
         `init` made; the masks have the declared counts. None: the method cannot start from a trained network
     refresh(params, extra, state) -> state, after every optimiser step, for supports that follow the weights at once.
         None: the state changes at events only
+    extra_rate(state) -> f32 scalar, the learning rate of `extra`. None: that of the weights
+    diagnose(params, extra, state) -> what a curve point shows of the method: f32 scalars by name, or by name and layer
+        (`training/diagnostics.py` documents them). None: nothing
     """
 
     name: str
@@ -118,6 +121,8 @@ class Sparsifier(NamedTuple):
     declares: Declares
     adopt: Callable[[Params, Params, Any], tuple[Params, Any, Any]] | None = None
     refresh: Callable[[Params, Any, Any], Any] | None = None
+    extra_rate: Callable[[Any], jax.Array] | None = None
+    diagnose: Callable[[Params, Any, Any], dict[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +189,8 @@ class Method(NamedTuple):
     the family, so that members of one Program may differ in method and knob. `source` is `released` or `paper` where
     a publication and its code differ. Made on the host, in float64 where anything is counted.
     promise(layers, knob, events, source) -> Promise, cheap: it is called for every arm of a plan.
+    coefficient: whether the knob is that of a penalty, any number from 0 on, and sparsity what comes of it; else the
+        knob is a sparsity, in [0, 1).
     """
 
     name: str
@@ -191,6 +198,7 @@ class Method(NamedTuple):
     settings: Callable[[LayerTable, float, Events, str], Any]
     promise: Callable[[LayerTable, float, Events, str], Promise]
     summary: str = ""
+    coefficient: bool = False
 
 
 def identity_effective(params: Params, extra: Any, state: Any, mode: Mode, key: jax.Array) -> Params:
@@ -201,3 +209,16 @@ def identity_effective(params: Params, extra: Any, state: Any, mode: Mode, key: 
 def no_penalty(params: Params, extra: Any, state: Any, clock: Any) -> jax.Array:
     """`penalty` of methods that add nothing to the loss."""
     return jnp.zeros((), jnp.float32)
+
+
+def no_events(
+    key: jax.Array,
+    tick: jax.Array,
+    params: Params,
+    extra: Any,
+    opt_state: Any,
+    state: Any,
+    evidence: Evidence,
+) -> tuple[Params, Any, Any, Any, Effects]:
+    """`evolve` of methods to which nothing happens at events."""
+    return params, extra, opt_state, state, Effects.of(happened=False)

@@ -95,16 +95,21 @@ FAMILY = drop_grow.DROP_GROW._replace(
 )
 
 
+def strength(name: str, knob: float) -> np.float32:
+    """The knob of the method called `name` as a coefficient of a penalty."""
+    if not (knob >= 0 and np.isfinite(knob)):
+        raise UserError(f"{name}: the penalty coefficient is {knob}: give a number from 0 on.")
+    return np.float32(knob)
+
+
 def method(name: str, squared: bool, summary: str, threshold: float = THRESHOLD) -> Method:
     """A method of this family, at a threshold of its own."""
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
-        if not (knob >= 0 and np.isfinite(knob)):
-            raise UserError(f"{name}: the penalty coefficient is {knob}: give a number from 0 on.")
-        return Settings(np.float32(knob), np.bool_(squared), np.float32(threshold))
+        return Settings(strength(name, knob), np.bool_(squared), np.float32(threshold))
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
         settings(layers, knob, events, source)
         return Promise(pruning.sizes(layers).tolist(), events=events.count)
 
-    return Method(name, FAMILY, settings, promise, summary)
+    return Method(name, FAMILY, settings, promise, summary, coefficient=True)

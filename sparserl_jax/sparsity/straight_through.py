@@ -26,14 +26,13 @@ from sparserl_jax.sparsity import drop_grow
 from sparserl_jax.sparsity import masks as mask_ops
 from sparserl_jax.sparsity.contract import (
     Declares,
-    Effects,
     Events,
-    Evidence,
     Method,
     Mode,
     Params,
     Promise,
     Sparsifier,
+    no_events,
 )
 
 
@@ -83,19 +82,6 @@ def project(params: Params, extra: Any, opt_state: Any, state: drop_grow.State) 
     return params, extra, opt_state
 
 
-def evolve(
-    key: jax.Array,
-    tick: jax.Array,
-    params: Params,
-    extra: Any,
-    opt_state: Any,
-    state: drop_grow.State,
-    evidence: Evidence,
-) -> tuple[Params, Any, Any, drop_grow.State, Effects]:
-    """Nothing happens."""
-    return params, extra, opt_state, state, Effects.of(happened=False)
-
-
 def family(name: str, select: Select) -> Sparsifier:
     """The family of methods whose support is this one; members differ in `Settings`."""
 
@@ -124,7 +110,7 @@ def family(name: str, select: Select) -> Sparsifier:
         effective=effective,
         gradients=gradients,
         project=project,
-        evolve=evolve,
+        evolve=no_events,
         declares=Declares(budget="per_tensor", targets="none", slots="keep"),
         adopt=adopt,
         refresh=refresh,
