@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from sparserl_jax.agents.agent import Agent, Clock
-from sparserl_jax.agents.diagnose import dormant_shares
+from sparserl_jax.agents.diagnose import dormant_shares, of_method
 from sparserl_jax.agents.optimise import (
     Loss,
     Network,
@@ -320,6 +320,7 @@ class ActorCritic:
             params, live, _ = self.sparsifiers[name].deployed(network.params, network.extra, network.sparsity)
             shares = dormant_shares(self.layers[name], live, self.hidden_units(name, params, batch))
             seen |= {f"dormant_{name}_{layer}": share for layer, share in shares.items()}
+            seen |= of_method(self.sparsifiers[name], name, network)
         return seen
 
     # ---- the whole -------------------------------------------------------------------------------------------------

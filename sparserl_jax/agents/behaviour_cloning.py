@@ -18,7 +18,7 @@ import numpy as np
 
 from sparserl_jax.agents.actor_critic import hidden_units
 from sparserl_jax.agents.agent import Agent, Clock, Range
-from sparserl_jax.agents.diagnose import dormant_shares
+from sparserl_jax.agents.diagnose import dormant_shares, of_method
 from sparserl_jax.agents.optimise import (
     Loss,
     Network,
@@ -150,7 +150,11 @@ def make(
         units = hidden_units(parts.actor, layers, params, batch.obs)
         shares = dormant_shares(layers, masks, units)
         pull = masked_grad_norm(trainer, state.actor, error(batch), clock=clock, key=key)
-        return {"actor_masked_grad_norm": pull, **{f"dormant_actor_{n}": x for n, x in shares.items()}}
+        return {
+            "actor_masked_grad_norm": pull,
+            **{f"dormant_actor_{n}": x for n, x in shares.items()},
+            **of_method(trainer.sparsifier, "actor", state.actor),
+        }
 
     return Agent(
         name="behaviour_cloning",

@@ -1,15 +1,17 @@
-"""What a network's activations say about its units: the share that is dormant (Sokar et al. 2023)."""
+"""What a network's activations say about its units: the share that is dormant (Sokar et al. 2023); and what its method
+says about it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import activity as units
-from sparserl_jax.sparsity.contract import Params
+from sparserl_jax.sparsity.contract import Params, Sparsifier
 
 TAU = 0.025
 """A unit is dormant whose activity is at most this fraction of its layer's mean (Sokar et al. 2023, definition 3.1)."""
@@ -50,3 +52,22 @@ def dormant_shares(
         for layer in layers
         if not layer.output
     }
+
+
+def of_method(sparsifier: Sparsifier, name: str, network: Any) -> dict[str, jax.Array]:
+    """What the method of the network called `name` shows of it, by column: `<what>_<network>`, or for each layer
+    `<what>_<network>_<layer>`.
+
+    Args:
+        network: `optimise.Network`.
+    """
+    if sparsifier.diagnose is None:
+        return {}
+    found = sparsifier.diagnose(network.params, network.extra, network.sparsity)
+    columns: dict[str, jax.Array] = {}
+    for what, value in found.items():
+        if isinstance(value, Mapping):
+            columns |= {f"{what}_{name}_{layer}": share for layer, share in value.items()}
+        else:
+            columns[f"{what}_{name}"] = value
+    return columns

@@ -26,7 +26,7 @@ import optax
 
 from sparserl_jax.agents.actor_critic import hidden_units
 from sparserl_jax.agents.agent import Agent, Clock, Range
-from sparserl_jax.agents.diagnose import dormant_shares
+from sparserl_jax.agents.diagnose import dormant_shares, of_method
 from sparserl_jax.agents.optimise import (
     Loss,
     Network,
@@ -219,21 +219,21 @@ def make(
 
     # ---- learning ----------------------------------------------------------------------------------------------------
 
-    def target_values(state: DQNState, batch: Any, key: jax.Array) -> jax.Array:
-        """The target y of the module's head, `[batch]`."""
-        choice_key, value_key = jax.random.split(key)
+    def target_values(state: DQNState, batch: Any, gates: jax.Array, key: jax.Array) -> jax.Array:
+        """The target y of the module's head, `[batch]`; the choice is that of the very network that is trained, under
+        the same `gates`."""
         params, extra = state.target
-        frozen = effective(trainer, Network(params, extra, None, state.actor.sparsity), "target", value_key)
+        frozen = effective(trainer, Network(params, extra, None, state.actor.sparsity), "target", key)
         following = values(frozen, batch.closing_obs)
         chooser = following
         if config.double:
-            chooser = values(effective(trainer, state.actor, "learn", choice_key), batch.closing_obs)
+            chooser = values(effective(trainer, state.actor, "learn", gates), batch.closing_obs)
         reward, discount = n_step_return(batch, state.traced.discounts)
         return reward + discount * jnp.sum(greedy(chooser) * following, axis=-1)
 
-    def td_loss(state: DQNState, batch: Any, key: jax.Array) -> Loss:
+    def td_loss(state: DQNState, batch: Any, gates: jax.Array, key: jax.Array) -> Loss:
         """Mean loss of Q(s, a) - y; beside it the mean of Q(s, a)."""
-        target = jax.lax.stop_gradient(target_values(state, batch, key))
+        target = jax.lax.stop_gradient(target_values(state, batch, gates, key))
         weight = batch.valid.astype(jnp.float32)
         taken = greedy(batch.action)
         size = optax.huber_loss if config.loss == "huber" else jnp.square
@@ -256,6 +256,7 @@ def make(
     ) -> tuple[DQNState, dict[str, Any]]:
         """One tick of the network, then its target and epsilon."""
         target_key, step_key, look_key = jax.random.split(key, 3)
+        gates, value_key = jax.random.split(target_key)
 
         def activations() -> dict[str, jax.Array]:
             return hidden_units(
@@ -265,12 +266,13 @@ def make(
         network, info = step_network(
             trainer,
             state.actor,
-            td_loss(state, batch, target_key),
+            td_loss(state, batch, gates, value_key),
             tick=clock.update + 1,
             clock=clock,
             key=step_key,
             evidence=evidence._replace(activations=activations, init_params=lambda: fresh(state.init_key)),
             learning_rate=state.traced.learning_rate,
+            gates=gates,
         )
         state = state._replace(actor=network, epsilon=epsilon_after(state.traced, clock.update + 1))
         state = state._replace(target=followed(state, clock.update + 1))
@@ -284,16 +286,16 @@ def make(
 
     def diagnose(state: DQNState, batch: Any, key: jax.Array, clock: Clock) -> dict[str, jax.Array]:
         """Epsilon, dormant shares of the network as deployed, and what this batch would do to its masked weights."""
-        loss_key, gate_key = jax.random.split(key)
+        gates, value_key = jax.random.split(key)
         params, masks, _ = deployed(state)
         shares = dormant_shares(layers, masks, hidden_units(parts.actor, layers, params, batch.obs))
-        pull = masked_grad_norm(
-            trainer, state.actor, td_loss(state, batch, loss_key), clock=clock, key=gate_key
-        )
+        loss = td_loss(state, batch, gates, value_key)
+        pull = masked_grad_norm(trainer, state.actor, loss, clock=clock, key=gates)
         return {
             "epsilon": state.epsilon,
             "actor_masked_grad_norm": pull,
             **{f"dormant_actor_{name}": share for name, share in shares.items()},
+            **of_method(sparsifier, "actor", state.actor),
         }
 
     return Agent(

@@ -53,11 +53,15 @@ class StepInfo(NamedTuple):
 
 def by_learning_rate() -> optax.GradientTransformationExtraArgs:
     """Descend by a learning rate that comes with each update (`learning_rate=`), traced, so that it may differ between
-    members. In place of `optax.scale_by_learning_rate`, with the same (empty) slots.
+    members: one for all, or one for each part of what is updated (a prefix of its tree). In place of
+    `optax.scale_by_learning_rate`, with the same (empty) slots.
     """
 
     def update(updates: Any, slots: Any, params: Any = None, *, learning_rate: Any, **_: Any) -> Any:
-        return jax.tree.map(lambda x: -learning_rate * x, updates), slots
+        def descend(rate: Any, part: Any) -> Any:
+            return jax.tree.map(lambda x: -rate * x, part)
+
+        return jax.tree.map(descend, learning_rate, updates), slots
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -118,7 +122,8 @@ def step_network(
         clock: passed on to `penalty`.
         key: for gates in mode `learn` and for the event.
         evidence: as given by the training loop and the agent; gradient functions are filled in here.
-        learning_rate: f32 scalar for an optimizer that asks for it.
+        learning_rate: f32 scalar for an optimizer that asks for it; that of the weights alone where the method has its
+            own for `extra`.
         gates: key for gates in mode `learn` in place of one from `key`, where they have to be those of a rollout.
     """
     sparsifier, (params, extra, opt_state, sparsity) = trainer.sparsifier, network
@@ -127,10 +132,13 @@ def step_network(
     total = _objective(trainer, sparsity, loss, clock, learn_key if gates is None else gates)
     (dense_grads, extra_grads), (value, aux) = jax.grad(total, has_aux=True)((params, extra))
     live_grads = sparsifier.gradients(dense_grads, params, extra, sparsity)
+    rate: Any = learning_rate
+    if sparsifier.extra_rate is not None:
+        rate = (learning_rate, sparsifier.extra_rate(sparsity))
 
     def optimise() -> Network:
         updates, slots = optimizer.update(
-            (live_grads, extra_grads), opt_state, (params, extra), learning_rate=learning_rate
+            (live_grads, extra_grads), opt_state, (params, extra), learning_rate=rate
         )
         new_params, new_extra = optax.apply_updates((params, extra), updates)
         projected = sparsifier.project(new_params, new_extra, slots, sparsity)

@@ -18,6 +18,7 @@ from sparserl_jax.sparsity.ds_td3 import DS_TD3
 from sparserl_jax.sparsity.eau_like import EAU_LIKE
 from sparserl_jax.sparsity.gradual import GRADUAL, GRADUAL_GLOBAL, GRADUAL_UNIFORM
 from sparserl_jax.sparsity.grasp import GRASP
+from sparserl_jax.sparsity.l0 import L0, L0_UNIT
 from sparserl_jax.sparsity.l1 import L1
 from sparserl_jax.sparsity.l2 import L2
 from sparserl_jax.sparsity.mest import MEST
@@ -41,7 +42,7 @@ METHODS: dict[str, Method] = {
     for methods in (
         (DENSE, TINY, STATIC, SET, RIGL),
         (GRADUAL, GRADUAL_UNIFORM, GRADUAL_GLOBAL, ONE_SHOT, GLOBAL_MAGNITUDE, SNIP, GRASP, SYNFLOW),
-        (L1, L2, PLAD_LIKE, EAU_LIKE),
+        (L1, L2, L0, L0_UNIT, PLAD_LIKE, EAU_LIKE),
         (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, TOP_KAST, SRIGL),
         (MEST, DS_TD3, ANF, REDO, NEURONS, RIGL_16X1, SET_16X1, GRADUAL_16X1),
     )

@@ -7,11 +7,12 @@ batch of its replay drawn with a key of its own (PPO: of a rollout made for it);
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sparserl_jax.envs import Lookahead
 from sparserl_jax.layers import LayerTable, leaf
@@ -100,6 +101,21 @@ COLUMNS = (
         "of the weights that were not live at the start and live at a curve point since, the share that is not live "
         "now; 0 where there are none. Weights grown and dropped between two points are not seen",
     ),
+    Column(
+        "sparsity_{network}", "sparsity, {network}", "share",
+        "methods of trained gates (`l0`): share of the weights whose mean gate is closed: they are not in what "
+        "acts and is deployed",
+    ),
+    Column(
+        "expected_sparsity_{network}", "expected sparsity, {network}", "share",
+        "methods of trained gates: 1 minus the mean chance that a drawn gate is open, over all weights; learning draws "
+        "gates, so that it computes with more weights than those in force",
+    ),
+    Column(
+        "live_{network}_{layer}", "weights in force, {network} {layer}", "share",
+        "methods of trained gates: share of the layer's weights whose mean gate is open, of twin critics the smaller "
+        "one; at 0 nothing gets through the layer but its biases",
+    ),
     Column("buffer", "replay buffer", "transitions", "transitions in the replay buffer"),
     Column(
         "policy_distance", "policy distance", "action range [-1, 1]",
@@ -167,6 +183,25 @@ def read_history(
 def _flat(masks: Params, layers: LayerTable) -> jax.Array:
     """The masks of all maskable weights, bool[weight]."""
     return jnp.concatenate([leaf(masks, layer.kernel).reshape(-1) for layer in layers.maskable])
+
+
+def emptied(curve: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Layers that have lost their last weight, as (network, layer, environment step of the first curve point without).
+
+    Args:
+        curve: columns [points] of one run; those called `live_...` are looked at, before it diverged.
+    """
+    live = next(column for column in COLUMNS if column.name.startswith("live_"))
+    sound = ~np.isnan(np.asarray(curve["return"], float))
+    found = []
+    for name, shares in curve.items():
+        place = live.match(name)
+        if place is None:
+            continue
+        empty = np.flatnonzero((np.asarray(shares, float) == 0.0) & sound)
+        if empty.size:
+            found.append((place["network"], place["layer"], int(curve["env_step"][int(empty[0])])))
+    return found
 
 
 # ---- values ------------------------------------------------------------------------------------------------------
