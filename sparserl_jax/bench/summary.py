@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import records, reproduce, schema, statistics
+from sparserl_jax.bench import emptied, records, reproduce, schema, statistics
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.caption import caption
 from sparserl_jax.bench.rows import NOT_LEARNED, Block, Key, Row, key_of
@@ -174,7 +174,7 @@ def summarise(root: Path) -> Summary:
             made.append(rows_of.row(groups[key], env, levels, fallback, command, own=own))
         blocks.append(rows_of.block(env, made, levels))
 
-    suite, lines = settings["suite"], caption(settings, found, blocks)
+    suite, lines = settings["suite"], [*emptied.sentences(root, found), *caption(settings, found, blocks)]
     return Summary(
         name=suite["name"],
         suite_hash=settings["suite_hash"],

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparserl_jax.training import checkpoint, memory
+from sparserl_jax.training import checkpoint, diagnostics, memory
 from sparserl_jax.training.outcome import Outcome, counts
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress, Silent
@@ -223,7 +223,24 @@ class Execution:
         with whole():  # a point, and the masks it was the last to look at
             self.points.append({**point, **seen})
             self.remember(history)
+        self.tell_emptied()
         self.progress.score(self.program.name, self.step, [float(x) for x in point["return"]])
+
+    def curve(self, member: int) -> dict[str, np.ndarray]:
+        """The curve of one member so far, columns [points]."""
+        return {key: np.stack([point[key][member] for point in self.points]) for key in self.points[0]}
+
+    def tell_emptied(self) -> None:
+        """A sentence for every layer that has lost its last weight since the last curve point."""
+        for member, run in enumerate(self.program.runs):
+            for network, layer, step in diagnostics.emptied(self.curve(member)):
+                if step == self.step:
+                    self.progress.warn(
+                        self.program.name,
+                        f"{run.id} on {run.training.env}: layer '{layer}' of the {network} has no weight left at "
+                        f"environment step {step}; its coefficient {run.knobs[network]:g} is too large for this "
+                        "network: give a smaller one.",
+                    )
 
     def remember(self, history: Any) -> None:
         """The history of the masks, with the latest look in it, becomes the members'."""
@@ -348,7 +365,7 @@ class Execution:
                 return jax.tree.map(lambda x: np.asarray(x)[i], tree)
 
             kept = {name: mine(masks[name]) for name in masks}
-            curve = {key: np.stack([point[key][i] for point in self.points]) for key in self.points[0]}
+            curve = self.curve(i)
             diverged = bool(tally.broken[i]) or not np.all(np.isfinite(final[i]))
             outcomes.append(
                 Outcome(
