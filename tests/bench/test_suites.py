@@ -167,3 +167,11 @@ def test_an_absent_schedule_is_the_published_one_scaled():
     table = fake.table()
     del table["schedule"]
     assert suites.parse(table, "mini.toml").schedule.buffer_max == pytest.approx(1e6 * 4000 / 3e6, rel=0.01)
+
+
+def test_knobs_of_methods_with_a_coefficient_are_any_numbers_from_0_on():
+    arms = [{"recipe": "dense"}, {"recipe": "l0", "sparsities": [0.5, 300.0]}]
+    found = parse(arms=arms).arms[1]
+    assert found.sparsities == (0.5, 300.0)
+    with pytest.raises(UserError, match="coefficient -1 is no number from 0 on"):
+        parse(arms=[arms[0], {"recipe": "l0", "sparsities": [-1.0]}])

@@ -22,7 +22,7 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.layers import Layer, LayerTable
 from sparserl_jax.sparsity import METHODS, l0, promised
 from sparserl_jax.sparsity.contract import Events
-from sparserl_jax.training import diagnostics, execute, group
+from sparserl_jax.training import diagnostics, execute, group, runner
 from sparserl_jax.training.config import Run
 from sparserl_jax.training.recipe import Recipe
 from tests.agents import test_dqn, test_ppo
@@ -225,7 +225,7 @@ def regression(method: Any, knob: float, steps: int) -> Network:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(256, 10)).astype(np.float32)
     y = x[:, :3] @ np.float32([1.0, -0.8, 0.6]) + 0.1 * rng.normal(size=256).astype(np.float32)
-    events = Events(steps, steps, 0.5)
+    events = Events(max(steps, 1), steps, 0.5)
     trainer = Trainer(method.family, adam(), ONE, dataclasses.replace(events, end=0))
     weights = {"output": {"kernel": np.full((10, 1), 0.3, np.float32), "bias": np.zeros(1, np.float32)}}
     chosen = method.settings(ONE, knob, events, "released")
@@ -388,23 +388,37 @@ def test_emptied_layers_are_found_at_their_first_point_unless_the_run_has_diverg
     assert diagnostics.emptied(curve) == [("actor", "hidden_0", 20)]
 
 
-def test_a_coefficient_that_empties_a_layer_is_named_with_layer_and_step(tmp_path, monkeypatch):
+def fast(monkeypatch: Any) -> Any:
+    """A Program of two members, the second with a coefficient that nothing stands."""
     monkeypatch.setitem(METHODS, "l0_fast", FAST)
-    of = small.training()
-    runs = [Run(of, Recipe("l0_fast", "l0_fast"), knob, 0, "l0_fast") for knob in (0.0, 0.9)]
-    (program,) = group(runs)
+    runs = [Run(small.training(), Recipe("l0_fast", "l0_fast"), knob, 0, "l0_fast") for knob in (0.0, 1e4)]
+    return group(runs)[0]
+
+
+def test_a_coefficient_that_empties_a_layer_is_named_with_layer_and_step(monkeypatch):
+    """Once, at the curve point that sees it first."""
     watch = small.Watch()
-    free, lost = execute(program, progress=watch)
-    assert free.status == lost.status == "ok" and np.isfinite(lost.final_returns).all()
-    assert lost.nnz["critic"] == [0] * len(lost.nnz["critic"])
-    first = {(network, layer): step for network, layer, step in diagnostics.emptied(lost.curve)}
-    assert diagnostics.emptied(free.curve) == [] and ("critic", "hidden_1") in first
-    said = [text for text in watch.warnings if "'hidden_1' of the critic" in text]
-    assert said == [
-        f"l0_fast-s0900-seed000 on {of.env}: layer 'hidden_1' of the critic has no weight left at environment step "
-        f"{first['critic', 'hidden_1']}; its coefficient 0.9 is too large for this network: give a smaller one."
+    execution = runner.Execution(fast(monkeypatch), None, watch, 0.0)
+    for step, live in ((120, [0.5, 0.5]), (240, [0.5, 0.0]), (360, [0.5, 0.0])):
+        execution.step = step
+        point = {"env_step": np.full(2, step), "return": np.ones(2), "live_critic_hidden_1": np.array(live)}
+        execution.points.append(point)
+        execution.tell_emptied()
+    assert watch.warnings == [
+        "l0_fast-s10000000-seed000 on tests.reference.small:Drift: layer 'hidden_1' of the critic has no weight left "
+        "at environment step 240; its coefficient 10000 is too large for this network: give a smaller one."
     ]
-    assert len(watch.warnings) == len(first)
+
+
+@pytest.mark.slow
+def test_a_run_whose_layers_are_emptied_is_finished(monkeypatch):
+    watch = small.Watch()
+    free, lost = execute(fast(monkeypatch), progress=watch)
+    assert free.status == lost.status == "ok" and np.isfinite(lost.final_returns).all()
+    assert sum(free.nnz["critic"]) > 0 == sum(lost.nnz["critic"]) == sum(lost.nnz["actor"])
+    assert diagnostics.emptied(free.curve) == []
+    assert len(watch.warnings) == len(diagnostics.emptied(lost.curve)) == 6
+    assert lost.curve["sparsity_critic"][-1] == 1.0 > lost.curve["expected_sparsity_critic"][-1] > 0.9
 
 
 def test_a_table_names_emptied_layers(tmp_path):
