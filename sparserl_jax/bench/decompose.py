@@ -9,6 +9,7 @@ there are none, random actions and the undecomposed policy on the selection epis
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -221,7 +222,7 @@ def declared_ends(saved: Saved) -> Ends | None:
     root = saved.folder.parent.parent.parent
     if saved.record is None or not (root / records.CONFIGURATION).is_file():
         return None
-    settings, _ = records.load_all(root)
+    settings = records.read_configuration(root)
     levels = summary.levels_of(settings, saved.record["result"]["env"])
     if levels["random"] is None or levels["reference"] is None:
         return None
@@ -286,15 +287,16 @@ def at_equal_rank(
         env,
         evaluate.fresh_key(env.spec.name, seed),
         1 + len(ranks),
-        episodes,
+        min(episodes, evaluate.AT_ONCE),
         evaluate.declared_precision(runs[0]),
     )
     found = []
     for saved, (_, plain) in zip(runs, actors, strict=True):
         made = _truncated(layers, plain, ranks, factors)
-        params = [plain.params, *(low_rank.multiplied_out(one.params) for one in made)]
+        params = _stacked([plain.params, *(low_rank.multiplied_out(one.params) for one in made)])
+        every = evaluate.gathered(functools.partial(played, params, 0), episodes)
         live = sum(int(np.count_nonzero(leaf(plain.masks, layer.kernel))) for layer in layers)
-        for one, returns in zip((None, *made), played(_stacked(params), 0, 0), strict=True):
+        for one, returns in zip((None, *made), every, strict=True):
             found.append(AtRank(saved.name, 1 - live / layers.weights, one, returns))
     return found
 
@@ -316,6 +318,9 @@ def check_target(path: Path | None) -> None:
 
 def write(outcome: Outcome, path: Path) -> None:
     """Write the decomposed policy to a new file, which `sparserl_jax.load` reads."""
-    check_target(path)
     made = outcome.policy
-    policy.save(path, made.params, made.masks, made.description, mode="xb")
+    try:
+        policy.save(path, made.params, made.masks, made.description, mode="xb")
+    except FileExistsError:  # made by somebody else while episodes were played
+        check_target(path)
+        raise

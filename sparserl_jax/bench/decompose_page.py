@@ -78,7 +78,7 @@ def show(outcome: Outcome, console: Console) -> None:
                 f"{part.layer.name} stays plain: factors of rank {part.rank} would have {would:,} weights",
                 "dim",
             )
-    before, after = float(outcome.before.mean()), float(outcome.after.mean())
+    before, after = (returns.mean(dtype="float64") for returns in (outcome.before, outcome.after))
     say(
         f"return on {outcome.after.size} other episodes (those of `evaluate --seed {outcome.seed}`): undecomposed "
         f"{before:.6g}, decomposed {after:.6g}"

@@ -141,8 +141,13 @@ def fresh(saved: Saved, env: str | None = None, episodes: int = EPISODES, seed: 
     played = environment(saved, env)
     key, at_once = fresh_key(played.spec.name, seed), min(episodes, AT_ONCE)
     evaluated = _evaluation(saved.policy, played, key, 1, at_once, declared_precision(saved))
-    parts = [evaluated(0, repeat)[0] for repeat in range(-(-episodes // AT_ONCE))]
-    return np.concatenate(parts)[:episodes]
+    return gathered(lambda repeat: evaluated(0, repeat), episodes)[0]
+
+
+def gathered(evaluated: Callable[[int], np.ndarray], episodes: int) -> np.ndarray:
+    """Returns f32[members, episodes] from evaluations of `AT_ONCE` episodes, or fewer where fewer are wanted."""
+    parts = [evaluated(repeat) for repeat in range(-(-episodes // AT_ONCE))]
+    return np.concatenate(parts, axis=1)[:, :episodes]
 
 
 def fresh_key(env: str, seed: int) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 `policy.npz` holds float32 weights under `weights/<path>`, bit-packed masks under `masks/<path>` (first entry in the
 highest bit, row-major), and one JSON text `description`: spaces, agent, normalisation, configuration hash, tensors.
-Nothing is pickled, and the same policy gives the same bytes.
+Nothing is pickled, and the same policy gives the same bytes. A decomposed policy (`form`: `factors`) holds the factors
+of `deploy/low_rank.py` in place of kernels.
 """
 
 from __future__ import annotations

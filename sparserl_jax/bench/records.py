@@ -372,8 +372,8 @@ def finished(root: Path, run_id: str, suite_hash: str) -> bool:
         return False
 
 
-def load_all(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(configuration, records in the order of the plan); runs without a record are left out."""
+def read_configuration(root: Path) -> dict[str, Any]:
+    """What a suite wrote of itself into the folder of its records."""
     try:
         settings = json.loads((root / CONFIGURATION).read_text(encoding="utf-8"))
     except OSError:
@@ -387,7 +387,12 @@ def load_all(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise UserError(
             f"'{root.name}/{CONFIGURATION}' is not what a suite writes ({', '.join(forms)}); run the suite again."
         )
-    found = []
+    return settings
+
+
+def load_all(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(configuration, records in the order of the plan); runs without a record are left out."""
+    settings, found = read_configuration(root), []
     for run_id in settings["runs"]:
         folder = root / "records" / run_id
         if (folder / "record.json").is_file():

@@ -64,7 +64,8 @@ def test_the_command_writes_a_policy_that_loads_and_acts_as_reported(run: Path, 
     thin, plain = sparserl_jax.load(out), sparserl_jax.load(run)
     assert thin.decomposed and not plain.decomposed
     assert (thin.description["factors"], thin.description["ranks"]) == (3, [1, 3, 1])
-    assert thin.nnz == 71 + 17
+    live = int(plain.masks["mlp"]["output"]["kernel"].sum())  # a layer that stays plain keeps its mask
+    assert thin.nnz == 12 + 51 + live + 17
     obs = np.random.default_rng(0).normal(size=(50, 3))
     product = dataclasses.replace(
         thin, params=low_rank.multiplied_out(thin.params), description=plain.description
@@ -89,10 +90,12 @@ def test_nothing_is_ever_overwritten(run: Path, tmp_path: Path, capsys, monkeypa
     assert (run / "policy.npz").read_bytes() == before
     assert cli.run(["decompose", str(run), "--rule", "numerical", "--out", str(tmp_path / "a/b.npz")]) == 2
     assert f"there is no folder '{tmp_path / 'a'}'" in capsys.readouterr().err
+    monkeypatch.undo()
     # Also where the file appears only while episodes are played.
-    found = policy.load(run)
-    with pytest.raises(FileExistsError):
-        policy.save(run / "policy.npz", found.params, found.masks, found.description, mode="xb")
+    made = decompose.decompose(saved.find(run), low_rank.rule("numerical"), episodes=1)
+    with pytest.raises(UserError, match="exists and is not overwritten"):
+        decompose.write(made, run / "policy.npz")
+    assert (run / "policy.npz").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,8 @@ def test_a_narrow_policy_is_decomposed_as_the_narrow_network_that_it_is():
     assert same.description["hidden"] == [64, 64]
 
 
-def test_dense_and_sparse_policies_at_equal_rank_play_the_same_episodes():
+def test_dense_and_sparse_policies_at_equal_rank_play_the_same_episodes(monkeypatch):
+    monkeypatch.setattr(evaluate, "AT_ONCE", 4)  # more episodes than are played side by side
     runs = [published("dense-s0000-seed000"), published("set-s0800-seed000")]
     ranks = [(3, 4, 1), (3, 16, 1), (3, 64, 1)]
     found = decompose.at_equal_rank(runs, ranks, episodes=6, seed=2)
