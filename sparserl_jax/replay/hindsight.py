@@ -15,7 +15,8 @@ stored, draws of a goal from such a transition, and from one whose final observa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +25,16 @@ from jax import lax
 from sparserl_jax.replay.storage import Replay
 from sparserl_jax.replay.windows import Batch, draw, read, take, window_at
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Protocol
 
-    class Goals(Protocol):
-        """What is read of a description of goals (`envs.GoalSpec` has it); `desired`: its place in observations."""
+class Goals(Protocol):
+    """What is read of a description of goals of G numbers (`envs.GoalSpec` has these attributes)."""
 
-        @property
-        def desired(self) -> tuple[int, int]: ...
-        @property
-        def reward(self) -> Callable[[Any, Any], Any]: ...
-        def achieved_in(self, obs: Any) -> Any: ...
-        def desired_in(self, obs: Any) -> Any: ...
+    @property
+    def desired(self) -> tuple[int, int]: ...  # first entry in an observation, and that behind the last
+    @property
+    def reward(self) -> Callable[[Any, Any], Any]: ...  # of f32[B,G] achieved and f32[B,G] desired, f32[B]
+    def achieved_in(self, obs: Any) -> Any: ...  # f32[B,O] -> f32[B,G]
+    def desired_in(self, obs: Any) -> Any: ...  # f32[B,O] -> f32[B,G]
 
 
 def share(later_goals: float) -> float:
