@@ -36,12 +36,16 @@ from .protocol import EnvSpec, Step
 from .rollout import to_env_units
 
 REFERENCES = {"I": (-13.7, 7.8), "II": (0.1, 30.6), "III": (-8.9, 5.6), "IV": (0.0, 10.0)}
-"""Mean undiscounted returns without options of uniform doses and of `oracle`: where scores are 0 and 1. Their standard
-errors are about 0.2. The oracle sees what is hidden but only one step ahead: a score above 1 is possible."""
+"""Undiscounted returns without options of uniform doses and of `oracle`: where scores are 0 and 1.
+
+Means of 8,192 episodes with standard errors of up to 0.2, but for III: its ends are fixed numbers. Measured they are
+-9.18 (40,960 episodes, standard error 0.05) and 5.58 (16,384, 0.06), so uniform doses score -0.02. The oracle sees what
+is hidden but only one step ahead: a score above 1 is possible."""
 
 LINEAR = (np.array([0.0, 0.0, -0.05, -0.05, 0.02, 0.01, 0.01, 0.0], np.float32), 0.54)
 """Weights and offset of a dose for III that is linear in the measurements: found by the cross-entropy method (14 rounds
-of 40 candidates with 512 episodes each, from N(0, 0.4^2)). It is no better than a constant dose of 0.45."""
+of 40 candidates with 512 episodes each, from a deviation of 0.4). It earns 5.14; of the constant doses 0.35, 0.4, ...,
+0.55 the best is 0.45 with 5.26 (40,960 episodes each, standard errors 0.04): the search found no use for weights."""
 
 NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 WEIGHTS = _WEIGHTS / _WEIGHTS.sum()

@@ -138,8 +138,7 @@ def test_density_in_two_dimensions_integrates_to_one_and_so_does_its_entropy(kin
     assert float(known.tsallis_entropy) == pytest.approx(-np.sum(p * (power - 1) / (1 - q)) * cell, rel=2e-2)
 
 
-@pytest.mark.parametrize("dims", [1, 2, 6])
-@pytest.mark.parametrize("q", [-1.0, 0.0, 0.5])
+@pytest.mark.parametrize("dims, q", [(1, 0.0), (6, 0.0), (2, -1.0), (3, 0.5)])
 def test_joint_thin_entropy_is_the_closed_form_of_its_temperature(dims, q):
     """1/(alpha m) + 2 tau / (2 alpha + n m) with alpha = 2 - q, m = 1 - q (Martins et al. 2022), times alpha."""
     known = made(ThinQGaussian, q, "joint", dims)
@@ -149,7 +148,7 @@ def test_joint_thin_entropy_is_the_closed_form_of_its_temperature(dims, q):
     assert float(known.tsallis_entropy) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("q", [-3.0, 0.0, 0.7])
+@pytest.mark.parametrize("q", [-3.0, 0.0])
 @pytest.mark.parametrize("dims", [1, 2, 3, 6])
 def test_joint_thin_draws_follow_the_density_in_length_and_in_any_direction(dims, q):
     """|z|^2 ~ Beta(D/2, r); the projection on ANY direction ~ (1 - x^2)^(1/(1-q) + (D-1)/2), which chained planes have
@@ -225,7 +224,7 @@ def test_both_families_meet_at_the_normal(kind, q):
 
 
 @pytest.mark.parametrize("form", ["joint", "product"])
-@pytest.mark.parametrize("kind, q", [(ThinQGaussian, 0.0), (ThinQGaussian, -2.0), (FatQGaussian, 1.4)])
+@pytest.mark.parametrize("kind, q", [(ThinQGaussian, 0.0), (FatQGaussian, 1.4)])
 def test_gradients_are_those_of_finite_differences(kind, q, form):
     """Of log densities and of draws with the same key, with respect to mean and log scale."""
     known = made(kind, q, form, 3)
@@ -271,12 +270,13 @@ def test_gradients_are_finite_at_the_edge_of_the_support_and_beyond(q, form):
     assert all(np.all(slope[5:] == 0.0) for slope in slopes)
 
 
-@pytest.mark.parametrize("q", [-30.0, -3.0, 0.0, 0.9])
-def test_every_draw_of_a_thin_one_has_a_finite_density(q):
+@pytest.mark.parametrize("q, log_scale", [(-30.0, -1.0), (-3.0, -40.0), (0.9, -1.0)])
+def test_every_draw_of_a_thin_one_has_a_finite_density(q, log_scale):
+    """Also where the support is so narrow (half width .001) that rounding carries draws across its edge."""
     for form in ("joint", "product"):
-        known = made(ThinQGaussian, q, form, 3)
-        actions = (drawn(known) + np.asarray(known.mean)).astype(np.float32)
-        assert np.all(density(known, actions) > 0)
+        wide = ThinQGaussian(jnp.full((DRAWS, 3), 0.9), jnp.full((DRAWS, 3), log_scale), q, form)
+        found = jax.jit(lambda key: wide.log_density(wide.sample(key)))(jax.random.key(0))  # noqa: B023
+        assert np.all(np.isfinite(found))
 
 
 @pytest.mark.parametrize("family, q, form, dims, sentence", [
