@@ -39,9 +39,7 @@ from sparserl_jax.errors import UserError
 FORMS = ("joint", "product")
 EDGE = 1e-6
 """1 - |z|^2 at which the density of a thin q-Gaussian is held: nearer to the edge it is rounding. Gradients of the log
-density are finite thereby."""
-ROUNDING = 2.0**-23
-"""Of single precision: an action this little outside the support, relative to its size, was drawn inside."""
+density are finite thereby, and what a draw rounds to is inside."""
 
 
 def exp_q(x: jax.Array, q: float) -> jax.Array:
@@ -135,13 +133,11 @@ class ThinQGaussian(NamedTuple):
 
     def log_density(self, action: jax.Array) -> jax.Array:
         """Log density [...] of actions [..., action]: -inf outside the support, with gradient 0."""
-        blocks, narrow = self._blocks, jnp.exp(-self._log_half_width)
-        left = 1.0 - jnp.sum(blocks.split((action - self.mean) * narrow) ** 2, axis=-1)  # [..., blocks]
+        standard = (action - self.mean) * jnp.exp(-self._log_half_width)
+        left = 1.0 - jnp.sum(self._blocks.split(standard) ** 2, axis=-1)  # [..., blocks]
         inside = jnp.log(jnp.maximum(left, EDGE)) / (1.0 - self.q)
         found = jnp.sum(inside, axis=-1) + jnp.sum(self._log_peak, axis=-1)
-        # Far from 0 a draw is rounded by more, in units of a narrow support, than anything that follows from it.
-        rounded = ROUNDING * jnp.sum(blocks.split((jnp.abs(action) + jnp.abs(self.mean)) * narrow), axis=-1)
-        return jnp.where(jnp.all(left > -(EDGE + rounded), axis=-1), found, -jnp.inf)
+        return jnp.where(jnp.all(left > -EDGE, axis=-1), found, -jnp.inf)
 
     @property
     def tsallis_entropy(self) -> jax.Array:
