@@ -32,6 +32,7 @@ from tests.bench import fake
         ("train --env gymnax:Pendulum-v1 --hidden 0", "positive widths"),
         ("train --env gymnax:CartPole-v1 --agent td3", "agent 'td3' does not choose discrete actions"),
         ("conformance rigl --sparsity 2", "--sparsity: sparsity 2 is outside [0, 1)"),
+        ("conformance l0 --sparsity inf", "--sparsity: coefficient inf is no number from 0 on"),
         ("check nowhere", "there is no folder 'nowhere'"),
         ("table .", "holds no configuration.json"),
         ("publish .", "holds no configuration.json"),

@@ -191,7 +191,7 @@ def diagnose(params: Params, extra: Any, state: State) -> dict[str, Any]:
     for (layer, _), count in zip(state.layers.tensors, live, strict=True):
         shares[layer.name] = jnp.minimum(shares.get(layer.name, 1.0), count / layer.size)
     return {
-        "sparsity": 1.0 - jnp.sum(live) / state.layers.maskable.weights,
+        "sparsity": (state.layers.maskable.weights - jnp.sum(live)) / state.layers.maskable.weights,
         "expected_sparsity": 1.0 - expected_density(extra, state.layers),
         "live": shares,
     }

@@ -70,6 +70,7 @@ def test_every_column_of_a_curve_is_documented_and_every_documented_column_is_th
             assert re.fullmatch("[a-z0-9_]+", name)
             used.add(found[0].name)
     of_others = {"temperature", "policy_entropy", "policy_kl", "clipped", "epsilon"}  # SAC's, PPO's and DQN's
+    of_others |= {"sparsity_{network}", "expected_sparsity_{network}", "live_{network}_{layer}"}  # of gates
     assert used == {column.name for column in diagnostics.COLUMNS} - of_others
 
 
