@@ -23,7 +23,7 @@ ENV = "gymnax:Pendulum-v1"
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained.train(tmp_path_factory.mktemp("trained") / "x", seeds=2)
+    return trained.train(tmp_path_factory.mktemp("trained") / "x")
 
 
 @pytest.fixture
