@@ -91,8 +91,14 @@ def actor(saved: Saved) -> tuple[LayerTable, Policy]:
     """Layers of a policy and the policy, without units of wide tensors that are masked altogether (a narrow network's).
 
     Raises:
-        UserError: it is decomposed already, or its files do not fit each other.
+        UserError: it is decomposed already, no multi-layer perceptron, or its files do not fit each other.
     """
+    kind = saved.policy.description.get("network", "mlp")
+    if kind != "mlp":
+        raise UserError(
+            f"'{saved.name}' holds a policy whose network is a '{kind}', and low-rank factors are made of multi-layer "
+            'perceptrons only: give a policy that was trained with network = "mlp".'
+        )
     found, _ = inspect.tables(saved)
     layers, masks, params = found["actor"], saved.policy.masks, saved.policy.params
     if inspect.narrow(layers, masks) == layers:

@@ -133,6 +133,13 @@ def test_a_decomposed_policy_is_not_decomposed_inspected_or_continued(original: 
         assert f"holds low-rank factors; give the policy it was made of ({RUN})" in capsys.readouterr().err
 
 
+def test_policies_of_other_networks_are_refused():
+    found = published("dense-s0000-seed000")
+    other = dataclasses.replace(found.policy, description={**found.policy.description, "network": "simba"})
+    with pytest.raises(UserError, match="whose network is a 'simba'.* multi-layer perceptrons only"):
+        decompose.actor(dataclasses.replace(found, policy=other))
+
+
 def test_a_diverged_policy_is_refused(run: Path):
     found = policy.load(run)
     found.params["mlp"]["hidden_1"]["kernel"][found.masks["mlp"]["hidden_1"]["kernel"]] = np.nan
