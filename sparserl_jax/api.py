@@ -72,7 +72,7 @@ def train(
     env: Any,
     agent: str = "td3",
     recipe: str | None = None,
-    sparsity: float = 0.9,
+    sparsity: float | None = None,
     seeds: int = 8,
     steps: int | None = None,
     *,
@@ -85,6 +85,7 @@ def train(
 
     Args:
         env: a name (`brax:hopper`, `gymnax:Pendulum-v1`, `my_pkg.envs:Factory`) or an environment object.
+        sparsity: default 0.9; see `bench.single.suite_of`.
         recipe, steps: default rlx2 (rigl for DQN and PPO), and 100,000 or what is nearest to it and fits.
         out: folder for the results. Default: `runs/train-<hash>` for a named environment, where the same call again
             goes on or returns at once; a fresh temporary folder for an object, whose code no hash can name. For an

@@ -198,8 +198,9 @@ class Train:
     rigl)."""
     method: str | None = None
     """Sparsity method in place of the recipe's; see `sparserl list sparsifiers`, or my_pkg.my_module:name."""
-    sparsity: float = 0.9
-    """Fraction of weights removed, in [0, 1); recipes with one of their own (dense) ignore it."""
+    sparsity: float | None = None
+    """Fraction of weights removed, in [0, 1), default 0.9; recipes with one of their own (dense) ignore it. Methods
+    that are swept by a coefficient (l0, l1, l2) need theirs here."""
     critic_sparsity: float | None = None
     """The critic's own sparsity; default as the actor's."""
     seeds: int = 8

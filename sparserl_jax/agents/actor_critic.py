@@ -234,14 +234,13 @@ class ActorCritic:
         clock: Clock,
         keys: tuple[jax.Array, jax.Array],
         evidence: Evidence,
-        learning_rate: jax.Array | None = None,
+        left: jax.Array | float | None = None,
         gates: jax.Array | None = None,
     ) -> tuple[Any, StepInfo]:
         """One tick of one network.
 
         Args:
             keys: for gates and an event of the step, and for what an event may look at.
-            learning_rate: where it is not the member's own.
             Others as of `optimise.step_network`.
         """
         step_key, look_key = keys
@@ -253,7 +252,8 @@ class ActorCritic:
             clock=clock,
             key=step_key,
             evidence=self._seen_by(name, state, evidence, batch, look_key),
-            learning_rate=state.traced.learning_rate if learning_rate is None else learning_rate,
+            learning_rate=state.traced.learning_rate,
+            left=left,
             gates=gates,
         )
         return state._replace(**{name: trained}), info
@@ -304,14 +304,17 @@ class ActorCritic:
         batch: Any,
         key: jax.Array,
         clock: Clock,
+        gates: Mapping[str, jax.Array] | None = None,
     ) -> dict[str, jax.Array]:
         """Dormant shares of the networks as deployed, and what this batch's losses would do to masked weights.
 
-        `losses`: (state, batch, key) to the loss, by network.
+        `losses`: (state, batch, key) to the loss, by network. `gates`: keys for gates, where they have to be those of a
+        rollout.
         """
         seen = {}
         for (name, network), own in zip(self.networks(state).items(), jax.random.split(key), strict=True):
             loss_key, gate_key = jax.random.split(own)
+            gate_key = gate_key if gates is None else gates[name]
             loss = losses[name](state, batch, loss_key)
             seen[f"{name}_masked_grad_norm"] = masked_grad_norm(
                 self.trainers[name], network, loss, clock=clock, key=gate_key

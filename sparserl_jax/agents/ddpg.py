@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, ActorCritic, Modules
-from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
+from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network, refuse_idle
 from sparserl_jax.agents.noise import scaled_normal
 from sparserl_jax.agents.optimise import Loss, Network
 from sparserl_jax.agents.targets import discounts, n_step_return
@@ -72,8 +72,8 @@ class DDPGConfig:
     later_goals: k, goals reached later for one that was wanted. reward_range: least and largest reward, for the clip of
     targets; None: with hindsight those that the environment's goals declare, otherwise no clip.
 
-    network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. policy_delay: both networks
-    move at every update.
+    network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. NEEDS: settings that change
+    nothing unless another one has this value. policy_delay: both networks move at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -85,6 +85,7 @@ class DDPGConfig:
         "action_l2": Range(0.0),
         "later_goals": Range(0.0),
     }
+    NEEDS: ClassVar[Mapping[str, tuple[str, str]]] = {"later_goals": ("replay", "hindsight")}
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
     BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")
@@ -109,6 +110,8 @@ class DDPGConfig:
         check_network(self)
         if self.replay not in REPLAYS:
             raise suggest(str(self.replay), list(REPLAYS), "replay of agent 'ddpg'")
+        if self.later_goals != type(self).later_goals:
+            refuse_idle(self, "later_goals", "agent 'ddpg'")
         bounds = self.reward_range
         if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
             raise UserError(

@@ -110,6 +110,7 @@ def step_network(
     key: jax.Array,
     evidence: Evidence,
     learning_rate: jax.Array | float | None = None,
+    left: jax.Array | float | None = None,
     gates: jax.Array | None = None,
 ) -> tuple[Network, StepInfo]:
     """One tick of one network.
@@ -124,6 +125,7 @@ def step_network(
         evidence: as given by the training loop and the agent; gradient functions are filled in here.
         learning_rate: f32 scalar for an optimizer that asks for it; that of the weights alone where the method has its
             own for `extra`.
+        left: factor on all learning rates, where they fall during training.
         gates: key for gates in mode `learn` in place of one from `key`, where they have to be those of a rollout.
     """
     sparsifier, (params, extra, opt_state, sparsity) = trainer.sparsifier, network
@@ -135,6 +137,8 @@ def step_network(
     rate: Any = learning_rate
     if sparsifier.extra_rate is not None:
         rate = (learning_rate, sparsifier.extra_rate(sparsity))
+    if left is not None:
+        rate = jax.tree.map(lambda full: full * left, rate)
 
     def optimise() -> Network:
         updates, slots = optimizer.update(

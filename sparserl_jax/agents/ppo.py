@@ -316,7 +316,7 @@ def make(
                 clock=clock,
                 keys=(step_key, look_key),
                 evidence=evidence,
-                learning_rate=rate,
+                left=left if config.anneal else None,
                 gates=jax.random.fold_in(batch.gates, draws),
             )
             if name == "actor":
@@ -343,9 +343,11 @@ def make(
         """As of TD3, and the policy's entropy."""
         losses = {"actor": actor_loss, "critic": critic_loss}
         params, _, _ = common.deployed(state)
+        draws = {"actor": ACTOR_DRAWS, "critic": CRITIC_DRAWS}
+        gates = {name: jax.random.fold_in(batch.gates, own) for name, own in draws.items()}
         return {
             "policy_entropy": jnp.mean(distribution(params, state, batch.samples.obs).entropy),
-            **common.diagnose(state, losses, batch.samples, key, clock),
+            **common.diagnose(state, losses, batch.samples, key, clock, gates),
         }
 
     return Agent(

@@ -29,6 +29,7 @@ def _environments() -> list[tuple[str, str]]:
             "gymnasium:Hopper-v5",
             "any id of gymnasium with a box of actions or one choice (extra `gymnasium`)",
         ),
+        ("playground:CartpoleBalance", "any id of MuJoCo Playground (extra `playground`)"),
         (OWN, "your own"),
     ]
     return [(name, "") for name in names()] + others

@@ -17,7 +17,7 @@ def sentences(root: Path, found: Sequence[dict[str, Any]]) -> list[str]:
     Args:
         root: the folder of the records.
     """
-    named = []
+    named, chosen = [], False
     for record in found:
         empty = [
             (network, tensor["name"], tensor["path"].split("/")[-2])
@@ -34,5 +34,7 @@ def sentences(root: Path, found: Sequence[dict[str, Any]]) -> list[str]:
             + (f" from step {steps[network, layer]:,}" if (network, layer) in steps else "")
             for network, name, layer in empty
         ]
+        chosen |= record["result"].get("promise") == "none"
         named.append(f"{record['run_id']} ({', '.join(parts)})")
-    return [f"LAYERS WITHOUT A WEIGHT, by too large a coefficient: {'; '.join(named)}."] if named else []
+    cause = ", by too large a coefficient" if chosen else ""
+    return [f"LAYERS WITHOUT A WEIGHT{cause}: {'; '.join(named)}."] if named else []

@@ -10,7 +10,7 @@ import io
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparserl_jax.bench import caption as captions
 from sparserl_jax.bench import records
@@ -81,10 +81,40 @@ def arms_of(summary: Summary) -> list[str]:
     return [arm["name"] for arm in summary.settings["suite"]["arms"]]
 
 
-def knobs_of(block: Block) -> list[float]:
-    """Sparsities that methods sweep on an environment, ascending; [0] where there is nothing to sweep."""
-    swept = {row.sparsity for row in block.rows if row.role == "method" and row.method != "dense"}
-    return sorted(swept) or [0.0]
+class Panel(NamedTuple):
+    """What one panel shows: the methods at one sparsity, or at one coefficient of a penalty."""
+
+    coefficient: bool
+    knob: float
+
+    @property
+    def title(self) -> str:
+        """As in headings."""
+        return f"{'coefficient' if self.coefficient else 'sparsity'} {self.knob:g}"
+
+    @property
+    def end(self) -> str:
+        """Of file names."""
+        return f"-c{self.knob:g}" if self.coefficient else f"-s{round(1000 * self.knob):04d}"
+
+    def rows(self, block: Block) -> list[Row]:
+        """Rows to show: those at this knob, beside every dense and placebo row but A/A."""
+        return [
+            row
+            for row in block.rows
+            if row.role != "aa" and (row.method == "dense" or row.role == "placebo" or panel_of(row) == self)
+        ]
+
+
+def panel_of(row: Row) -> Panel:
+    """Where a row belongs."""
+    return Panel(row.outcome is not None, row.sparsity)
+
+
+def panels_of(block: Block) -> list[Panel]:
+    """Sparsities that methods sweep on an environment, ascending, then coefficients; sparsity 0 where there is none."""
+    swept = {panel_of(row) for row in block.rows if row.role == "method" and row.method != "dense"}
+    return sorted(swept) or [Panel(False, 0.0)]
 
 
 def short_name(env: str) -> str:

@@ -46,7 +46,7 @@ def words(runs: Sequence[str], present: Collection[str]) -> str:
     arms: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for run_id in runs:
         folder, _, run = run_id.partition("/")
-        arms[folder][run.rpartition("-seed")[0].rpartition("-s")[0]].append(run_id in present)
+        arms[folder][run.partition("-")[0]].append(run_id in present)
     said = []
     for folder, rows in arms.items():
         if not any(any(there) for there in rows.values()):

@@ -175,7 +175,7 @@ def _wider(runs: Iterable[Planned], specs: dict[str, Any]) -> dict[tuple[str, in
         if planned.run.width is not None
     }
     return {
-        (env, width): costs.layer_tables(agent, specs[env].obs_dim, specs[env].action_dim)
+        (env, width): costs.layer_tables(agent, specs[env].obs_dim, specs[env].action_dim, specs[env].image)
         for (env, width), agent in some.items()
     }
 

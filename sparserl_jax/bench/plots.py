@@ -72,23 +72,20 @@ def _levels(axes: Axes, block: Block) -> None:
 def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     """IQM return over environment steps: one row per environment, one column per sparsity; and its data as CSV."""
     curves, arms = _curves(summary, root), figures.arms_of(summary)
-    columns = max(len(figures.knobs_of(block)) for block in summary.blocks)
+    columns = max(len(figures.panels_of(block)) for block in summary.blocks)
     drawn = [row for block in summary.blocks for row in block.rows if row.role != "aa"]
     figure, grid, bottom, height = figures.frame(
         len(summary.blocks), columns, len({row.arm for row in drawn})
     )
     handles: dict[str, Any] = {}
     for line, block in zip(grid, summary.blocks, strict=True):
-        knobs = figures.knobs_of(block)
+        panels = figures.panels_of(block)
         low, high = _range(curves, block)
-        for axes in line[len(knobs) :]:
+        for axes in line[len(panels) :]:
             axes.set_axis_off()
-        for axes, knob in zip(line, knobs, strict=False):
+        for axes, panel in zip(line, panels, strict=False):
             _levels(axes, block)
-            for row in block.rows:
-                everywhere = row.method == "dense" or row.role == "placebo"
-                if row.role == "aa" or not (everywhere or row.sparsity == knob):
-                    continue
+            for row in panel.rows(block):
                 curve = curves[block.env, row.arm, row.sparsity, row.critic_sparsity]
                 own, dashed = figures.colour(row.arm, arms), row.role == "placebo"
                 axes.fill_between(
@@ -98,7 +95,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
                     curve["step"], curve["iqm"], color=own, linewidth=2.0 if row.role == "dense" else 1.4,
                     linestyle=(0, (3, 1.5)) if dashed else "-", zorder=3,
                 )  # fmt: skip
-            axes.set_title(f"{figures.short_name(block.env)}, sparsity {knob:g}", loc="left")
+            axes.set_title(f"{figures.short_name(block.env)}, {panel.title}", loc="left")
             axes.set_xlim(0, curve["step"][-1])
             axes.set_ylim(low, high)
             axes.xaxis.set_major_formatter(figures.thousands)

@@ -94,18 +94,9 @@ def _intervals(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
     return middle, lower, upper, seeds
 
 
-def rows_at(block: Block, knob: float) -> list[Row]:
-    """The rows of one figure: what has this sparsity, and beside it what is dense and the placebo."""
-    return [
-        row
-        for row in block.rows
-        if row.role != "aa" and (row.method == "dense" or row.role == "placebo" or row.sparsity == knob)
-    ]
-
-
-def figure_of(block: Block, knob: float, found: Bands, summary: Summary) -> tuple[Figure, str]:
-    """All diagnostics of one environment at one sparsity, and their data as CSV."""
-    rows = rows_at(block, knob)
+def figure_of(block: Block, panel: figures.Panel, found: Bands, summary: Summary) -> tuple[Figure, str]:
+    """All diagnostics of one environment at one sparsity or coefficient, and their data as CSV."""
+    rows = panel.rows(block)
     names = names_of({name for key, name in found if key in [_key(row) for row in rows]})
     figure, grid, bottom, height = figures.frame(-(-len(names) // COLUMNS), COLUMNS, len(rows))
     figure.subplots_adjust(wspace=0.34, hspace=0.38)
@@ -116,9 +107,7 @@ def figure_of(block: Block, knob: float, found: Bands, summary: Summary) -> tupl
         axes.set_axis_off()
     for axes in list(grid.flat)[max(0, len(names) - COLUMNS) : len(names)]:
         axes.set_xlabel("environment steps")
-    figures.heading(
-        figure, summary, f"Diagnostics of {figures.short_name(block.env)}, sparsity {knob:g}", height
-    )
+    figures.heading(figure, summary, f"Diagnostics of {figures.short_name(block.env)}, {panel.title}", height)
     figures.legend(figure, handles, bottom)
     figures.caption(figure, summary, _words(rows, names))
     lines = [
@@ -221,10 +210,10 @@ def write(root: Path, summary: Summary | None = None) -> list[Path]:
     made = []
     with matplotlib.rc_context(figures.STYLE):  # type: ignore[arg-type]
         for block in summary.blocks:
-            found, knobs = bands(block, summary, root), figures.knobs_of(block)
-            for knob in knobs:
-                end = f"-s{round(1000 * knob):04d}" if len(knobs) > 1 else ""
-                figure, data = figure_of(block, knob, found, summary)
+            found, panels = bands(block, summary, root), figures.panels_of(block)
+            for panel in panels:
+                end = panel.end if len(panels) > 1 else ""
+                figure, data = figure_of(block, panel, found, summary)
                 made += figures.write_files(
                     figure, data, root / "plots", f"diagnostics-{slug(block.env)}{end}"
                 )

@@ -217,7 +217,7 @@ def opponent(row: Row, rows: Sequence[Row]) -> Row | None:
 
     Rows from the same folder come first.
     """
-    if row.method in ("dense", "tiny"):
+    if row.method in ("dense", "tiny") or row.outcome is not None:  # a coefficient is no sparsity to match
         return None
     same = [
         other

@@ -21,6 +21,8 @@ SINGLE = "train"
 """Name of the suite that a single training is."""
 RECIPE = "rlx2"
 """Where none is given; see `_usual_recipe`."""
+SPARSITY = 0.9
+"""Where none is given."""
 POINTS = 20
 """Evaluations during training."""
 STEPS = 100_000
@@ -41,7 +43,7 @@ def suite_of(
     agent: str = "td3",
     recipe: str | None = None,
     method: str | None = None,
-    sparsity: float = 0.9,
+    sparsity: float | None = None,
     critic_sparsity: float | None = None,
     seeds: int = 8,
     first_seed: int = 0,
@@ -64,7 +66,8 @@ def suite_of(
         agent, recipe: see `sparserl list agents|recipes`; your own recipe or method is `my_pkg.my_module:name`. The
             default recipe is `rlx2`, and `rigl` for agents that have no replay, or no real actions, as it asks for.
         method: sparsity method in place of the recipe's; see `sparserl list sparsifiers`.
-        sparsity: fraction of weights removed, in [0, 1); ignored by recipes with a fixed one (dense).
+        sparsity: fraction of weights removed, in [0, 1), default 0.9; ignored by recipes with a fixed one (dense). The
+            coefficient of methods that are swept by one (l0, l1, l2), which has no default.
         critic_sparsity: the critic's own; default as the actor's.
         seeds: number of members, trained together; counted from `first_seed`.
         steps: environment steps per member, a multiple of 20 evaluations times parallel environments and policy delay
@@ -92,9 +95,16 @@ def suite_of(
         network = continuing.network(begun)
     changes = {"network": network, "hidden": hidden, "batch_size": batch_size, "learning_rate": learning_rate}
     config = dataclasses.replace(found.config(), **{k: v for k, v in changes.items() if v is not None})
+    coefficient, fixed = find_method(chosen.method).coefficient, chosen.sparsity is not None
+    if sparsity is None and coefficient and not fixed:
+        raise UserError(
+            f"method '{chosen.method}' is swept by a coefficient, not by a sparsity, and has no default: give one as "
+            "sparsity, such as 10."
+        )
+    sparsity = SPARSITY if sparsity is None else sparsity
     for knob in (sparsity, critic_sparsity):
         if knob is not None:
-            check_knob(knob, where, find_method(chosen.method).coefficient)
+            check_knob(knob, where, coefficient)
     if seeds < 1 or first_seed < 0:
         raise UserError(f"seeds = {seeds} from {first_seed}: give at least one seed, counted from 0 or more.")
     if num_envs < 1 or config.policy_delay < 1:
@@ -116,11 +126,14 @@ def suite_of(
         wanted = max(min(25_000, steps // 20), config.batch_size, 8 * num_envs)
         warm_up = -(-wanted // grid) * grid
     name = env if isinstance(env, str) else _name_of(env)
-    fixed = chosen.sparsity is not None
     knob = chosen.sparsity if chosen.sparsity is not None else sparsity
     suite = Suite(
         name=SINGLE,
-        title=(f"{chosen.name} on {name}" if fixed else f"{chosen.name} at sparsity {sparsity:g} on {name}")
+        title=(
+            f"{chosen.name} on {name}"
+            if fixed
+            else f"{chosen.name} at {'coefficient' if coefficient else 'sparsity'} {sparsity:g} on {name}"
+        )
         + ("" if begun is None else f", from {begun.source}"),
         result=True,
         agent=config,

@@ -91,7 +91,7 @@ def check_programs(programs: Iterable[Any]) -> None:
 def lines(plan: Plan, program: Any) -> list[str]:
     """Which arms a program waits for."""
     waits = {
-        source.run.partition("-s")[0]  # names of arms have no hyphen
+        source.run.partition("-")[0]  # names of arms have no hyphen
         for run in program.runs
         for source in (run.masks, run.expert)
         if source is not None

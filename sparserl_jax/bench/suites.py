@@ -282,6 +282,12 @@ def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str
         chosen = from_table(Recipe, {**vars(chosen), "name": name, **changes}, f"{where}.set")
     require(name.replace("_", "").isalnum(), where, f"arm name '{name}' may hold letters, digits and _ only.")
     fixed = () if chosen.sparsity is None else (chosen.sparsity,)
+    require(
+        written.sparsities is not None or bool(fixed) or not find_method(chosen.method).coefficient,
+        where,
+        f"method '{chosen.method}' of arm '{name}' is swept by a coefficient, not by a sparsity: give the arm its own, "
+        "such as sparsities = [1.0, 10.0, 100.0].",
+    )
     knobs = written.sparsities if written.sparsities is not None else fixed or top.sparsities
     require(
         len(knobs) > 0 or (own and written.sparsities is None),

@@ -109,6 +109,7 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
         sparsity, critic = (
             np.mean(own, axis=0).tolist() if own else (group[0].sparsity, group[0].critic_sparsity)
         )
+        outcomes: list[Any] = [row.outcome for row in group]
         rates = [row.failure_rate for row in group if row.failure_rate is not None]
         rows.append(
             dataclasses.replace(
@@ -121,6 +122,7 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
                 sparsity=sparsity,
                 critic_sparsity=critic,
                 level=EACH if own else "",
+                outcome=None if None in outcomes else float(np.mean(outcomes)),
                 worst=spread.worst,
                 p10=spread.p10,
                 failure_rate=float(np.mean(rates)) if len(rates) == len(group) else None,

@@ -81,6 +81,8 @@ _CSV = (
 )
 _CSV_WIDE = ("width", "delta_dense_of_width", "delta_dense_of_width_lower", "delta_dense_of_width_upper")
 """Further columns where rows differ in the width of their networks."""
+_CSV_OUTCOME = ("realised_sparsity",)
+"""A further column where the knob of some rows is a coefficient, and stands in the column `sparsity`."""
 
 
 def three(found: Any) -> tuple[Any, ...]:
@@ -134,11 +136,13 @@ def comma_separated(summary: Summary) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     widths = any(wide(block.rows) for block in summary.blocks)
-    writer.writerow((*_CSV, *(_CSV_WIDE if widths else ())))
+    outcomes = any(row.outcome is not None for block in summary.blocks for row in block.rows)
+    writer.writerow((*_CSV, *(_CSV_WIDE if widths else ()), *(_CSV_OUTCOME if outcomes else ())))
     for block, columns in blocks(summary):
         for row in block.rows:
             line = _csv_row(block, row, of_z(columns))
             line += [row.width, *three(row.peer_comparison)] if widths else []
+            line += [row.outcome] if outcomes else []
             writer.writerow("" if v is None else repr(v) if isinstance(v, float) else v for v in line)
     return out.getvalue()
 

@@ -333,6 +333,7 @@ def stored_layers(layers: LayerTable, ranks: Sequence[int], factors: int = 3) ->
                     kernel=(*layer.kernel[:-1], name),
                     bias=layer.bias if last else None,
                     shape=shapes[name],
+                    norm=layer.norm if name == "left" else None,
                     inputs=layer.inputs if name == "left" else middle,
                     outputs=layer.outputs if last else middle,
                     output=layer.output and last,

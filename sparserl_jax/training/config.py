@@ -15,6 +15,7 @@ from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
 from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.sparsity import method
 from sparserl_jax.training import precision
 from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
@@ -368,7 +369,9 @@ class Run:
     @property
     def id(self) -> str:
         """Name of the run's files, unique within a suite and environment."""
-        return f"{self.arm}-s{round(self.sparsity * 1000):04d}-seed{self.seed:03d}"
+        swept = method(self.recipe.method).coefficient and self.recipe.sparsity is None
+        knob = f"c{self.sparsity:g}" if swept else f"s{round(self.sparsity * 1000):04d}"
+        return f"{self.arm}-{knob}-seed{self.seed:03d}"
 
     @property
     def key_name(self) -> str:

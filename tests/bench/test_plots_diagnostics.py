@@ -57,7 +57,8 @@ def drawn(folder) -> tuple[Any, str]:
     """The figure at sparsity 0.6, and its CSV."""
     found = summary.summarise(folder)
     (block,) = found.blocks
-    return plots_diagnostics.figure_of(block, 0.6, plots_diagnostics.bands(block, found, folder), found)
+    panel = figures.Panel(False, 0.6)
+    return plots_diagnostics.figure_of(block, panel, plots_diagnostics.bands(block, found, folder), found)
 
 
 def table(data: str) -> list[dict[str, str]]:

@@ -426,7 +426,7 @@ def test_a_table_names_emptied_layers(tmp_path):
         {"name": f"hidden_1[{copy}]", "path": "mlp/hidden_1/kernel", "nnz": nnz}
         for copy, nnz in ((0, 0), (1, 4))
     ]
-    record = {"run_id": "env/l0-s0900-seed000", "result": {"tensors": {"critic": tensors}}}
+    record = {"run_id": "env/l0-s0900-seed000", "result": {"promise": "none", "tensors": {"critic": tensors}}}
     folder = tmp_path / "records" / "env" / "l0-s0900-seed000"
     folder.mkdir(parents=True)
     (folder / "curve.csv").write_text(
@@ -436,5 +436,7 @@ def test_a_table_names_emptied_layers(tmp_path):
         "LAYERS WITHOUT A WEIGHT, by too large a coefficient: env/l0-s0900-seed000 (hidden_1[0] of the critic from "
         "step 2,000)."
     ]
+    del record["result"]["promise"]
+    assert emptied.sentences(tmp_path, [record])[0].startswith("LAYERS WITHOUT A WEIGHT: env/l0")
     record["result"]["tensors"]["critic"][0]["nnz"] = 1
     assert emptied.sentences(tmp_path, [record]) == []
