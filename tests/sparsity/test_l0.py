@@ -405,7 +405,7 @@ def test_a_coefficient_that_empties_a_layer_is_named_with_layer_and_step(monkeyp
         execution.points.append(point)
         execution.tell_emptied()
     assert watch.warnings == [
-        "l0_fast-s10000000-seed000 on tests.reference.small:Drift: layer 'hidden_1' of the critic has no weight left "
+        "l0_fast-c10000-seed000 on tests.reference.small:Drift: layer 'hidden_1' of the critic has no weight left "
         "at environment step 240; its coefficient 10000 is too large for this network: give a smaller one."
     ]
 
