@@ -1,4 +1,4 @@
-"""Methods that are swept by a coefficient: it is never taken for a sparsity, in names, tables, plots and comparisons."""
+"""Methods that are swept by a coefficient: it is never taken for a sparsity, in names, tables, plots or opponents."""
 
 from __future__ import annotations
 
