@@ -352,6 +352,16 @@ def block(env: str, rows: Sequence[Row], levels: dict[str, float | None]) -> Blo
     return Block(env, spoken(judged, why), why, levels)
 
 
+def _came_out(row: Row) -> float:
+    """Sparsity of the actors, promised or not."""
+    return row.sparsity if row.outcome is None else row.outcome
+
+
+def _reached(row: Row) -> str:
+    """The same in words."""
+    return row.level_text if row.outcome is None else f"{row.outcome:.3g} (coefficient {row.sparsity:g})"
+
+
 def largest_matched(block: Block) -> str | None:
     """One line: up to which sparsity each swept arm is matched, by the verdicts and by the point estimates alone.
 
@@ -375,8 +385,8 @@ def largest_matched(block: Block) -> str | None:
                 ("matched" if c.delta >= -statistics.MARGIN else "worse") if estimate else c.verdict
                 for c in comparisons
             ]
-            best = statistics.largest_matched([row.sparsity for row in rows], outcomes)
-            found[arm] = next((row.level_text for row in rows if row.sparsity == best), "none")
+            best = statistics.largest_matched([_came_out(row) for row in rows], outcomes)
+            found[arm] = next((_reached(row) for row in rows if _came_out(row) == best), "none")
         parts.append(", ".join(f"{arm} {text}" for arm, text in found.items()))
     return (
         f"Largest sparsity matched, all smaller ones matched too: {parts[0]}. By the point estimate alone (delta >= "

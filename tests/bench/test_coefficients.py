@@ -49,6 +49,8 @@ def test_a_narrow_network_of_that_sparsity_is_no_opponent(found):
     assert rows_of.opponent(by_name["gradual", 0.8], rows) is by_name["tiny", 0.8]
     assert rows_of.opponent(by_name["l0", 0.8], rows) is None
     assert by_name["l0", 0.8].tiny_comparison is None
+    # The stand-in keeps all weights whatever the coefficient.
+    assert "l0 0 (coefficient " in (rows_of.largest_matched(found.blocks[0]) or "")
 
 
 def test_the_table_of_values_has_the_sparsity_that_came_out_and_pooled_rows_the_mean(found):
