@@ -39,7 +39,7 @@ bench: install ## run a suite (quick on a CPU, standard on an accelerator) and p
 paper: install ## run a paper's suites (or go on) and set its tables beside ours
 	@$(JAX) $(BIN)/sparserl paper "$(PAPER)" $(ARGS)
 
-test: install-dev ## all tests
+test: install-dev ## all tests; what they compile is kept for the next time (~/.cache/sparserl_jax)
 	@$(JAX) $(PYTEST) $(ARGS)
 
 test-quick: install-dev ## the tests not marked slow
