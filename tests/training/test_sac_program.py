@@ -60,7 +60,8 @@ def test_all_arms_train_in_one_program_and_keep_their_counts(program, outcomes):
 
 def test_every_column_of_a_curve_is_documented_and_every_documented_column_is_there(outcomes):
     used = {diagnostics.column_of(name)[0].name for outcome in outcomes for name in outcome.curve}
-    of_others = {"policy_kl", "clipped", "epsilon"}  # PPO's and DQN's
+    of_others = {"policy_kl", "clipped", "epsilon"}  # PPO's and DQN's, and those of methods with gates
+    of_others |= {"sparsity_{network}", "expected_sparsity_{network}", "live_{network}_{layer}"}
     assert used == {column.name for column in diagnostics.COLUMNS} - of_others
     for outcome in outcomes:
         assert outcome.curve["temperature"][-1] < outcome.curve["temperature"][0] <= 1.0
