@@ -8,7 +8,7 @@ import pytest
 
 from sparserl_jax import orthogonal
 from sparserl_jax.layers import leaf
-from sparserl_jax.networks import GaussianActor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import GaussianActor, TwinCritic, actor_layers, critic_layers
 from sparserl_jax.sparsity import METHODS, drop_grow, tiny
 from sparserl_jax.sparsity.contract import Events
 
@@ -83,7 +83,7 @@ def test_tiny_starts_orthogonal_and_wide_methods_keep_their_draw(network):
         layers = actor_layers(module, 5)
     else:
         module, inputs = TwinCritic((24, 24), "orthogonal"), (np.zeros(5), np.zeros(2))
-        layers = twin_critic_layers(module, 5, 2)
+        layers = critic_layers(module, 5, 2)
     params = jax.jit(module.init)(jax.random.key(0), *inputs)["params"]
     start = jax.jit(drop_grow.init, static_argnums=2)
 

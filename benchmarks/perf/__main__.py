@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.perf import methods, peer, population
 from benchmarks.perf.host import waves
 from benchmarks.perf.population import update_flops
-from benchmarks.perf.workload import ACTIONS, OBS, Workload
+from benchmarks.perf.workload import ACTIONS, OBS, Workload, interleaved
 from sparserl_jax import replay
 from sparserl_jax.accelerator import keep_freed_memory
 from sparserl_jax.bench import provenance
@@ -28,19 +28,6 @@ from sparserl_jax.errors import UserError
 
 INTERVAL = 1000
 """Ticks between topology events where their cost is measured."""
-
-
-def interleaved(programs: dict[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
-    """Seconds of every call, `[repeats]` per program, called in turns after one call each to warm up."""
-    for program in programs.values():
-        program()
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(repeats):
-        for name, program in programs.items():
-            began = time.perf_counter()
-            program()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: np.asarray(values) for name, values in seconds.items()}
 
 
 def matrix_product() -> tuple[Callable[[], None], float]:

@@ -7,13 +7,10 @@ method that acts at its events alone should cost next to nothing; one that acts 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from benchmarks.perf.workload import Workload
+from benchmarks.perf.workload import Workload, interleaved
 from sparserl_jax.sparsity import METHODS
 
 INTERVAL = 1000
@@ -32,21 +29,13 @@ def measure(row: Callable[..., dict[str, Any]], repeats: int) -> list[dict[str, 
         knob = OTHER_KNOBS.get(method, KNOB)
         return Workload(MEMBERS, method, interval=INTERVAL, hidden=HIDDEN, batch_size=BATCH, knob=knob)
 
-    def seconds(program: Workload) -> float:
-        began = time.perf_counter()
-        program()
-        return time.perf_counter() - began
-
     still = made("static")
-    seconds(still)
-    each = np.asarray([seconds(still) for _ in range(repeats)]) / still.training.dispatch_steps
+    each = interleaved({"static": still}, repeats)["static"] / still.training.dispatch_steps
     size = f"TD3 2x{HIDDEN}, batch {BATCH}, {MEMBERS} members"
     rows = [row(f"{size}, static", each * 1e3, "ms per step", "")]
     for method in ["static", *(name for name in METHODS if name != "static")]:
-        program = made(method)
-        seconds(program)
-        pairs = [(seconds(still), seconds(program)) for _ in range(repeats)]
-        ratios = np.asarray([its / reference for reference, its in pairs])
+        times = interleaved({"still": still, "method": made(method)}, repeats)
+        ratios = times["method"] / times["still"]
         rows.append(
             row(f"{method} / static, an event every {INTERVAL} ticks", ratios, "ratio", "at most 1.05")
         )

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.perf.workload import ACTIONS, OBS, WAYS, Workload, in_a_process
 from sparserl_jax.accounting.flops import forward, td3_update
 from sparserl_jax.agents.registry import algorithm
-from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
 from sparserl_jax.training import memory
 
 SIZES = {"cpu": (1, 8), "accelerator": (1, 8, 32, 64, 128)}
@@ -41,7 +41,7 @@ def update_flops() -> float:
     """Matrix-product FLOPs of one TD3 step per member at HalfCheetah size, `mac2` (2.5 A + 9 C per sample)."""
     config = algorithm("td3").config()
     actor = forward(actor_layers(Actor(config.hidden, ACTIONS), OBS))
-    twin = forward(twin_critic_layers(TwinCritic(config.hidden), OBS, ACTIONS))
+    twin = forward(critic_layers(TwinCritic(config.hidden), OBS, ACTIONS))
     return float(td3_update(actor, twin // 2, batch=config.batch_size, delay=config.policy_delay))
 
 
@@ -50,7 +50,7 @@ def update_bytes() -> float:
     step, targets read and written and weights read at every Polyak step, the batch read once."""
     config = algorithm("td3").config()
     actor = actor_layers(Actor(config.hidden, ACTIONS), OBS).weights
-    critic = twin_critic_layers(TwinCritic(config.hidden), OBS, ACTIONS).weights
+    critic = critic_layers(TwinCritic(config.hidden), OBS, ACTIONS).weights
     row = 2 * OBS + ACTIONS + 3
     optimiser, polyak = 6, 3
     delayed = (polyak * critic + (optimiser + polyak) * actor) / config.policy_delay

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,19 @@ def in_a_process(command: list[str], **environment: str) -> list[float]:
     own = {**os.environ, **environment}
     done = subprocess.run(command, env=own, capture_output=True, text=True, check=True)
     return [float(number) for number in json.loads(done.stdout.splitlines()[-1])]
+
+
+def interleaved(programs: dict[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
+    """Seconds of every call, `[repeats]` per program, called in turns after one call each to warm up."""
+    for program in programs.values():
+        program()
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            began = time.perf_counter()
+            program()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: np.asarray(values) for name, values in seconds.items()}
 
 
 class LinearDynamics:

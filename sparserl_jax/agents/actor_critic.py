@@ -35,7 +35,7 @@ from sparserl_jax.agents.optimise import (
     step_network,
 )
 from sparserl_jax.layers import LayerTable, leaf
-from sparserl_jax.networks import actor_layers, one_critic, twin_critic_layers
+from sparserl_jax.networks import actor_layers, critic_layers, one_critic
 from sparserl_jax.sparsity.contract import Events, Evidence, Mode, Params, Sparsifier
 
 NAMES = ("actor", "critic")
@@ -57,7 +57,7 @@ class Modules(NamedTuple):
         """LayerTables by network."""
         return {
             "actor": actor_layers(self.actor, obs_dim),
-            "critic": twin_critic_layers(self.critic, obs_dim, action_dim),
+            "critic": critic_layers(self.critic, obs_dim, action_dim),
         }
 
     def fresh(self, key: jax.Array, obs_dim: int, action_dim: int) -> dict[str, Params]:

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparserl_jax.agents import td3
 from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, ActorCritic, Modules
 from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network, refuse_idle
 from sparserl_jax.agents.noise import scaled_normal
@@ -36,8 +37,7 @@ from sparserl_jax.agents.optimise import Loss, Network
 from sparserl_jax.agents.targets import discounts, n_step_return
 from sparserl_jax.envs import GoalSpec
 from sparserl_jax.errors import UserError, suggest
-from sparserl_jax.layers import LayerTable
-from sparserl_jax.networks import Actor, Critic, actor_layers, critic_layers
+from sparserl_jax.networks import Critic
 from sparserl_jax.replay import hindsight
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
 
@@ -144,16 +144,6 @@ class DDPGState(NamedTuple):
     traced: Traced
 
 
-class _Modules(Modules):
-    """One critic."""
-
-    def layers(self, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
-        return {
-            "actor": actor_layers(self.actor, obs_dim),
-            "critic": critic_layers(self.critic, obs_dim, action_dim),
-        }
-
-
 class _ActorCritic(ActorCritic):
     """An actor and one critic, which stands for both where there are twins elsewhere."""
 
@@ -169,13 +159,8 @@ class _ActorCritic(ActorCritic):
 def modules(
     hidden: tuple[int, ...], action_dim: int, network: str = "mlp", image: tuple[int, ...] | None = None
 ) -> Modules:
-    """The networks of DDPG and its policy; none of them reads an `image`."""
-    actor = Actor(hidden, action_dim, kind=network)
-
-    def policy(params: Params, obs: jax.Array) -> jax.Array:
-        return jnp.asarray(actor.apply({"params": params}, obs))
-
-    return _Modules(actor, Critic(hidden, kind=network), policy)
+    """The networks of DDPG and its policy: those of TD3, with one critic."""
+    return td3.modules(hidden, action_dim, network, image)._replace(critic=Critic(hidden, kind=network))
 
 
 def make(

@@ -149,7 +149,7 @@ def _curve_csv(summary: Summary, curves: dict[tuple[Any, ...], dict[str, np.ndar
 
 def _place(row: Row) -> float:
     """The row's sparsity on a logarithmic axis of density: what came out where that is no promise, up to 99.99 %."""
-    return -math.log10(max(1.0 - (row.sparsity if row.outcome is None else row.outcome), 1e-4))
+    return -math.log10(max(1.0 - row.came_out, 1e-4))
 
 
 def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:

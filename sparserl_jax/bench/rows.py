@@ -93,6 +93,11 @@ class Row:
         return f"{self.sparsity:g}" + ("" if self.outcome is None else f" ({self.outcome:.3g})")
 
     @property
+    def came_out(self) -> float:
+        """Sparsity of the actors, promised or not."""
+        return self.sparsity if self.outcome is None else self.outcome
+
+    @property
     def key(self) -> Key:
         """What makes rows of several environments one row of the pooled block."""
         return (self.arm, None, None) if self.own else (self.arm, self.sparsity, self.critic_sparsity)
@@ -352,11 +357,6 @@ def block(env: str, rows: Sequence[Row], levels: dict[str, float | None]) -> Blo
     return Block(env, spoken(judged, why), why, levels)
 
 
-def _came_out(row: Row) -> float:
-    """Sparsity of the actors, promised or not."""
-    return row.sparsity if row.outcome is None else row.outcome
-
-
 def _reached(row: Row) -> str:
     """The same in words."""
     return row.level_text if row.outcome is None else f"{row.outcome:.3g} (coefficient {row.sparsity:g})"
@@ -385,8 +385,8 @@ def largest_matched(block: Block) -> str | None:
                 ("matched" if c.delta >= -statistics.MARGIN else "worse") if estimate else c.verdict
                 for c in comparisons
             ]
-            best = statistics.largest_matched([_came_out(row) for row in rows], outcomes)
-            found[arm] = next((_reached(row) for row in rows if _came_out(row) == best), "none")
+            best = statistics.largest_matched([row.came_out for row in rows], outcomes)
+            found[arm] = next((_reached(row) for row in rows if row.came_out == best), "none")
         parts.append(", ".join(f"{arm} {text}" for arm, text in found.items()))
     return (
         f"Largest sparsity matched, all smaller ones matched too: {parts[0]}. By the point estimate alone (delta >= "

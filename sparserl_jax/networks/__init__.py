@@ -13,7 +13,6 @@ from sparserl_jax.networks.mlp import (
     actor_layers,
     critic_layers,
     one_critic,
-    twin_critic_layers,
     value_layers,
 )
 
@@ -30,6 +29,5 @@ __all__ = [
     "actor_layers",
     "critic_layers",
     "one_critic",
-    "twin_critic_layers",
     "value_layers",
 ]

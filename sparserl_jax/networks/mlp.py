@@ -187,20 +187,15 @@ def value_layers(module: Value, obs_dim: int) -> LayerTable:
 
 
 def critic_layers(module: Critic | TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
-    """LayerTable of one critic."""
-    one = one_critic(module)
-    return _described(
+    """LayerTable of a critic; of twins each layer has `stack == (2,)`.
+
+    Derived from one of them: a lifted module returns its parameters sorted by name, not in forward order.
+    """
+    one, stack = one_critic(module), (2,) if isinstance(module, TwinCritic) else ()
+    layers = _described(
         lambda key, x: {module.kind: one.init(key, x)["params"]}, obs_dim + action_dim, module, None
     )
-
-
-def twin_critic_layers(module: TwinCritic, obs_dim: int, action_dim: int) -> LayerTable:
-    """LayerTable of a twin critic; each layer has `stack == (2,)`.
-
-    Derived from one of the twins: a lifted module returns its parameters sorted by name, not in forward order.
-    """
-    layers = critic_layers(module, obs_dim, action_dim)
-    return LayerTable(dataclasses.replace(layer, stack=(2,)) for layer in layers)
+    return LayerTable(dataclasses.replace(layer, stack=stack) for layer in layers)
 
 
 def _described(

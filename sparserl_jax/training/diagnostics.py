@@ -7,7 +7,7 @@ batch of its replay drawn with a key of its own (PPO: of a rollout made for it);
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -187,17 +187,25 @@ def _flat(masks: Params, layers: LayerTable) -> jax.Array:
     return jnp.concatenate([leaf(masks, layer.kernel).reshape(-1) for layer in layers.maskable])
 
 
+_LIVE = next(column for column in COLUMNS if column.name.startswith("live_"))
+
+
+def watched(names: Iterable[str]) -> list[str]:
+    """Which of a curve's columns `emptied` looks at; none where no method shows what is left of its layers."""
+    live = [name for name in names if _LIVE.match(name)]
+    return [*live, "env_step", "return"] if live else []
+
+
 def emptied(curve: Mapping[str, Any]) -> list[tuple[str, str, int]]:
     """Layers that have lost their last weight, as (network, layer, environment step of the first curve point without).
 
     Args:
         curve: columns [points] of one run; those called `live_...` are looked at, before it diverged.
     """
-    live = next(column for column in COLUMNS if column.name.startswith("live_"))
     sound = ~np.isnan(np.asarray(curve["return"], float))
     found = []
     for name, shares in curve.items():
-        place = live.match(name)
+        place = _LIVE.match(name)
         if place is None:
             continue
         empty = np.flatnonzero((np.asarray(shares, float) == 0.0) & sound)

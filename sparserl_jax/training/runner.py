@@ -11,7 +11,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -226,14 +226,18 @@ class Execution:
         self.tell_emptied()
         self.progress.score(self.program.name, self.step, [float(x) for x in point["return"]])
 
-    def curve(self, member: int) -> dict[str, np.ndarray]:
-        """The curve of one member so far, columns [points]."""
-        return {key: np.stack([point[key][member] for point in self.points]) for key in self.points[0]}
+    def curve(self, member: int, columns: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """The curve of one member so far, columns [points]; only these, or all."""
+        wanted = self.points[0] if columns is None else columns
+        return {key: np.stack([point[key][member] for point in self.points]) for key in wanted}
 
     def tell_emptied(self) -> None:
         """A sentence for every layer that has lost its last weight since the last curve point."""
+        watched = diagnostics.watched(self.points[-1])
+        if not watched:
+            return
         for member, run in enumerate(self.program.runs):
-            for network, layer, step in diagnostics.emptied(self.curve(member)):
+            for network, layer, step in diagnostics.emptied(self.curve(member, watched)):
                 if step == self.step:
                     self.progress.warn(
                         self.program.name,

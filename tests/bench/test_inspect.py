@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sparserl_jax.bench import inspect, paths, records, saved
 from sparserl_jax.layers import LayerTable
-from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
 from tests.bench import fake
 
 RUN = "gymnax-Pendulum-v1/rlx2-s0800-seed000"
@@ -77,7 +77,7 @@ def test_live_weights_in_every_layer_need_not_connect_anything():
 def test_paths_are_those_of_a_walk_through_the_network(seed: int, density: float):
     """Oracle: numbers of paths, by products of 0/1 matrices."""
     random = np.random.default_rng(seed)
-    layers = twin_critic_layers(TwinCritic((5, 4)), 3, 2)
+    layers = critic_layers(TwinCritic((5, 4)), 3, 2)
     masks = masks_of(layers, [random.random((2, *layer.shape)) < density for layer in layers])
     for copy, found in enumerate(inspect.network("critic", layers, masks)):
         one, two, three = (masks["mlp"][layer.name]["kernel"][copy].astype(int) for layer in layers)

@@ -12,7 +12,7 @@ from sparserl_jax.agents.registry import AGENTS
 from sparserl_jax.bench import budgets, paths, published, strict, suites
 from sparserl_jax.bench.paper import environment
 from sparserl_jax.errors import UserError
-from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
 from sparserl_jax.sparsity import allocation
 
 SPACES = {"halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6), "ant": (111, 8)}
@@ -42,7 +42,7 @@ def networks(agent: str, env: str):
     obs, action = SPACES[env]
     outputs = 2 * action if agent == "sac" else action  # mean and deviation of a Gaussian
     actor = actor_layers(Actor((256, 256), outputs), obs)
-    return actor, twin_critic_layers(TwinCritic((256, 256)), obs, action)
+    return actor, critic_layers(TwinCritic((256, 256)), obs, action)
 
 
 @pytest.mark.parametrize(("agent", "row"), TABLE2, ids=[f"{a}-{r.environment}" for a, r in TABLE2])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sparserl_jax.deploy import low_rank
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable, derive, leaf
-from sparserl_jax.networks import Actor, GaussianActor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import Actor, GaussianActor, TwinCritic, actor_layers, critic_layers
 from tests.accounting.networks import network
 
 
@@ -229,7 +229,7 @@ def test_what_cannot_be_decomposed_is_refused():
     layers, params, masks = one_layer([[1.0, np.nan], [1.0, 1.0]])
     with pytest.raises(UserError, match="weights of layer layer_0 are not finite"):
         low_rank.decompose(layers, params, masks, [1])
-    twins = twin_critic_layers(TwinCritic((4,)), 3, 1)
+    twins = critic_layers(TwinCritic((4,)), 3, 1)
     with pytest.raises(UserError, match="layer hidden_0 is a stack of 2 tensors"):
         low_rank.singular_values(twins, {}, {})
 

@@ -17,7 +17,7 @@ from sparserl_jax.networks import (
     TwinCritic,
     Value,
     actor_layers,
-    twin_critic_layers,
+    critic_layers,
 )
 from tests.reference import networks_numpy
 
@@ -49,7 +49,7 @@ def cnn() -> tuple[Any, Any, LayerTable]:
 def simba() -> tuple[Any, Any, LayerTable]:
     module = TwinCritic((WIDTH, WIDTH), kind="simba")
     params = jax.jit(module.init)(jax.random.key(1), np.zeros(OBS), np.zeros(ACTION))
-    return module, params, twin_critic_layers(module, OBS, ACTION)
+    return module, params, critic_layers(module, OBS, ACTION)
 
 
 def test_the_cnn_computes_what_its_restatement_does(cnn):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax.layers import leaf
-from sparserl_jax.networks import MLP, Actor, GaussianActor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import MLP, Actor, GaussianActor, TwinCritic, actor_layers, critic_layers
 from tests.reference import rlx2_numpy
 
 OBS, ACTION = 17, 6
@@ -22,7 +22,7 @@ def wide():
         "critic": (
             critic,
             critic.init(jax.random.key(1), obs, action)["params"],
-            twin_critic_layers(critic, OBS, ACTION),
+            critic_layers(critic, OBS, ACTION),
         ),
     }
 
@@ -86,7 +86,7 @@ def test_hidden_activations_can_be_asked_for_layer_by_layer(wide, network):
 )
 def test_weight_counts_are_the_published_ones(obs, action, actor_weights, critic_weights):
     actor = actor_layers(Actor((256, 256), action), obs)
-    critic = twin_critic_layers(TwinCritic((256, 256)), obs, action)
+    critic = critic_layers(TwinCritic((256, 256)), obs, action)
     assert (actor.weights, critic.weights) == (actor_weights, critic_weights)
     assert (actor.biases, critic.biases) == (512 + action, 2 * 513)
     assert [layer.shape for layer in actor] == [(obs, 256), (256, 256), (256, action)]
@@ -111,7 +111,7 @@ def test_tables_say_where_every_tensor_is(wide):
 
 def test_more_than_ten_hidden_layers_keep_the_order_of_the_forward_pass():
     hidden = tuple(range(20, 33))  # every width names its layer
-    for layers in (actor_layers(Actor(hidden, 2), 3), twin_critic_layers(TwinCritic(hidden), 3, 2)):
+    for layers in (actor_layers(Actor(hidden, 2), 3), critic_layers(TwinCritic(hidden), 3, 2)):
         assert [layer.name for layer in layers] == [*(f"hidden_{i}" for i in range(13)), "output"]
         assert [layer.units_out for layer in layers[:-1]] == list(hidden)
         for before, after in zip(layers[:-1], layers[1:], strict=True):
@@ -138,7 +138,7 @@ def orthogonal():
         "critic": (
             critic,
             jax.jit(critic.init)(jax.random.key(1), obs, action)["params"],
-            twin_critic_layers(critic, OBS, ACTION),
+            critic_layers(critic, OBS, ACTION),
         ),
     }
 

@@ -27,6 +27,7 @@ from sparserl_jax.sparsity.contract import (
     Promise,
     Sparsifier,
     identity_effective,
+    no_events,
     no_penalty,
 )
 from sparserl_jax.sparsity.slots import map_slots
@@ -101,18 +102,6 @@ def _gate_project(params: Params, extra: Any, opt_state: Any, state: GateSetting
     return params, jax.tree.map(lambda z: jnp.clip(z, -LARGEST_LOGIT, LARGEST_LOGIT), extra), opt_state
 
 
-def _gate_evolve(
-    key: jax.Array,
-    tick: jax.Array,
-    params: Params,
-    extra: Any,
-    opt_state: Any,
-    state: Any,
-    evidence: Evidence,
-) -> tuple[Params, Any, Any, Any, Effects]:
-    return params, extra, opt_state, state, Effects.of(happened=False)
-
-
 def _gate_deployed(params: Params, extra: Any, state: GateSettings) -> tuple[Params, Params, str]:
     masks = jax.tree.map(lambda z: z > 0, extra["log_gates"])
     return mask_ops.apply(masks, params), masks, "plain"
@@ -131,7 +120,7 @@ GATES = Method(
         penalty=_gate_penalty,
         gradients=lambda grads, params, extra, state: grads,
         project=_gate_project,
-        evolve=_gate_evolve,
+        evolve=no_events,
         deployed=_gate_deployed,
         declares=Declares(budget="none", targets="none", slots="keep", learning="dense"),
     ),

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from sparserl_jax.layers import leaf
-from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
 from sparserl_jax.sparsity import allocation, drop_grow
 from sparserl_jax.sparsity.contract import Events, Evidence
 
@@ -51,7 +51,7 @@ def rig(network: str) -> Rig:
     if network == "actor":
         layers = actor_layers(Actor(HIDDEN, ACTION), OBS)
     else:
-        layers = twin_critic_layers(TwinCritic(HIDDEN), OBS, ACTION)
+        layers = critic_layers(TwinCritic(HIDDEN), OBS, ACTION)
     like = {"mlp": {}}
     for layer in layers:
         kernel = np.zeros(layer.stack + layer.shape, np.float32)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sparserl_jax.conformance.laboratory import hasty
 from sparserl_jax.errors import UserError
-from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
 from sparserl_jax.sparsity import METHODS, allocation, drop_grow, ds_td3, masks, mest, promised, rows
 from sparserl_jax.sparsity.contract import Evidence
 from tests.reference.conformance import equal, zero_outside
@@ -206,7 +206,7 @@ def test_ds_td3_has_the_published_densities_at_the_published_sparsity():
     """HalfCheetah (17, 6) at 256 units: 7 (in + 256) / (in 256) of the input layer, half of the square one."""
     for layers, wide in (
         (actor_layers(Actor((256, 256), 6), 17), 17),
-        (twin_critic_layers(TwinCritic((256, 256)), 17, 6), 23),
+        (critic_layers(TwinCritic((256, 256)), 17, 6), 23),
     ):
         zeros = wide * 256 - 7 * (wide + 256) + 256 * 256 // 2
         total = layers.weights // layers[0].copies
@@ -218,7 +218,7 @@ def test_ds_td3_has_the_published_densities_at_the_published_sparsity():
 
 @given(st.floats(0.0, 0.85))
 def test_layers_that_share_make_up_for_those_that_do_not(sparsity):
-    layers = twin_critic_layers(TwinCritic((64, 48)), 17, 6)
+    layers = critic_layers(TwinCritic((64, 48)), 17, 6)
     found = allocation.er_within(layers, sparsity, lambda layer: not layer.output)
     assert found[-2:] == [48, 48]
     assert 0 <= sum(found) - (1 - sparsity) * layers.weights < len(found)

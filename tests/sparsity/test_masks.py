@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparserl_jax.layers import Layer, LayerTable, leaf
-from sparserl_jax.networks import TwinCritic, twin_critic_layers
+from sparserl_jax.networks import TwinCritic, critic_layers
 from sparserl_jax.sparsity import masks
 
 SHAPE = (3, 7)
@@ -184,7 +184,7 @@ def test_unpacking_refuses_bytes_of_another_shape():
 
 
 def test_largest_keeps_the_largest_weights_of_every_tensor_and_copy():
-    layers = twin_critic_layers(TwinCritic((4, 3)), 2, 1)
+    layers = critic_layers(TwinCritic((4, 3)), 2, 1)
     rng = np.random.default_rng(0)
     params = {
         "mlp": {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sparserl_jax.conformance.laboratory import hasty
 from sparserl_jax.errors import UserError
-from sparserl_jax.networks import Actor, TwinCritic, actor_layers, twin_critic_layers
+from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
 from sparserl_jax.sparsity import METHODS, blocks, neurons, promised, pruning, redo, tiny
 from sparserl_jax.sparsity.contract import Events, Evidence
 from tests.reference.conformance import equal, slots_of, zero_outside
@@ -116,7 +116,7 @@ def test_the_least_active_unit_goes_with_its_row_column_and_bias_and_none_comes_
 
 @given(st.floats(0.05, 0.9))
 def test_neurons_end_where_tiny_is_and_never_grow(knob):
-    layers = twin_critic_layers(TwinCritic((32, 24)), 9, 3)
+    layers = critic_layers(TwinCritic((32, 24)), 9, 3)
     found = promised(METHODS["neurons"], layers, knob, EVENTS, "released")
     assert found.counts == promised(METHODS["tiny"], layers, knob, EVENTS, "released").counts
     table = np.array([found.at(k) for k in range(EVENTS.count + 1)])
