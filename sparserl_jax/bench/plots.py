@@ -1,4 +1,4 @@
-"""Learning curves and return versus sparsity, each as PNG, SVG and the CSV behind it.
+"""Learning curves, return versus sparsity and versus bytes, each as PNG, SVG and the CSV behind it.
 
 Bands are 95 % bootstrap intervals of the interquartile mean over seeds.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,8 +226,76 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
     return figure, figures.csv_text(header, lines)
 
 
+def front(places: Sequence[float], values: Sequence[float]) -> list[int]:
+    """Which points no other one beats (is at least as far right and at least as high, and one of the two more), from
+    left to right."""
+    points = list(zip(places, values, strict=True))
+
+    def beaten(point: tuple[float, float]) -> bool:
+        return any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points)
+
+    return sorted((i for i, point in enumerate(points) if not beaten(point)), key=lambda i: points[i])
+
+
+def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
+    """IQM with interval of every row over how much smaller its policy is than the dense one, in bytes of one file of
+    the smallest form; and what of them no other row beats. One panel per environment."""
+    arms = figures.arms_of(summary)
+    shown = {
+        block.env: [row for row in block.rows if row.role != "aa" and row.compression_bytes]
+        for block in summary.blocks
+    }
+    drawn = {row.arm for rows in shown.values() for row in rows}
+    figure, grid, bottom, height = figures.frame(1, len(summary.blocks), len(drawn) + 1)
+    handles: dict[str, Any] = {}
+    lines: list[list[Any]] = []
+    for axes, block in zip(grid[0], summary.blocks, strict=True):
+        _levels(axes, block)
+        rows = shown[block.env]
+        smaller = [float(row.compression_bytes or 1.0) for row in rows]
+        best = front(smaller, [float(row.value.value) for row in rows])
+        (handles["not beaten"],) = axes.step(
+            [smaller[i] for i in best], [float(rows[i].value.value) for i in best], where="pre",
+            color="#bbbbbb", linewidth=3.0, alpha=0.6, zorder=1,
+        )  # fmt: skip
+        for name in dict.fromkeys(row.arm for row in rows):
+            mine = [(x, row) for x, row in zip(smaller, rows, strict=True) if row.arm == name]
+            mine.sort(key=lambda one: one[0])
+            where, middle = np.array([x for x, _ in mine]), np.array([float(r.value.value) for _, r in mine])
+            below = middle - np.array([float(row.value.lower) for _, row in mine])
+            above = np.array([float(row.value.upper) for _, row in mine]) - middle
+            own = figures.colour(name, arms)
+            axes.plot(where, middle, color=own, linewidth=1.0, alpha=0.6, zorder=3)
+            handles[figures.name_of(mine[0][1])] = axes.errorbar(
+                where, middle, yerr=np.maximum([below, above], 0), color=own, linestyle="", elinewidth=1.3, capsize=2.0,
+                marker=figures.MARKERS.get(name, "o"), markersize=4.6, markeredgecolor="white", markeredgewidth=0.6,
+                zorder=4,
+            )  # fmt: skip
+        lines += [
+            [block.env, row.arm, row.role, row.sparsity, row.came_out, x, *map(float, row.value), i in best]
+            for i, (x, row) in enumerate(zip(smaller, rows, strict=True))
+        ]
+        axes.set_title(figures.short_name(block.env), loc="left")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}x")
+        axes.set_xlabel("times smaller than dense, bytes")
+    grid[0][0].set_ylabel("return")
+    figures.heading(figure, summary, "Return versus bytes", height)
+    figures.legend(figure, handles, bottom)
+    figures.caption(
+        figure,
+        summary,
+        f"Interquartile mean over {_seeds(summary)}; bars: 95 % bootstrap intervals; the smallest form of each policy, "
+        "indices and biases included; grey: points that no other one beats.",
+    )
+    header = "environment,arm,role,sparsity,realised_sparsity,times_smaller,iqm,lower,upper,not_beaten".split(
+        ","
+    )
+    return figure, figures.csv_text(header, lines)
+
+
 def write(root: Path, summary: Summary | None = None) -> list[Path]:
-    """Draw both figures into `root/plots`; returns the files."""
+    """Draw the figures into `root/plots`; returns the files."""
     import matplotlib
 
     summary = summarise(root) if summary is None else summary
@@ -237,6 +306,7 @@ def write(root: Path, summary: Summary | None = None) -> list[Path]:
         for name, (figure, data) in (
             ("learning_curves", learning_curves(summary, root)),
             ("return_versus_sparsity", return_versus_sparsity(summary)),
+            ("return_versus_bytes", return_versus_bytes(summary)),
         ):
             made += figures.write_files(figure, data, root / "plots", name)
     return made

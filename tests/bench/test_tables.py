@@ -45,9 +45,8 @@ def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path
         tables.write(root)
         plots.write(root)
     names = ["table.md", "table.csv", "table.tex", "reproduce.md"]
-    names += [
-        f"plots/{n}.{s}" for n in ("learning_curves", "return_versus_sparsity") for s in ("csv", "svg", "png")
-    ]
+    figures = ("learning_curves", "return_versus_sparsity", "return_versus_bytes")
+    names += [f"plots/{figure}.{kind}" for figure in figures for kind in ("csv", "svg", "png")]
     for name in names:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
@@ -343,3 +342,10 @@ def test_the_screen_never_cuts_a_number(folder: Path):
         out = io.StringIO()
         tables.screen(found, Console(file=out, width=width))
         assert "…" not in out.getvalue()
+
+
+def test_the_front_is_what_no_other_point_beats():
+    places, values = [1.0, 2.0, 2.0, 4.0, 8.0, 8.0], [5.0, 5.0, 3.0, 4.0, 4.0, 1.0]
+    assert plots.front(places, values) == [1, 4]
+    assert plots.front([1.0, 1.0], [2.0, 2.0]) == [0, 1]  # equals do not beat each other
+    assert plots.front([], []) == []
