@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.perf import methods, peer, population
+from benchmarks.perf import methods, peer, population, tasks
 from benchmarks.perf.host import waves
 from benchmarks.perf.population import update_flops
 from benchmarks.perf.workload import ACTIONS, OBS, Workload, interleaved
@@ -192,6 +192,7 @@ def main() -> None:
         "compilation": compilation,
         "learner": lambda: learner(options.repeats, many),
         "topology": lambda: topology(max(3, options.repeats // 3), many),
+        "tasks": lambda: tasks.measure(row),
         "methods": lambda: methods.measure(row, max(3, options.repeats // 2)),
         "host": lambda: on_the_host(options.repeats, many),
         "checkpoint": lambda: checkpoint(max(3, options.repeats // 3), many),

@@ -163,7 +163,7 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
         _levels(axes, block)
         swept = [row for row in block.rows if row.role in ("method", "placebo") and row.method != "dense"]
         # Sparsities that were asked for are the axis; those that came out lie where they lie on it.
-        asked = [row for row in swept if row.outcome is None] or swept
+        asked = [row for row in swept if row.realised is None] or swept
         places = sorted({_place(row) for row in asked}) or [0.0]
         sweep = sorted({_place(row) for row in asked if row.role == "method"})
         gap = min((b - a for a, b in zip(sweep, sweep[1:], strict=False)), default=0.5)
@@ -182,7 +182,7 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
             own = figures.colour(name, arms)
             slot = 0.55 * gap / max(len(names), 1)
             offset = (names.index(name) - (len(names) - 1) / 2) * slot if name in names else 0.0
-            where = np.array([_place(row) + (offset if row.outcome is None else 0.0) for row in mine])
+            where = np.array([_place(row) + (offset if row.realised is None else 0.0) for row in mine])
             middle = np.array([float(row.value.value) for row in mine])
             below = middle - np.array([float(row.value.lower) for row in mine])
             above = np.array([float(row.value.upper) for row in mine]) - middle
@@ -199,7 +199,7 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
                 zorder=4,
             )  # fmt: skip
         axes.set_title(figures.short_name(block.env), loc="left")
-        outcomes = [_place(row) for row in swept if row.outcome is not None]
+        outcomes = [_place(row) for row in swept if row.realised is not None]
         axes.set_xlim(
             min([places[0], *outcomes]) - 0.5 * gap,
             max([places[-1] + (0.5 if sweep and places[-1] == sweep[-1] else 0.2) * gap, *outcomes]),

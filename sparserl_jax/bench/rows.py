@@ -24,6 +24,9 @@ NOT_LEARNED = "not learned at this budget"
 SAME_SEEDS = "same seeds as the reference"
 """Verdict of a dense arm whose runs are the reference's own, made elsewhere: what it shows is the machine."""
 
+SHORT = 0.01
+"""How far below the sparsity asked for a row ends before its table says so: rounding and short groups are less."""
+
 Key = tuple[str, float | None, float | None]
 """Arm, sparsity of the actor, sparsity of the critic; None for arms that are trained at each environment's own."""
 
@@ -41,7 +44,8 @@ class Row:
     again. own: whether its sparsities are those of its environment; pooled rows of such arms hold mean sparsities,
     which are shown nowhere, and `level`, the words that stand for them. width: factor on the suite's hidden widths;
     peer_comparison: difference to the dense arm of its width, where any row has another width than 1. outcome: mean
-    sparsity of the actors that came out, where the method promises none.
+    sparsity of the actors that came out, where the method promises none. short: the same, where it promises the one
+    asked for at most, or of one layer, and the actor as a whole ends more than a hundredth below it.
     """
 
     arm: str
@@ -81,6 +85,7 @@ class Row:
     width: int = 1
     peer_comparison: statistics.Comparison | None = None
     outcome: float | None = None
+    short: float | None = None
 
     @property
     def label(self) -> str:
@@ -89,13 +94,18 @@ class Row:
 
     @property
     def level_text(self) -> str:
-        """The actor's sparsity; where it is no promise, the coefficient and in brackets what came out."""
-        return f"{self.sparsity:g}" + ("" if self.outcome is None else f" ({self.outcome:.3g})")
+        """The actor's sparsity; where that is no promise, the knob and in brackets what came out."""
+        return f"{self.sparsity:g}" + ("" if self.realised is None else f" ({self.realised:.3g})")
+
+    @property
+    def realised(self) -> float | None:
+        """Sparsity of the actors that came out, where it is not the one asked for."""
+        return self.short if self.outcome is None else self.outcome
 
     @property
     def came_out(self) -> float:
         """Sparsity of the actors, promised or not."""
-        return self.sparsity if self.outcome is None else self.outcome
+        return self.sparsity if self.realised is None else self.realised
 
     @property
     def key(self) -> Key:
@@ -173,6 +183,8 @@ def row(
     if levels["failed"] is not None:
         failures = [score < levels["failed"] or lost for score, lost in zip(x, diverged, strict=True)]
     costs, config = _mean_costs(group), group[0]["provenance"]["config"]
+    reached = float(np.mean([record["result"]["realised_sparsity"]["actor"] for record in group]))
+    promised = first.get("promise") != "none"
     speeds = sorted(m["steps_per_second"] for m in measured if m["steps_per_second"] is not None)
     # A tiny member inside a wide program shows the wide program's speed, which is not its own.
     own_speed = bool(speeds) and first["method"] != "tiny"
@@ -206,9 +218,8 @@ def row(
         command=command,
         own=own,
         width=config.get("width", 1),
-        outcome=float(np.mean([record["result"]["realised_sparsity"]["actor"] for record in group]))
-        if first.get("promise") == "none"
-        else None,
+        outcome=None if promised else reached,
+        short=reached if promised and reached < first["sparsity"] - SHORT else None,
     )
 
 
@@ -222,7 +233,7 @@ def opponent(row: Row, rows: Sequence[Row]) -> Row | None:
 
     Rows from the same folder come first.
     """
-    if row.method in ("dense", "tiny") or row.outcome is not None:  # a coefficient is no sparsity to match
+    if row.method in ("dense", "tiny") or row.realised is not None:  # no sparsity to match
         return None
     same = [
         other
@@ -359,7 +370,9 @@ def block(env: str, rows: Sequence[Row], levels: dict[str, float | None]) -> Blo
 
 def _reached(row: Row) -> str:
     """The same in words."""
-    return row.level_text if row.outcome is None else f"{row.outcome:.3g} (coefficient {row.sparsity:g})"
+    if row.realised is None:
+        return row.level_text
+    return f"{row.realised:.3g} ({'asked for' if row.outcome is None else 'coefficient'} {row.sparsity:g})"
 
 
 def largest_matched(block: Block) -> str | None:

@@ -110,6 +110,7 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
             np.mean(own, axis=0).tolist() if own else (group[0].sparsity, group[0].critic_sparsity)
         )
         outcomes: list[Any] = [row.outcome for row in group]
+        fell_short = any(row.short is not None for row in group)
         rates = [row.failure_rate for row in group if row.failure_rate is not None]
         rows.append(
             dataclasses.replace(
@@ -123,6 +124,7 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
                 critic_sparsity=critic,
                 level=EACH if own else "",
                 outcome=None if None in outcomes else float(np.mean(outcomes)),
+                short=float(np.mean([row.came_out for row in group])) if fell_short else None,
                 worst=spread.worst,
                 p10=spread.p10,
                 failure_rate=float(np.mean(rates)) if len(rates) == len(group) else None,

@@ -136,13 +136,13 @@ def comma_separated(summary: Summary) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     widths = any(wide(block.rows) for block in summary.blocks)
-    outcomes = any(row.outcome is not None for block in summary.blocks for row in block.rows)
+    outcomes = any(row.realised is not None for block in summary.blocks for row in block.rows)
     writer.writerow((*_CSV, *(_CSV_WIDE if widths else ()), *(_CSV_OUTCOME if outcomes else ())))
     for block, columns in blocks(summary):
         for row in block.rows:
             line = _csv_row(block, row, of_z(columns))
             line += [row.width, *three(row.peer_comparison)] if widths else []
-            line += [row.outcome] if outcomes else []
+            line += [row.realised] if outcomes else []
             writer.writerow("" if v is None else repr(v) if isinstance(v, float) else v for v in line)
     return out.getvalue()
 

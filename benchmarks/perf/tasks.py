@@ -1,0 +1,56 @@
+"""A whole task: how long 16 dense runs of a published suite's agent take to train, and what they come to.
+
+Whoever makes a training loop fast by making it wrong is found out here: beside the seconds stand the returns. Seeds are
+of no suite.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from sparserl_jax.bench import plan, records, run, statistics, suites
+
+SUITES = Path(__file__).parents[1] / "suites"
+SEEDS, SEEDS_FROM = 16, 16000
+TASKS = {"quick_dqn": (120.0, 450.0), "ppo_classic": (15.0, 475.0)}
+"""Suites, with the seconds of training on two CPU cores and the level of CartPole that are wanted."""
+ENV = "gymnax:CartPole-v1"
+
+
+def _dense(name: str) -> suites.Suite:
+    """The suite with its dense arm alone, on CartPole."""
+    table = tomllib.loads((SUITES / f"{name}.toml").read_text())
+    table |= {"name": f"perf_{name}", "seeds": SEEDS, "seeds_from": SEEDS_FROM}
+    table["environments"] = [one for one in table["environments"] if one["name"] == ENV]
+    table["arms"] = [arm for arm in table["arms"] if arm == {"recipe": "dense"}]
+    return suites.parse(table, f"{name}.toml")
+
+
+def measure(row: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of every task: seconds of training, interquartile mean and worst of the seeds' scores."""
+    rows = []
+    for name, (seconds, level) in TASKS.items():
+        made = plan.make(_dense(name))
+        with tempfile.TemporaryDirectory() as folder:
+            run.run(made, Path(folder) / "run", Console(quiet=True))
+            _, found = records.load_all(Path(folder) / "run")
+        scores = np.array([record["result"]["score"] for record in found])
+        text = f"{made.suite.title}, CartPole, {SEEDS} dense seeds: "
+        rows += [
+            row(
+                text + "training",
+                found[0]["measured"]["train_seconds"],
+                "s",
+                f"at most {seconds:g} on 2 cores",
+            ),
+            row(text + "return, IQM", statistics.iqm(scores[:, None]), "", f"above {level:g}"),
+            row(text + "return, worst seed", scores.min(), "", ""),
+        ]
+    return rows
