@@ -24,8 +24,8 @@ NOT_LEARNED = "not learned at this budget"
 SAME_SEEDS = "same seeds as the reference"
 """Verdict of a dense arm whose runs are the reference's own, made elsewhere: what it shows is the machine."""
 
-SHORT = 0.01
-"""How far below the sparsity asked for a row ends before its table says so: rounding and short groups are less."""
+SHORT = 0.05
+"""How far below the sparsity asked for a row ends before its table says so: whole units and short groups are less."""
 
 Key = tuple[str, float | None, float | None]
 """Arm, sparsity of the actor, sparsity of the critic; None for arms that are trained at each environment's own."""
@@ -45,7 +45,7 @@ class Row:
     which are shown nowhere, and `level`, the words that stand for them. width: factor on the suite's hidden widths;
     peer_comparison: difference to the dense arm of its width, where any row has another width than 1. outcome: mean
     sparsity of the actors that came out, where the method promises none. short: the same, where it promises the one
-    asked for at most, or of one layer, and the actor as a whole ends more than a hundredth below it.
+    asked for at most, or of one layer, and the actor as a whole ends more than 0.05 below it.
     """
 
     arm: str
