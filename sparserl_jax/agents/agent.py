@@ -103,10 +103,10 @@ class Agent(NamedTuple):
     layers: {network: LayerTable}. experience: `replay`, `rollout` or `dataset`. successors: whether batches of
         multi-step windows must come with the observations inside them (`replay.Batch.successors`). on_policy: what
         `rollout` takes besides; batches are then `Minibatch`, and `delayed` is not called.
-    sample_policy(params, obs [..., obs], key) -> action [..., action]: a draw of the policy of deployed parameters, for
-        algorithms whose policy acts by drawing also when it is evaluated. None: there is no such policy.
     hindsight(state) -> f32 scalar: share of what is drawn from the replay that is relabelled with goals reached later
         (`replay/hindsight.py`). None: nothing is.
+    sample_policy(params, obs [..., obs], key) -> action [..., action] drawn from the policy of deployed parameters, for
+        evaluations that draw. None where there is nothing to draw.
     """
 
     name: str
@@ -130,7 +130,7 @@ class Agent(NamedTuple):
     successors: bool = False
     on_policy: OnPolicy | None = None
     hindsight: Callable[[Any], jax.Array] | None = None
-    sample_policy: Callable[..., jax.Array] | None = None
+    sample_policy: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Range(NamedTuple):

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from sparserl_jax.distributions import Beta, FatQGaussian, ReleasedFat, Student, TanhNormal, ThinQGaussian
 from sparserl_jax.distributions.q_gaussian import refuse_unless_normalisable
 from sparserl_jax.distributions.released import refuse_unless_heavy
+from sparserl_jax.envs.treatment import Danger, Treatment, TreatmentState, danger
 from sparserl_jax.errors import suggest
 from sparserl_jax.networks import GaussianActor, HeavyActor
 from sparserl_jax.sparsity.contract import Params
@@ -57,9 +58,13 @@ class Boxed(NamedTuple):
         low, high = self.law.support
         return _held(low), _held(high)
 
+    def unclipped(self, key: jax.Array) -> jax.Array:
+        """`sample` before the clip."""
+        return self.law.sample(key)  # type: ignore[no-any-return]
+
     def sample(self, key: jax.Array) -> jax.Array:
         """Actions [..., action], differentiable in the network's outputs."""
-        return _held(self.law.sample(key))
+        return _held(self.unclipped(key))
 
     def sample_with_density(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Actions [..., action] and their log densities [...]."""
@@ -89,6 +94,10 @@ class Squashed(NamedTuple):
     def sample(self, key: jax.Array) -> jax.Array:
         """See Boxed.sample."""
         return self.law.sample(key)[0]
+
+    def unclipped(self, key: jax.Array) -> jax.Array:
+        """See Boxed.unclipped: there is nothing to clip."""
+        return self.sample(key)
 
     def sample_with_density(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """See Boxed.sample_with_density."""
@@ -167,6 +176,31 @@ def policy_of(
     refuse_unless_normalisable(kind, q, form, action_dim)
     made = ThinQGaussian if kind == "thin" else FatQGaussian
     return Policy(own, kind, lambda mean, spread: made(_mean(mean), _log_scale(kind, spread), q, form))
+
+
+def danger_of(
+    policy: Policy,
+    params: Params,
+    env: Treatment,
+    key: jax.Array,
+    state: TreatmentState,
+    obs: jax.Array,
+    draws: int = 10_000,
+) -> Danger:
+    """How dangerous the doses of a policy are in S states, from `draws` in each, before they are clipped to the box.
+
+    state: [S, ...]; obs: f32[S, O], both of `env.reset`. Widths are those of the support before the clip.
+    """
+
+    def support(obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        known = policy.distribution(params, obs)
+        low, high = known.law.support if isinstance(known, Boxed) else known.support
+        return low, high
+
+    def sample(key: jax.Array, obs: jax.Array) -> jax.Array:
+        return policy.distribution(params, obs).unclipped(key)
+
+    return danger(env, key, state, obs, sample, support, draws)
 
 
 def _held(action: jax.Array) -> jax.Array:

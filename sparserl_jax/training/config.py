@@ -11,6 +11,8 @@ from sparserl_jax.agents.agent import Range, refuse_idle
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.agents.ddpg import DDPGConfig
 from sparserl_jax.agents.dqn import DQNConfig
+from sparserl_jax.agents.fttpo import FtTPOConfig
+from sparserl_jax.agents.iql import IQLConfig
 from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
@@ -21,7 +23,7 @@ from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
 from sparserl_jax.training.recipe import Recipe
 
-AgentConfig = TD3Config | SACConfig | DDPGConfig | DQNConfig | PPOConfig
+AgentConfig = TD3Config | SACConfig | DDPGConfig | DQNConfig | PPOConfig | IQLConfig | FtTPOConfig
 """Configurations of the algorithms that a suite may choose."""
 AnyConfig = AgentConfig | BehaviourCloningConfig
 """Those that a run may have."""

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sparserl_jax.agents.policies import BOX, KINDS, Policy, policy_of
+from sparserl_jax.agents.policies import BOX, KINDS, Policy, danger_of, policy_of
+from sparserl_jax.envs.treatment import TreatmentIII
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import actor_layers
 from sparserl_jax.sparsity import drop_grow
@@ -177,6 +178,31 @@ def test_networks_begin_by_xaviers_law_and_carry_masks(kind):
     fans = int(narrow.live_in[1]) + int(narrow.live_out[1])
     bound = math.sqrt(6 / fans)
     assert 0.7 * bound < wide.max() <= bound * (1 + 1e-6)
+
+
+def test_danger_tells_width_reach_and_what_lies_outside_the_box():
+    """A thin policy by its half-width and its mass beyond the bound, a fat one by Cauchy's tails."""
+    env, states = TreatmentIII(), 3
+    state, obs = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), states))
+    found, scale = {}, math.exp(-2.0)
+    for kind in ("thin", "fat", "squashed"):
+        policy = policy_of(kind, HIDDEN, 1)
+        params = jax.tree.map(jnp.zeros_like, policy.module.init(jax.random.key(0), obs[0])["params"])
+        params["mlp"]["output"]["bias"] = jnp.array([1.0, -2.0])
+        look = jax.jit(lambda *args, policy=policy: danger_of(policy, *args[:1], env, *args[1:], draws=4000))
+        found[kind] = look(params, jax.random.key(1), state, obs)
+    mean, half = math.tanh(1.0), (1.5 * scale) ** (1 / 3)
+    beyond = (1 - mean) / half
+    tail = 0.5 - 0.75 * (beyond - beyond**3 / 3)  # of Epanechnikov's parabola
+    thin, fat, squashed = found["thin"], found["fat"], found["squashed"]
+    np.testing.assert_allclose(thin.width, 2 * half, rtol=1e-4)
+    np.testing.assert_allclose(thin.outside, tail, atol=0.03)
+    assert np.all(thin.largest <= mean + half) and np.all(thin.largest > mean + 0.9 * half)
+    cauchy = stats.cauchy(mean, math.sqrt(scale))
+    np.testing.assert_allclose(fat.outside, cauchy.sf(1) + cauchy.cdf(-1), atol=0.03)
+    assert np.all(np.isinf(fat.width)) and np.all(fat.largest > 20)
+    assert not np.any(squashed.outside) and np.all(squashed.width == 2) and np.all(squashed.largest <= 1)
+    assert all(np.all((part.probability >= 0) & (part.probability <= 1)) for part in found.values())
 
 
 @pytest.mark.parametrize("changes, sentence", [
