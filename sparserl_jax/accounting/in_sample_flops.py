@@ -9,6 +9,9 @@ critics at a time, 6 C where they are trained):
     actor    3 A to train it; for the weights both critics at the logged action, 2 C, and V
 
     IQL, SQL, XQL   3 A + 10 C + 5 V
+    AWAC            5 A + 12 C              (the weights' baseline is Q at an action drawn in s, A + 2 C)
+    TAWAC           5 A + 12 C + 4 V
+    InAC            5 A + 12 C + 4 V + 4 B  (B is trained, and divides the weights)
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from sparserl_jax.layers import LayerTable
 
 IN_SAMPLE = {"actor": 3, "twin": 5, "value": 5}
 """Forward passes per update and sample of IQL, SQL and XQL; `twin`: of both critics together."""
+AWAC = {"actor": 5, "twin": 6}
+TAWAC = {**AWAC, "value": 4}
+INAC = {**TAWAC, "behaviour": 4}
 
 
 def run(
@@ -62,3 +68,7 @@ def run(
 
 
 iql_run = functools.partial(run, IN_SAMPLE)
+"""FLOPs of a run of IQL, SQL or XQL, see `run`."""
+awac_run = functools.partial(run, AWAC)
+tawac_run = functools.partial(run, TAWAC)
+inac_run = functools.partial(run, INAC)

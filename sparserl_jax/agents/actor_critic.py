@@ -4,8 +4,8 @@ PPO, which has a state value in the place of the twins and no targets, overrides
 
 The state of such an algorithm is a NamedTuple with `actor`, `critic` and whatever else it trains (Network),
 `target_<name>` as (params, extra) for every network that has a target, `init_key` (key data of the initial draw) and
-`traced` (the member's own numbers, among them `learning_rate` and `discounts`). Twin critics are one stacked network and
-count as two tensors per layer everywhere.
+`traced` (the member's own numbers, among them `learning_rate` and `discounts`). Twin critics are one stacked network
+and count as two tensors per layer everywhere.
 """
 
 from __future__ import annotations
