@@ -11,6 +11,9 @@ critics at a time, 6 C where they are trained):
     IQL, SQL, XQL   3 A + 10 C + 5 V
     FtTPO           4 A + 5 P + 12 C + 4 V, with P the fat proposal: 3 P to train it, P for the action drawn in s' and
                     P in the loss of the thin actor, which is 3 A; A for the action drawn in s. 25 passes in all
+    AWAC            5 A + 12 C              (the weights' baseline is Q at an action drawn in s, A + 2 C)
+    TAWAC           5 A + 12 C + 4 V
+    InAC            5 A + 12 C + 4 V + 4 B  (B is trained, and divides the weights)
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from sparserl_jax.layers import LayerTable
 
 IN_SAMPLE = {"actor": 3, "twin": 5, "value": 5}
 """Forward passes per update and sample of IQL, SQL and XQL; `twin`: of both critics together."""
+AWAC = {"actor": 5, "twin": 6}
+TAWAC = {**AWAC, "value": 4}
+INAC = {**TAWAC, "behaviour": 4}
 
 
 def run(
@@ -69,3 +75,7 @@ FTTPO = {"actor": 4, "proposal": 5, "twin": 6, "value": 4}
 """Forward passes per update and sample of FtTPO with its usual losses and actions."""
 
 fttpo_run = functools.partial(run, FTTPO)
+"""FLOPs of a run of IQL, SQL or XQL, see `run`."""
+awac_run = functools.partial(run, AWAC)
+tawac_run = functools.partial(run, TAWAC)
+inac_run = functools.partial(run, INAC)

@@ -37,7 +37,7 @@ import numpy as np
 
 from sparserl_jax.agents.actor_critic import ActorCritic, Modules
 from sparserl_jax.agents.agent import LATER, Agent, Range, check_network, refuse_idle
-from sparserl_jax.agents.in_sample import InSample, mean
+from sparserl_jax.agents.in_sample import WEIGHTS, InSample, mean
 from sparserl_jax.agents.optimise import Loss, Network, StepInfo, init_network
 from sparserl_jax.agents.policies import Distribution, Policy, policy_of
 from sparserl_jax.agents.targets import discounts
@@ -47,8 +47,6 @@ from sparserl_jax.layers import leaf, with_leaf
 from sparserl_jax.networks import TwinCritic, Value
 from sparserl_jax.sparsity.contract import Events, Params, Sparsifier
 
-WEIGHTS = (1e-8, 1e4)
-"""Least and largest weight of a logged action."""
 LARGEST_RATIO = 1e4
 """Of pi_f to pi_t."""
 CHOICES = {
@@ -222,7 +220,7 @@ class FatToThin(InSample):
         """pi_t(. | s), over `[..., action]`."""
         return self.thin.distribution(params, obs)
 
-    def drawn(self, which: str, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
+    def actions(self, which: str, state: State, obs: jax.Array, key: jax.Array) -> jax.Array:
         """Actions `[..., action]` of the `thin` or the `fat` policy for targets."""
         gate_key, draw_key = jax.random.split(key)
         name, policy = {"thin": ("actor", self.thin), "fat": ("proposal", self.fat)}[which]
@@ -303,22 +301,20 @@ def make(
     def value_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         """L_V."""
         draw_key, critic_key = jax.random.split(key)
-        action = common.drawn(config.value_actor, state, batch.obs, draw_key)
+        action = common.actions(config.value_actor, state, batch.obs, draw_key)
         target = common.worst(common.target("critic", state, critic_key), batch.obs, action)
         return _times(0.5, common.value_error(batch, target))
 
     def critic_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         """L_Q; beside it the mean value."""
         draw_key, critic_key = jax.random.split(key)
-        action = common.drawn(config.critic_actor, state, batch.closing_obs, draw_key)
+        action = common.actions(config.critic_actor, state, batch.closing_obs, draw_key)
         target = common.target("critic", state, critic_key)
         return _times(0.25, common.bellman(state, batch, common.worst(target, batch.closing_obs, action)))
 
     def proposal_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         """L_f, its weights by the online critics."""
-        critic_key, value_key = jax.random.split(key)
-        best = common.worst(common.online("critic", state, "learn", critic_key), batch.obs, batch.action)
-        advantage = best - common.state_value(common.online("value", state, "learn", value_key), batch.obs)
+        advantage = common.advantage(state, batch, key)
         weight = jnp.clip(exp_q(advantage / state.traced.temperature, config.weight_q), *WEIGHTS)
 
         def loss(params: Params) -> tuple[jax.Array, None]:

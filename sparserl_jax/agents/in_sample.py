@@ -29,7 +29,9 @@ from sparserl_jax.networks import TwinCritic, Value
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
 
 LARGEST_WEIGHT = 100.0
-"""Clip of exponential weights on logged actions (IQL's code; the same in that of AWAC, SQL and XQL)."""
+"""Most that a logged action weighs (in the code of IQL; of SQL and XQL, too)."""
+WEIGHTS = (1e-8, 1e4)
+"""Least and most that one weighs in the code of InAC and TAWAC."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ def modules(
     policy: str = "squashed",
     beside: tuple[str, ...] = ("value",),
 ) -> Modules:
-    """The networks, and the policy's mode. beside: which there are of `value` and `behaviour`. No `image` is read."""
+    """The networks, and the policy's mode; none reads an `image`. beside: which there are of `value`, `behaviour`."""
     head = policy_of(policy, hidden, action_dim, network)
     further = {"value": Value(hidden, "orthogonal", network), "behaviour": head.module}
 
@@ -109,6 +111,11 @@ def modules(
 def mean(batch: Any, each: jax.Array) -> jax.Array:
     """Mean over a batch, entries that are not valid counted as 0."""
     return jnp.mean(batch.valid.astype(jnp.float32) * each)
+
+
+def exponential(advantage: jax.Array, temperature: jax.Array) -> jax.Array:
+    """Weights min(exp(A / temperature), 100) of logged actions, `[batch]`."""
+    return jnp.minimum(jnp.exp(advantage / temperature), LARGEST_WEIGHT)
 
 
 class InSample(ActorCritic):
@@ -143,6 +150,30 @@ class InSample(ActorCritic):
         """V(s), [...]."""
         return jnp.asarray(self.modules.beside["value"].apply({"params": params}, obs))
 
+    def logged(self, state: Any, batch: Any, key: jax.Array) -> jax.Array:
+        """min Q'(s, a) of the logged actions, `[batch]`."""
+        return self.worst(self.target("critic", state, key), batch.obs, batch.action)
+
+    def drawn(self, state: Any, obs: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """min Q'(s, a) of an action drawn from the policy in every s, and log pi(a | s), `[batch]` each."""
+        draw_key, actor_key, critic_key = jax.random.split(key, 3)
+        policy = self.distribution(self.online("actor", state, "target", actor_key), obs)
+        action, log_density = policy.sample_with_density(draw_key)
+        return self.worst(self.target("critic", state, critic_key), obs, action), log_density
+
+    def baseline(self, state: Any, obs: jax.Array, key: jax.Array) -> jax.Array:
+        """V(s) of the network as it stands, `[batch]`."""
+        return self.state_value(self.online("value", state, "target", key), obs)
+
+    def advantage(self, state: Any, batch: Any, key: jax.Array, of_targets: bool = False) -> jax.Array:
+        """min Q(s, a) - V(s) of the logged actions, `[batch]`; `of_targets`: with Q' in the place of Q."""
+        critic_key, value_key = jax.random.split(key)
+        if of_targets:
+            found = self.logged(state, batch, critic_key)
+        else:
+            found = self.worst(self.online("critic", state, "learn", critic_key), batch.obs, batch.action)
+        return found - self.baseline(state, batch.obs, value_key)
+
     def worst(self, params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
         """min(Q1, Q2)(s, a), [...]."""
         return jnp.min(self.values(params, obs, action), axis=0)
@@ -153,6 +184,10 @@ class InSample(ActorCritic):
         """Mean squared error of both critics to r + (1 - d) gamma `following`, summed; beside it their mean value."""
         reward, discount = n_step_return(batch, state.traced.discounts)
         return self.squared_error(batch, reward + discount * following)
+
+    def bootstrapped(self, state: Any, batch: Any, key: jax.Array) -> Loss:
+        """`bellman` with V(s')."""
+        return self.bellman(state, batch, self.baseline(state, batch.closing_obs, key))
 
     def value_error(self, batch: Any, target: jax.Array) -> Loss:
         """Mean of (V(s) - target)^2."""

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Agent, Range
-from sparserl_jax.agents.in_sample import LARGEST_WEIGHT, InSample, InSampleConfig, mean
+from sparserl_jax.agents.in_sample import InSample, InSampleConfig, exponential, mean
 from sparserl_jax.agents.optimise import Loss
 from sparserl_jax.sparsity.contract import Events, Params, Sparsifier
 
@@ -68,31 +68,19 @@ def make(
     `td3.make`, with a third network, `value`."""
     common = InSample(config, obs_dim, action_dim, sparsifiers, events)
 
-    def logged(state: Any, batch: Any, key: jax.Array) -> jax.Array:
-        """min Q'(s, a), `[batch]`."""
-        return common.worst(common.target("critic", state, key), batch.obs, batch.action)
-
     def value_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         """L_V."""
-        best = logged(state, batch, key)
+        found = common.logged(state, batch, key)
 
         def loss(params: Params) -> tuple[jax.Array, None]:
-            error = best - common.state_value(params, batch.obs)
+            error = found - common.state_value(params, batch.obs)
             return mean(batch, asymmetric_square(error, state.traced.expectile)), None
 
         return loss
 
-    def critic_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
-        """L_Q."""
-        following = common.state_value(common.online("value", state, "target", key), batch.closing_obs)
-        return common.bellman(state, batch, following)
-
     def actor_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         """L_pi."""
-        critic_key, value_key = jax.random.split(key)
-        baseline = common.state_value(common.online("value", state, "learn", value_key), batch.obs)
-        advantage = logged(state, batch, critic_key) - baseline
-        weight = jnp.minimum(jnp.exp(advantage / state.traced.temperature), LARGEST_WEIGHT)
-        return common.likelihood(batch, weight)
+        advantage = common.advantage(state, batch, key, of_targets=True)
+        return common.likelihood(batch, exponential(advantage, state.traced.temperature))
 
-    return common.learner({"value": value_loss, "critic": critic_loss, "actor": actor_loss})
+    return common.learner({"value": value_loss, "critic": common.bootstrapped, "actor": actor_loss})

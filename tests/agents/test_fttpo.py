@@ -200,6 +200,31 @@ def test_the_actor_of_the_released_code_learns_scales_alone_and_the_corrected_on
         assert moved[0] > 0 > moved[1]  # towards the proposal's means
 
 
+DOSES = np.array([-0.6, -0.2, 0.4, 0.8], np.float32)
+REWARDS = np.array([[-1.0, 0.0, 1.0, 0.2], [1.0, 0.2, -0.5, -1.0]], np.float32)
+"""Of every dose, by kind of patient; all episodes end at once."""
+
+
+@pytest.mark.parametrize("config", [RELEASED, CORRECTED], ids=["released", "corrected"])
+def test_the_thin_policy_settles_on_the_best_logged_dose(config):
+    lab, rng = Small(dataclasses.replace(config, temperature=0.1), "dense"), np.random.default_rng(1)
+    state = lab.begin()
+    for update in range(600):
+        kind, dose = rng.integers(0, 2, SIZE), rng.integers(0, 4, SIZE)
+        batch = transitions(0)._replace(
+            obs=np.eye(2, OBS, dtype=np.float32)[kind],
+            action=np.stack([DOSES[dose], rng.uniform(-0.5, 0.5, SIZE)], axis=1).astype(np.float32),
+            rewards=REWARDS[kind, dose][:, None],
+            terminated=np.ones((SIZE, 1), bool),
+            valid=np.ones(SIZE, bool),
+        )
+        state, _ = lab.update(state, batch, update)
+    params, _, _ = lab.agent.deployed(state)
+    obs = np.repeat(np.eye(2, OBS, dtype=np.float32), 200, axis=0)
+    doses = np.asarray(lab.agent.sample_policy(params, obs, jax.random.key(0)))[:, 0].reshape(2, 200)
+    np.testing.assert_allclose(np.median(doses, axis=1), DOSES[REWARDS.argmax(axis=1)], atol=0.15)
+
+
 # ---- two policies, one mask --------------------------------------------------------------------------------
 
 
