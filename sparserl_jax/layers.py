@@ -25,8 +25,8 @@ class Layer:
     `shape` is that of one copy: `(in, out)` for dense layers, `(height, width, in, out)` for convolutions, and for
     dense layers that read a whole image of so many channels. `stack` holds the axes in front of it in the parameters:
     `(2,)` in a twin critic, `()` otherwise; every copy counts as a tensor of its own. `law` is that of the initial
-    weights: `fan_in_uniform` (any that scales with 1/sqrt(fan_in)) or `orthogonal` (as a matrix [fan_in, out]; zero
-    bias).
+    weights: `fan_in_uniform` (any that scales with 1/sqrt(fan_in)), `orthogonal` (as a matrix [fan_in, out]; zero
+    bias) or `xavier_uniform` (scales with 1/sqrt(fan_in + fan_out); zero bias).
 
     `inputs`, `outputs`: unit groups that it reads and writes; a group that several layers write is a residual stream.
     `positions`: places of an image that a convolution is applied at, None where nobody has said. `norm`: where scale

@@ -2,15 +2,16 @@
 
 PPO, which has a state value in the place of the twins and no targets, overrides what concerns them.
 
-The state of such an algorithm is a NamedTuple with `actor` and `critic` (Network), `target_<name>` as (params, extra)
-for every network that has a target, `init_key` (key data of the initial draw) and `traced` (the member's own numbers,
-among them `learning_rate` and `discounts`). Twin critics are one stacked network and count as two tensors per layer
-everywhere.
+The state of such an algorithm is a NamedTuple with `actor`, `critic` and whatever else it trains (Network),
+`target_<name>` as (params, extra) for every network that has a target, `init_key` (key data of the initial draw) and
+`traced` (the member's own numbers, among them `learning_rate` and `discounts`). Twin critics are one stacked network
+and count as two tensors per layer everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -38,7 +39,6 @@ from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.networks import actor_layers, critic_layers, one_critic
 from sparserl_jax.sparsity.contract import Events, Evidence, Mode, Params, Sparsifier
 
-NAMES = ("actor", "critic")
 CRITIC_DRAWS, ACTOR_DRAWS = range(2)
 """What the key of an update is folded with for the draws of either tick."""
 
@@ -47,26 +47,37 @@ class Modules(NamedTuple):
     """The networks of an algorithm, and its deterministic policy.
 
     policy(params, obs [..., obs]) -> action [..., action] in [-1, 1].
+    beside: further networks by name, which read observations alone, such as a state value.
     """
 
     actor: Any
     critic: Any
     policy: Callable[[Params, jax.Array], jax.Array]
+    beside: Mapping[str, Any] = MappingProxyType({})
+
+    def module(self, name: str) -> Any:
+        """A network by name."""
+        return self.beside[name] if name in self.beside else getattr(self, name)
 
     def layers(self, obs_dim: int, action_dim: int) -> dict[str, LayerTable]:
         """LayerTables by network."""
         return {
             "actor": actor_layers(self.actor, obs_dim),
             "critic": critic_layers(self.critic, obs_dim, action_dim),
+            **{name: actor_layers(module, obs_dim) for name, module in self.beside.items()},
         }
 
     def fresh(self, key: jax.Array, obs_dim: int, action_dim: int) -> dict[str, Params]:
         """Parameters by network, dense, as first drawn."""
         obs, action = jnp.zeros(obs_dim), jnp.zeros(action_dim)
-        actor_key, critic_key = jax.random.split(key)
+        actor_key, critic_key, *keys = jax.random.split(key, 2 + len(self.beside))
         return {
             "actor": self.actor.init(actor_key, obs)["params"],
             "critic": self.critic.init(critic_key, obs, action)["params"],
+            **{
+                name: module.init(own, obs)["params"]
+                for own, (name, module) in zip(keys, self.beside.items(), strict=True)
+            },
         }
 
 
@@ -83,7 +94,8 @@ def hidden_units(
 
 
 class ActorCritic:
-    """Actor and twin critics under their sparsity methods; static. `targets`: the networks that have a target."""
+    """Actor, twin critics and what is trained beside them under their sparsity methods; static. `targets`: the networks
+    that have a target."""
 
     def __init__(
         self,
@@ -100,7 +112,8 @@ class ActorCritic:
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.layers = modules.layers(obs_dim, action_dim)
         self.trainers = {
-            name: Trainer(sparsifiers[name], optimizer, self.layers[name], events[name]) for name in NAMES
+            name: Trainer(sparsifiers[name], optimizer, self.layers[name], events[name])
+            for name in self.layers
         }
 
     # ---- state -----------------------------------------------------------------------------------------------------
@@ -111,11 +124,11 @@ class ActorCritic:
         Settings: each network's method settings under its name, and `dense_targets`: whether targets are copied before
         sparsification (they then stay dense until the first target update).
         """
-        draw_key, actor_key, critic_key = jax.random.split(key, 3)
+        draw_key, *mask_keys = jax.random.split(key, 1 + len(self.layers))
         dense = self._fresh(draw_key)
         networks = {
             name: init_network(self.trainers[name], mask_key, dense[name], settings[name])
-            for name, mask_key in (("actor", actor_key), ("critic", critic_key))
+            for name, mask_key in zip(self.layers, mask_keys, strict=True)
         }
 
         def target(name: str) -> tuple[Params, Any]:
@@ -156,7 +169,7 @@ class ActorCritic:
 
     def networks(self, state: Any) -> dict[str, Network]:
         """Trained networks by name."""
-        return {"actor": state.actor, "critic": state.critic}
+        return {name: getattr(state, name) for name in self.layers}
 
     def deployed(self, state: Any) -> tuple[Params, Params, str]:
         """The actor as it leaves the building."""
@@ -206,9 +219,8 @@ class ActorCritic:
 
     def hidden_units(self, name: str, params: Params, batch: Any) -> dict[str, jax.Array]:
         """Hidden activations on a batch by layer."""
-        module: nn.Module = self.modules.actor if name == "actor" else self.modules.critic
-        inputs = (batch.obs,) if name == "actor" else (batch.obs, batch.action)
-        return hidden_units(module, self.layers[name], params, *inputs)
+        inputs = (batch.obs, batch.action) if name == "critic" else (batch.obs,)
+        return hidden_units(self.modules.module(name), self.layers[name], params, *inputs)
 
     # ---- training --------------------------------------------------------------------------------------------------
 
@@ -311,8 +323,8 @@ class ActorCritic:
         `losses`: (state, batch, key) to the loss, by network. `gates`: keys for gates, where they have to be those of a
         rollout.
         """
-        seen = {}
-        for (name, network), own in zip(self.networks(state).items(), jax.random.split(key), strict=True):
+        seen, networks = {}, self.networks(state)
+        for (name, network), own in zip(networks.items(), jax.random.split(key, len(networks)), strict=True):
             loss_key, gate_key = jax.random.split(own)
             gate_key = gate_key if gates is None else gates[name]
             loss = losses[name](state, batch, loss_key)

@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sparserl_jax.accounting import flops
-from sparserl_jax.agents import behaviour_cloning, ddpg, dqn, ppo, sac, td3
+from sparserl_jax.accounting import flops, in_sample_flops
+from sparserl_jax.agents import (
+    awac,
+    behaviour_cloning,
+    ddpg,
+    dqn,
+    fttpo,
+    in_sample,
+    inac,
+    iql,
+    ppo,
+    sac,
+    sql,
+    tawac,
+    td3,
+    xql,
+)
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.errors import suggest
 
@@ -67,6 +82,62 @@ AGENTS: dict[str, Algorithm] = {
         flops.ppo_run,
         "proximal policy optimisation with the clipped surrogate, on rollouts of its own",
         ("continuous", "discrete"),
+    ),
+    "iql": Algorithm(
+        iql.IQLConfig,
+        iql.make,
+        in_sample.modules,
+        in_sample_flops.iql_run,
+        "implicit Q-learning from a dataset, by expectiles of the logged actions' values",
+    ),
+    "fttpo_released": Algorithm(
+        fttpo.ReleasedConfig,
+        fttpo.make,
+        fttpo.modules,
+        in_sample_flops.fttpo_run,
+        "fat-to-thin policy optimisation from a dataset, as in its released code",
+    ),
+    "fttpo_corrected": Algorithm(
+        fttpo.CorrectedConfig,
+        fttpo.make,
+        fttpo.modules,
+        in_sample_flops.fttpo_run,
+        "fat-to-thin policy optimisation from a dataset, with normalised densities and their own sampler",
+    ),
+    "awac": Algorithm(
+        awac.AWACConfig,
+        awac.make,
+        awac.modules,
+        in_sample_flops.awac_run,
+        "advantage weighted actor-critic from a dataset",
+    ),
+    "tawac": Algorithm(
+        tawac.TAWACConfig,
+        tawac.make,
+        in_sample.modules,
+        in_sample_flops.tawac_run,
+        "AWAC with Tsallis weights, which drop bad actions, from a dataset",
+    ),
+    "inac": Algorithm(
+        inac.InACConfig,
+        inac.make,
+        inac.modules,
+        in_sample_flops.inac_run,
+        "in-sample actor-critic from a dataset, with a cloned behaviour policy",
+    ),
+    "sql": Algorithm(
+        sql.SQLConfig,
+        sql.make,
+        in_sample.modules,
+        in_sample_flops.iql_run,
+        "sparse Q-learning from a dataset, regularised by the chi-square divergence",
+    ),
+    "xql": Algorithm(
+        xql.XQLConfig,
+        xql.make,
+        in_sample.modules,
+        in_sample_flops.iql_run,
+        "extreme Q-learning from a dataset, by Gumbel regression",
     ),
 }
 

@@ -4,6 +4,7 @@ from sparserl_jax.distributions.beta import Beta
 from sparserl_jax.distributions.categorical import Categorical
 from sparserl_jax.distributions.normal import Normal
 from sparserl_jax.distributions.q_gaussian import FatQGaussian, ThinQGaussian, exp_q, ln_q
+from sparserl_jax.distributions.released import ReleasedFat
 from sparserl_jax.distributions.student import Student
 from sparserl_jax.distributions.tanh_normal import TanhNormal, bounded_log_std, rescaled
 
@@ -12,6 +13,7 @@ __all__ = [
     "Categorical",
     "FatQGaussian",
     "Normal",
+    "ReleasedFat",
     "Student",
     "TanhNormal",
     "ThinQGaussian",

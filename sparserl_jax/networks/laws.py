@@ -2,6 +2,7 @@
 
     fan_in_uniform   weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in))     (TD3)
     orthogonal       (semi-)orthogonal weights of gain 1, zero biases          (SAC, PPO)
+    xavier_uniform   weights U(-b, b), b = sqrt(6 / (fan_in + fan_out)), zero biases   (FtTPO)
 
 A layer's law stands in the LayerTable, which lets a narrow network be initialised by its own law inside a wide one (see
 `sparsity/tiny.py`).
@@ -31,6 +32,7 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
 LAWS: dict[str, Callable[[int], tuple[nn.initializers.Initializer, nn.initializers.Initializer]]] = {
     "fan_in_uniform": lambda fan_in: (fan_in_uniform(fan_in), fan_in_uniform(fan_in)),
     "orthogonal": lambda fan_in: (orthogonal.init, nn.initializers.zeros),
+    "xavier_uniform": lambda fan_in: (nn.initializers.xavier_uniform(), nn.initializers.zeros),
 }
 """Initialisers of weights and biases by the name of their law and the fan-in."""
 

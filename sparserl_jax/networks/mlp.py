@@ -71,7 +71,8 @@ class Actor(nn.Module):
 class GaussianActor(nn.Module):
     """Stochastic policy of SAC: observation `[..., obs]` to (mean, spread), `[..., action]` each, both unbounded.
 
-    The output layer has 2 * action units, means first; `distributions.tanh_normal` makes a policy of them.
+    The output layer has 2 * action units, means first; `distributions.tanh_normal` makes a policy of them, and
+    `agents.policies` others.
     """
 
     hidden: Sequence[int]
@@ -85,6 +86,22 @@ class GaussianActor(nn.Module):
         outputs = network(self.kind, self.image)(self.hidden, 2 * self.action_dim, self.law)(obs)
         mean, spread = jnp.split(outputs, 2, axis=-1)
         return mean, spread
+
+
+class HeavyActor(nn.Module):
+    """Stochastic policy with tails to learn: as `GaussianActor`, and behind them one unit more, which is unbounded."""
+
+    hidden: Sequence[int]
+    action_dim: int
+    law: str = "xavier_uniform"
+    kind: str = "mlp"
+    image: Image | None = None
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        outputs = network(self.kind, self.image)(self.hidden, 2 * self.action_dim + 1, self.law)(obs)
+        mean, spread, tail = jnp.split(outputs, (self.action_dim, 2 * self.action_dim), axis=-1)
+        return mean, spread, tail[..., 0]
 
 
 class ActionValues(nn.Module):
@@ -173,7 +190,7 @@ class Value(nn.Module):
         return value[..., 0]
 
 
-ObservationHead = Actor | GaussianActor | LinearActor | ActionValues | Value
+ObservationHead = Actor | GaussianActor | HeavyActor | LinearActor | ActionValues | Value
 
 
 def actor_layers(module: ObservationHead, obs_dim: int) -> LayerTable:

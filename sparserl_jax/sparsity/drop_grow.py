@@ -51,8 +51,8 @@ class Settings(NamedTuple):
     random_mask: bool, the initial mask is drawn uniformly or holds the largest |w| of the initial weights.
     zero_slots: bool, optimiser slots of grown weights restart at zero.
     live_in, live_out: i32[L], leading units of each layer that exist (all of them except in `tiny`).
-    scale: f32[L], factor on the initial weights and biases (1 except in `tiny`) of layers whose law scales with the
-        fan-in; orthogonal weights of a narrow layer are made orthogonal again.
+    scale: f32[L], factor on the initial weights and biases (1 except in `tiny`) of layers whose law scales with their
+        fans; orthogonal weights of a narrow layer are made orthogonal again.
     """
 
     counts: Any
@@ -109,7 +109,12 @@ def settings(
     drops = np.where(evolves & (active < sizes), drops, 0).reshape(-1, len(counts))
     live_in = [min(widths.get(layer.inputs, layer.units_in), layer.units_in) for layer in layers]
     live_out = [min(widths.get(layer.outputs, layer.units_out), layer.units_out) for layer in layers]
-    wide = np.array([layer.units_in for layer in layers], np.float64)
+    shares = [
+        (layer.units_in + layer.units_out) / (rows_in + columns)
+        if layer.law == "xavier_uniform"
+        else layer.units_in / rows_in
+        for layer, rows_in, columns in zip(layers, live_in, live_out, strict=True)
+    ]
     return Settings(
         counts=active.astype(np.int32),
         drops=drops.astype(np.int32),
@@ -120,8 +125,8 @@ def settings(
         zero_slots=np.bool_(zero_slots),
         live_in=np.array(live_in, np.int32),
         live_out=np.array(live_out, np.int32),
-        # The narrow network's own initialiser: its law scales with 1/sqrt(fan_in).
-        scale=np.sqrt(wide / np.array(live_in)).astype(np.float32),
+        # The narrow network's own initialiser: its law scales with 1/sqrt(fan_in), Xavier's with both fans.
+        scale=np.sqrt(np.array(shares, np.float64)).astype(np.float32),
     )
 
 

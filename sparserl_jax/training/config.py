@@ -8,12 +8,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sparserl_jax.agents.agent import Range, refuse_idle
+from sparserl_jax.agents.awac import AWACConfig
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.agents.ddpg import DDPGConfig
 from sparserl_jax.agents.dqn import DQNConfig
+from sparserl_jax.agents.fttpo import FtTPOConfig
+from sparserl_jax.agents.inac import InACConfig
+from sparserl_jax.agents.iql import IQLConfig
 from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.sac import SACConfig
+from sparserl_jax.agents.sql import SQLConfig
+from sparserl_jax.agents.tawac import TAWACConfig
 from sparserl_jax.agents.td3 import TD3Config
+from sparserl_jax.agents.xql import XQLConfig
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.sparsity import method
 from sparserl_jax.training import precision
@@ -21,7 +28,9 @@ from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
 from sparserl_jax.training.recipe import Recipe
 
-AgentConfig = TD3Config | SACConfig | DDPGConfig | DQNConfig | PPOConfig
+OfflineConfig = IQLConfig | AWACConfig | TAWACConfig | InACConfig | SQLConfig | XQLConfig | FtTPOConfig
+"""Those of the algorithms that learn values from a dataset."""
+AgentConfig = TD3Config | SACConfig | DDPGConfig | DQNConfig | PPOConfig | OfflineConfig
 """Configurations of the algorithms that a suite may choose."""
 AnyConfig = AgentConfig | BehaviourCloningConfig
 """Those that a run may have."""

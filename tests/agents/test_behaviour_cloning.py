@@ -125,7 +125,8 @@ def test_nobody_chooses_it_by_name():
 
 @pytest.mark.parametrize("found", [*AGENTS.values(), CLONING], ids=lambda found: found.config().name)
 def test_a_configuration_says_what_its_algorithm_learns_from(found):
-    config, names = found.config(), ("actor", "critic")
+    config = found.config()
+    names = ("actor", "critic", *config.NETWORKS)
     actions = {"actions": found.actions[0]} if len(found.actions) > 1 else {}
     both = dict.fromkeys(names, drop_grow.DROP_GROW), dict.fromkeys(names, EVENTS)
     made = found.make(config, OBS, ACTION, *both, **actions)
