@@ -20,7 +20,9 @@ def test_a_score_by_hand() -> None:
     assert scores.ends("walker2d-full-replay-v2") == (1.629008, 4592.3)
 
 
-@pytest.mark.parametrize("task", ["hopper", "hopper-medium-v5", "brax:hopper", "hopper_medium-v2", "Hopper-v5"])
+@pytest.mark.parametrize(
+    "task", ["hopper", "hopper-medium-v5", "brax:hopper", "hopper_medium-v2", "Hopper-v5"]
+)
 def test_tasks_that_are_not_d4rls_have_no_score(task: str) -> None:
     with pytest.raises(UserError, match="unknown D4RL task"):
         scores.normalised(task, 1.0)
