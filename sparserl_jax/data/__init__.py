@@ -7,6 +7,7 @@ npz:PATH               a file of this package, as `save` writes it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def load(source: str, *, obs_dim: int, action_low: Any, action_high: Any) -> Off
             raise UserError(f"there is no kind '{kind}' with a path behind it; write one of {kinds}.")
         loader, options = KINDS[kind]
         return loader(
-            Path(path).expanduser(),
+            Path(os.path.expanduser(path)),
             checks.box(obs_dim, action_low, action_high),
             **_options(query, kind, options),
         )

@@ -27,19 +27,21 @@ TYPES = {"terminated": "|b1", "truncated": "|b1"}
 
 
 def save(
-    path: Path, dataset: OfflineDataset, *, source: str, action_low: Any, action_high: Any
+    path: Path | str, dataset: OfflineDataset, *, source: str, action_low: Any, action_high: Any
 ) -> dict[str, Any]:
     """Write a dataset so that a reader sees the old or the new file, never half of one; returns its card.
 
     Args:
-        path: the file, by custom `.npz`; its folder is made where it is missing.
+        path: the file, by convention `.npz`; its folder is made where it is missing.
         source: where the transitions are from, in words or as `load` has it.
         action_low, action_high: f[A], the units of the environment in which -1 and 1 of the actions are.
     """
-    arrays = {name: np.asarray(value, TYPES.get(name, "<f4")) for name, value in dataset._asdict().items()}
-    box = checks.box(arrays["obs"].shape[-1], action_low, action_high)
-    _checked(arrays, box)
-    card = _card(OfflineDataset(**arrays), box, source)
+    given = {name: np.asarray(value) for name, value in dataset._asdict().items()}
+    box = checks.box(given["obs"].shape[-1], action_low, action_high)
+    checked = _checked(given, box)
+    arrays = {name: np.asarray(value, TYPES.get(name, "<f4")) for name, value in checked._asdict().items()}
+    card = _card(checked, box, source)
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -71,9 +73,9 @@ def load(path: Path, box: checks.Box) -> OfflineDataset:
     return made
 
 
-def card(path: Path) -> dict[str, Any]:
+def card(path: Path | str) -> dict[str, Any]:
     """The card of a file that `save` wrote."""
-    return _open(path)[1]
+    return _open(Path(path))[1]
 
 
 def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

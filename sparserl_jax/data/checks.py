@@ -70,6 +70,11 @@ def box(obs_dim: int, action_low: Any, action_high: Any) -> Box:
     return Box(int(obs_dim), low, high)
 
 
+def no_library(name: str, what: str) -> UserError:
+    """Error for a library that is not installed and reads `what`."""
+    return UserError(f"{what} are read by {name}, of the extra `offline`: pip install sparserl_jax[offline].")
+
+
 @contextlib.contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a library raises at a file, missing or damaged, into one sentence; `what` it should be."""

@@ -17,7 +17,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ImportError:
-        raise UserError("HDF5 files are read by h5py; install the extra `offline`.") from None
+        raise checks.no_library("h5py", "HDF5 files") from None
     with checks.readable(path, "HDF5"), h5py.File(path, "r") as file:
         yield file
 

@@ -107,7 +107,7 @@ def _table(folder: Path) -> Episode:
     try:
         import pyarrow as pa
     except ImportError:
-        raise UserError("Arrow files are read by pyarrow; install the extra `offline`.") from None
+        raise checks.no_library("pyarrow", "Arrow files") from None
     parts: dict[str, list[np.ndarray]] = {key: [] for key in KEYS}
     # part-10 comes behind part-9
     for path in sorted(folder.glob("*.arrow"), key=lambda path: (len(path.name), path.name)):

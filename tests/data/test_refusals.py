@@ -92,6 +92,7 @@ def test_sources_are_checked_before_files(tmp_path: Path) -> None:
     refused("npz:a", "at least 1", obs_dim=0)
     refused(f"npz:{tmp_path / 'a'}", "there is no file")
     refused(f"minari:{tmp_path / 'a'}", "there is no folder")
+    refused("d4rl:~nobody/a", "there is no file")
     (tmp_path / "data").mkdir()
     refused(f"minari:{tmp_path}", "no episodes and no main_data.hdf5")
 
