@@ -2,13 +2,14 @@
 
     m = top N of |w| in every group of M along the inputs,      w <- w - lr (dL/d(m w) + lambda_w (1 - m) w)
 
-at every step, in every layer, output layers included. N:M is given as a sparsity, 1 - N/M, with the shortest M of 4, 8
-and 16 that has it: 0.5 is 2:4, 0.75 is 1:4, 0.875 is 1:8, 0.9375 is 1:16, and 0.9 is none.
+at every step, in every layer, output layers included (but see `nm_inner`). N:M is given as a sparsity, 1 - N/M, with
+the shortest M of 4, 8 and 16 that has it: 0.5 is 2:4, 0.75 is 1:4, 0.875 is 1:8, 0.9375 is 1:16, and 0.9 is none.
 
     nm          lambda_w = 0: the straight-through estimator
     nm_sr_ste   lambda_w = 2e-4: SR-STE
     rnm_like    only weights in force learn, the others wait: after RNM-TD3 (Vrce, Kassler and Aydos 2026), which keeps
                 all networks of TD3 row-wise N:M and updates active weights; details are ours
+    nm_inner    as nm, but the first and the last layer stay dense, as Zhou et al. leave their first and last
 
 The inputs of a network are whatever the environment says: where M does not divide them, the last group is shorter and
 keeps its N largest, or all it has - the pattern that results when inputs are padded with zeros to a multiple of M, as a
@@ -17,6 +18,7 @@ runtime for N:M does. Hidden widths are a choice, and one that M does not divide
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -55,16 +57,22 @@ def pattern(sparsity: float) -> tuple[int, int]:
     )
 
 
-def support(layers: LayerTable, sparsity: float) -> tuple[Any, list[int]]:
-    """(N, M) and the live weights of every tensor.
+def support(layers: LayerTable, sparsity: float, inner: bool = False) -> tuple[Any, list[int]]:
+    """(N, M) of every maskable layer, i32[L,2], and the live weights of every tensor.
+
+    Args:
+        inner: layers that read the network's inputs or put out its outputs stay dense (N = M).
 
     Raises:
         UserError: the sparsity is no N:M, or M does not divide a hidden width.
     """
     n, m = pattern(sparsity)
     hidden = {layer.outputs for layer in layers if not layer.output}
+    whole_ones = {
+        layer.name for layer in layers.maskable if inner and (layer.output or layer.inputs not in hidden)
+    }
     for layer in layers.maskable:
-        if layer.inputs in hidden and layer.units_in % m:
+        if layer.name not in whole_ones and layer.inputs in hidden and layer.units_in % m:
             raise UserError(
                 f"{n}:{m} does not divide the {layer.units_in} inputs of {layer.name} {layer.shape}: make hidden "
                 f"widths multiples of {m}, or choose another sparsity."
@@ -72,22 +80,23 @@ def support(layers: LayerTable, sparsity: float) -> tuple[Any, list[int]]:
     counts = []
     for layer, _ in layers.tensors:
         whole, rest = divmod(layer.units_in, m)
-        counts.append(layer.size // layer.units_in * (whole * n + min(n, rest)))
-    return np.array([n, m], np.int32), counts
+        live = layer.units_in if layer.name in whole_ones else whole * n + min(n, rest)
+        counts.append(layer.size // layer.units_in * live)
+    patterns = [(m if layer.name in whole_ones else n, m) for layer in layers.maskable]
+    return np.array(patterns, np.int32), counts
 
 
 def select(params: Params, masks: Params, wanted: Any, layers: LayerTable) -> Params:
     """The N largest |w| of every M inputs of a unit, at every place of a convolution's window."""
-    for layer in layers.maskable:
-        chosen = mask_ops.top_of_groups(jnp.abs(leaf(params, layer.kernel)), wanted[0], wanted[1])
+    for index, layer in enumerate(layers.maskable):
+        chosen = mask_ops.top_of_groups(jnp.abs(leaf(params, layer.kernel)), *wanted[index])
         masks = with_leaf(masks, layer.kernel, chosen)
     return masks
 
 
 def misfit(masks: Params, layers: LayerTable, settings: straight_through.Settings) -> str | None:
     """Which layer has more than N live weights among M consecutive inputs of a unit."""
-    n, m = (int(number) for number in settings.support)
-    for layer in layers.maskable:
+    for layer, (n, m) in zip(layers.maskable, np.asarray(settings.support).tolist(), strict=True):
         live = np.asarray(leaf(masks, layer.kernel))
         starts = np.arange(0, layer.units_in, m)
         most = int(np.add.reduceat(live, starts, axis=-2, dtype=np.int64).max())
@@ -105,4 +114,10 @@ NM_SR_STE = straight_through.method(
 )
 RNM_LIKE = straight_through.method(
     "rnm_like", FAMILY, support, "N:M where only weights in force learn (after RNM-TD3)", straight=False
+)
+NM_INNER = straight_through.method(
+    "nm_inner",
+    FAMILY,
+    functools.partial(support, inner=True),
+    "nm with a dense first and last layer",
 )

@@ -23,7 +23,7 @@ from sparserl_jax.sparsity.l1 import L1
 from sparserl_jax.sparsity.l2 import L2
 from sparserl_jax.sparsity.mest import MEST
 from sparserl_jax.sparsity.neurons import NEURONS
-from sparserl_jax.sparsity.nm import NM, NM_SR_STE, RNM_LIKE
+from sparserl_jax.sparsity.nm import NM, NM_INNER, NM_SR_STE, RNM_LIKE
 from sparserl_jax.sparsity.one_shot import GLOBAL_MAGNITUDE, ONE_SHOT
 from sparserl_jax.sparsity.plad_like import PLAD_LIKE
 from sparserl_jax.sparsity.redo import REDO
@@ -43,7 +43,7 @@ METHODS: dict[str, Method] = {
         (DENSE, TINY, STATIC, SET, RIGL),
         (GRADUAL, GRADUAL_UNIFORM, GRADUAL_GLOBAL, ONE_SHOT, GLOBAL_MAGNITUDE, SNIP, GRASP, SYNFLOW),
         (L1, L2, L0, L0_UNIT, PLAD_LIKE, EAU_LIKE),
-        (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, TOP_KAST, SRIGL),
+        (STE, SR_STE, NM, NM_SR_STE, RNM_LIKE, NM_INNER, TOP_KAST, SRIGL),
         (MEST, DS_TD3, ANF, REDO, NEURONS, RIGL_16X1, SET_16X1, GRADUAL_16X1),
     )
     for method in methods

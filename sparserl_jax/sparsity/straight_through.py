@@ -37,7 +37,7 @@ from sparserl_jax.sparsity.contract import (
 
 
 class Settings(NamedTuple):
-    """support: whatever the family's `Select` asks for: counts i32[T], or N and M.
+    """support: whatever the family's `Select` asks for: counts i32[T], or N and M of layers, i32[L,2].
     decay: f32, lambda_w of SR-STE. straight: bool, gradients reach all weights, or only those of the support.
     """
 

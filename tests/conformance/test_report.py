@@ -16,7 +16,7 @@ TOYS = (
 CASES = [(promise, faulty) for promise, methods in FAULTS.items() for faulty in methods]
 
 
-KNOBS = dict.fromkeys(("nm", "nm_sr_ste", "rnm_like"), 0.5)
+KNOBS = dict.fromkeys(("nm", "nm_sr_ste", "rnm_like", "nm_inner"), 0.5)
 """Sparsities of methods that cannot have every one."""
 
 

@@ -79,6 +79,26 @@ def test_two_of_four_by_hand_with_a_group_cut_short():
     assert found[0.25] == [[1, 1, 0, 1, 1, 1], [1, 1, 1, 0, 1, 1]]
 
 
+def test_the_inner_pattern_leaves_what_reads_inputs_and_what_puts_out_dense():
+    three = LayerTable(
+        [
+            Layer("a", ("a", "kernel"), None, "dense", (3, 8), inputs="in", outputs="a"),
+            Layer("b", ("b", "kernel"), None, "dense", (8, 8), inputs="a", outputs="b"),
+            Layer("c", ("c", "kernel"), None, "dense", (8, 1), inputs="b", outputs="c", output=True),
+        ]
+    )
+    weights = {
+        name: {"kernel": np.random.default_rng(3).normal(size=shape).astype(np.float32)}
+        for name, shape in zip("abc", [(3, 8), (8, 8), (8, 1)], strict=True)
+    }
+    _, state = begun("nm_inner", 0.75, three, weights)
+    found = promised(METHODS["nm_inner"], three, 0.75, EVENTS, "released")
+    assert [int(m.sum()) for m in flat(state.masks, three)] == found.counts == [24, 16, 8]
+    np.testing.assert_array_equal(state.masks["b"]["kernel"], numpy_groups(weights["b"]["kernel"], 1, 4))
+    assert METHODS["nm_inner"].family.misfit(state.masks, three, state.settings) is None
+    assert promised(METHODS["nm"], three, 0.75, EVENTS, "released").counts == [8, 16, 2]
+
+
 _groups = hasty(masks.top_of_groups)
 
 
