@@ -339,6 +339,7 @@ class ActorCritic:
         delayed: Callable[..., tuple[Any, dict[str, jax.Array]]],
         diagnose: Callable[..., dict[str, jax.Array]],
         successors: bool = False,
+        experience: str = "replay",
     ) -> Agent:
         """The algorithm: every update is a critic tick on `critic_loss(state, batch, key)`, every `delay`-th is also
         followed by `delayed`; the rest of the Agent contract is the same for all such algorithms."""
@@ -356,7 +357,7 @@ class ActorCritic:
 
         return Agent(
             name=name,
-            experience="replay",
+            experience=experience,
             delay=delay,
             layers=self.layers,
             init=init,

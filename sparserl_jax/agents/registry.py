@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sparserl_jax.accounting import flops
-from sparserl_jax.agents import behaviour_cloning, ddpg, dqn, ppo, sac, td3
+from sparserl_jax.agents import behaviour_cloning, ddpg, dqn, ppo, sac, td3, td3_bc
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.errors import suggest
 
@@ -67,6 +67,13 @@ AGENTS: dict[str, Algorithm] = {
         flops.ppo_run,
         "proximal policy optimisation with the clipped surrogate, on rollouts of its own",
         ("continuous", "discrete"),
+    ),
+    "td3_bc": Algorithm(
+        td3_bc.TD3BCConfig,
+        td3_bc.make,
+        td3.modules,
+        flops.td3_bc_run,
+        "TD3 on a fixed dataset, its actor held to the actions in it",
     ),
 }
 

@@ -107,8 +107,8 @@ class Stages:
         """A member at its start: fresh, or with the networks that the training is given."""
         return self._fresh(settings, start(self.env, member_key(settings, "start"), self.training.num_envs))
 
-    def _fresh(self, settings: MemberSettings, envs: EnvState) -> Member:
-        """A member whose environments have been reset."""
+    def _fresh(self, settings: MemberSettings, envs: EnvState | tuple[()]) -> Member:
+        """A member whose environments have been reset; `()` where it has none."""
         training = self.training
         agent = self.agent.init(member_key(settings, "agent"), settings.agent)
         if training.start is not None:
@@ -130,8 +130,9 @@ class Stages:
         history = diagnostics.begin_history(self.agent.masks(agent), self.agent.layers)
         return Member(agent, envs, self._replay(envs), tally, history)
 
-    def _replay(self, envs: EnvState) -> Any:
+    def _replay(self, envs: EnvState | tuple[()]) -> Any:
         """An empty replay of episodes that have just begun."""
+        assert isinstance(envs, EnvState)
         rows, spec = buffer_rows(self.training), self.env.spec
         slots, num_envs = slots_needed(rows, spec.max_episode_steps), self.training.num_envs
         sizes, relabels = (rows, num_envs, spec.obs_dim, spec.action_dim), self.agent.hindsight is not None
@@ -218,6 +219,10 @@ class Stages:
         if self.agent.experience == "dataset":
             step = jnp.minimum(step, self.training.warm_up)
         return step // self.training.num_envs
+
+    def _held(self, member: Member, clock: Clock) -> jax.Array:
+        """Transitions to learn from."""
+        return replay_size(member.replay, self._head(clock))
 
     def _pool(self, settings: MemberSettings, clock: Clock) -> Any:
         if not self.pooled:
@@ -350,7 +355,7 @@ class Stages:
                 member, clock, settings.capacity._replace(dynamic=jnp.bool_(False))
             )
         return {
-            "buffer": replay_size(member.replay, self._head(clock)),
+            "buffer": self._held(member, clock),
             "policy_distance": distance,
             **changes,
             **self.agent.diagnose(member.agent, batch, key, clock),
