@@ -105,6 +105,8 @@ class Agent(NamedTuple):
         `rollout` takes besides; batches are then `Minibatch`, and `delayed` is not called.
     hindsight(state) -> f32 scalar: share of what is drawn from the replay that is relabelled with goals reached later
         (`replay/hindsight.py`). None: nothing is.
+    sample_policy(params, obs [..., obs], key) -> action [..., action] drawn from the policy of deployed parameters, for
+        evaluations that draw. None where there is nothing to draw.
     """
 
     name: str
@@ -128,6 +130,7 @@ class Agent(NamedTuple):
     successors: bool = False
     on_policy: OnPolicy | None = None
     hindsight: Callable[[Any], jax.Array] | None = None
+    sample_policy: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Range(NamedTuple):

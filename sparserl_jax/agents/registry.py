@@ -87,6 +87,18 @@ CLONING = Algorithm(
 """What the arms of a suite that clone are trained by: it needs their expert, so nobody chooses it by name."""
 
 
+def build(config: Any, spec: Any, family: Any, events: dict[str, Any]) -> Agent:
+    """The algorithm of a configuration for an environment's `EnvSpec`, all of its networks under one family of methods;
+    `events` by network."""
+    known = trained_by(config.name)
+    told: dict[str, Any] = {"actions": spec.actions} if len(known.actions) > 1 else {}
+    if known.goals:
+        told["goal"] = spec.goal
+    if "cnn" in config.BODIES:
+        told["image"] = spec.image
+    return known.make(config, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **told)
+
+
 def trained_by(name: str) -> Algorithm:
     """The algorithm that runs name as their agent: one that can be chosen, or `behaviour_cloning`."""
     return CLONING if name == "behaviour_cloning" else algorithm(name)

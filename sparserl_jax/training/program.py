@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from sparserl_jax.agents.agent import Agent, Clock, unspoken
-from sparserl_jax.agents.registry import trained_by
+from sparserl_jax.agents.registry import build
 from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
@@ -140,6 +140,11 @@ class Program:
                 f"agent '{self.training.agent.name}' learns from {experience}, which environments on the host cannot "
                 f"give yet, and '{env.spec.name}' is one: choose another agent, or a compiled environment."
             )
+        if isinstance(env, HostEnvironment) and self.training.evaluation.sampled:
+            raise UserError(
+                f"evaluation.sampled: '{env.spec.name}' runs on the host, where evaluation is deterministic; drop it, "
+                "or take a compiled environment."
+            )
         if isinstance(env, HostEnvironment) and self.training.num_envs != 1:
             raise UserError(
                 f"num_envs = {self.training.num_envs}: '{env.spec.name}' runs on the host, one environment per member; "
@@ -159,15 +164,13 @@ class Program:
         check_spaces(self.runs, spec)
         check_observations(training.agent, spec.image, f"environment '{spec.name}'")
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
-        known = trained_by(training.agent.name)
-        told: dict[str, Any] = {"actions": spec.actions} if len(known.actions) > 1 else {}
-        if known.goals:
-            told["goal"] = spec.goal
-        if "cnn" in training.agent.BODIES:
-            told["image"] = spec.image
-        return known.make(
-            training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **told
-        )
+        agent = build(training.agent, spec, family, events)
+        if training.evaluation.sampled and agent.sample_policy is None:
+            raise UserError(
+                f"evaluation.sampled: the policy of agent '{agent.name}' has nothing to draw actions from; drop it, or "
+                "take an agent with a stochastic policy, such as 'sac'."
+            )
+        return agent
 
     @cached_property
     def settings(self) -> MemberSettings:

@@ -12,6 +12,7 @@ with one gradient update per environment step and the agent's delayed part after
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,14 +57,16 @@ def evaluation_key(key_data: jax.Array, step: jax.Array | int, repeat: jax.Array
 
 def evaluation_returns(
     env: Environment,
-    policy: Callable[[jax.Array], jax.Array],
+    policy: Callable[..., jax.Array],
     key_data: jax.Array,
     step: jax.Array | int,
     repeat: jax.Array | int,
     episodes: int,
+    sampled: bool = False,
 ) -> jax.Array:
-    """Returns f32[episodes] of one evaluation, for whoever evaluates a policy again with the key data of the run."""
-    return evaluate(env, evaluation_key(key_data, step, repeat), policy, episodes)
+    """Returns f32[episodes] of one evaluation, for whoever evaluates a policy again with the key data of the run;
+    `policy` and `sampled` as of `envs.evaluate`."""
+    return evaluate(env, evaluation_key(key_data, step, repeat), policy, episodes, sampled=sampled)
 
 
 def counted(tally: Tally, finished: Finished) -> Tally:
@@ -185,12 +188,16 @@ class Stages:
         """Returns [episodes] of the deployed policy on keys common to all arms, and the member's diagnostics; beside
         them the history of its masks with this look in it."""
         params, _, _ = self.agent.deployed(member.agent)
+        sampled = self.training.evaluation.sampled
+        policy = self.agent.sample_policy if sampled else self.agent.policy
+        assert policy is not None, "the program refuses to draw from such agents"
         returns, ahead = evaluate_ahead(
             self.env,
             evaluation_key(settings.evaluation_key, clock.step, repeat),
-            lambda obs: self.agent.policy(params, obs),
+            functools.partial(policy, params),
             self.training.evaluation.episodes,
             self.agent.gamma(member.agent),
+            sampled=sampled,
         )
         seen, history = self._seen(member, settings, clock, ahead)
         return {"returns": returns, **seen}, history
