@@ -184,8 +184,8 @@ def evaluate(
     """Undiscounted returns f32[episodes] of whole episodes, each from its own fresh reset.
 
     policy: obs f32[O] -> action f32[A] in [-1, 1], one observation at a time; where `sampled`, (obs, key).
-    All episodes run side by side and the loop stops when the last one has ended. The same key gives every policy the same initial states
-    and step keys. With a pool, episode i starts from its entry i and `env.reset` is not traced.
+    All episodes run side by side and the loop stops when the last one has ended. The same key gives every policy the
+    same initial states and step keys. With a pool, episode i starts from its entry i and `env.reset` is not traced.
     Raises ValueError if the pool has fewer entries than episodes.
     """
     return _play(env, key, _drawn(policy, sampled), episodes, pool, None)[0]

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from sparserl_jax.envs import Environment, EnvState, Pool, Transition, advance, start
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.replay import Batch
+from sparserl_jax.replay.windows import take
 
 WRITTEN = "own:random?episodes=50"
 """How a dataset is written, for messages."""
@@ -143,15 +144,15 @@ def make(env: Environment, key: jax.Array, source: Source) -> Made:
 def draw(data: Dataset, key: jax.Array, size: int) -> Batch:
     """`size` transitions, uniformly and with replacement, as windows of one step."""
     chosen = jax.random.randint(key, (size,), 0, data.rows)
-    some = jax.tree.map(lambda x: x[chosen], data._replace(rows=chosen))
+    obs, action, reward, next_obs, terminated, truncated = (take(jnp.asarray(x), chosen) for x in data[:-1])
     return Batch(
-        obs=some.obs,
-        action=some.action,
-        rewards=some.reward[:, None],
-        terminated=some.terminated[:, None],
-        truncated=some.truncated[:, None],
-        closing_obs=some.next_obs,
+        obs=obs,
+        action=action,
+        rewards=reward[:, None],
+        terminated=terminated[:, None],
+        truncated=truncated[:, None],
+        closing_obs=next_obs,
         used=jnp.ones(size, jnp.int32),
         valid=jnp.ones(size, bool),
-        successors=some.next_obs[:, None],
+        successors=next_obs[:, None],
     )

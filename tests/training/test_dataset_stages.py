@@ -29,7 +29,7 @@ from sparserl_jax.training import (
     recipe,
 )
 from sparserl_jax.training.program import clock_at
-from sparserl_jax.training.stages import evaluation_returns
+from sparserl_jax.training.stages import Stages, evaluation_returns
 from tests.bench import fake
 from tests.reference import small
 
@@ -190,7 +190,8 @@ def test_a_stopped_program_goes_on_to_the_same_end(program, compiled, outcomes, 
 # ---- evaluation with drawn actions -------------------------------------------------------------------------
 
 
-def test_sampled_evaluation_draws_from_the_policy():
+def test_sampled_evaluation_draws_from_the_policy(monkeypatch):
+    monkeypatch.setattr(Stages, "_seen", lambda *_: ({}, {}))  # diagnostics are compiled elsewhere
     agent = SACConfig(hidden=(16, 16), batch_size=16, gamma=0.9)
     of = small.training(agent=agent, num_envs=1, evaluation=Evaluation(120, 4, 8, sampled=True))
     programs = [
