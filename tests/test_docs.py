@@ -139,6 +139,7 @@ def test_every_key_of_a_suite_is_listed_with_its_default():
         "DDPGConfig",
         "DQNConfig",
         "PPOConfig",
+        "TD3BCConfig",
         "Schedule",
         "Evaluation",
         "Task",

@@ -267,6 +267,18 @@ def td3_run(
     return _run(actor, critic, actor_nnz, critic_nnz, updates=updates, delay=delay, through=through, **rest)
 
 
+def td3_bc_run(
+    actor: LayerTable,
+    critic: LayerTable,
+    actor_nnz: Sequence[int] | None = None,
+    critic_nnz: Sequence[int] | None = None,
+    **rest: Any,
+) -> TrainingCost:
+    """FLOPs of a TD3+BC run: those of `td3_run` without acting, for its data are there before it. What holds the actor
+    to them is a difference of actions, which costs no pass through a network."""
+    return td3_run(actor, critic, actor_nnz, critic_nnz, **{**rest, "env_steps": 0})
+
+
 def ddpg_run(
     actor: LayerTable,
     critic: LayerTable,

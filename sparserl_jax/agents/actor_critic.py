@@ -351,6 +351,8 @@ class ActorCritic:
         delayed: Callable[..., tuple[Any, dict[str, jax.Array]]],
         diagnose: Callable[..., dict[str, jax.Array]],
         successors: bool = False,
+        experience: str = "replay",
+        sample_policy: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None,
     ) -> Agent:
         """The algorithm: every update is a critic tick on `critic_loss(state, batch, key)`, every `delay`-th is also
         followed by `delayed`; the rest of the Agent contract is the same for all such algorithms."""
@@ -368,7 +370,7 @@ class ActorCritic:
 
         return Agent(
             name=name,
-            experience="replay",
+            experience=experience,
             delay=delay,
             layers=self.layers,
             init=init,
@@ -386,4 +388,5 @@ class ActorCritic:
             begin=self.begin,
             under=self.under,
             successors=successors,
+            sample_policy=sample_policy,
         )

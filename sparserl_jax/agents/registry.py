@@ -20,6 +20,7 @@ from sparserl_jax.agents import (
     sql,
     tawac,
     td3,
+    td3_bc,
     xql,
 )
 from sparserl_jax.agents.agent import Agent
@@ -139,6 +140,13 @@ AGENTS: dict[str, Algorithm] = {
         in_sample_flops.iql_run,
         "extreme Q-learning from a dataset, by Gumbel regression",
     ),
+    "td3_bc": Algorithm(
+        td3_bc.TD3BCConfig,
+        td3_bc.make,
+        td3.modules,
+        flops.td3_bc_run,
+        "TD3 on a fixed dataset, its actor held to the actions in it",
+    ),
 }
 
 CLONING = Algorithm(
@@ -149,6 +157,18 @@ CLONING = Algorithm(
     "regression of the actor onto another policy's actions",
 )
 """What the arms of a suite that clone are trained by: it needs their expert, so nobody chooses it by name."""
+
+
+def build(config: Any, spec: Any, family: Any, events: dict[str, Any]) -> Agent:
+    """The algorithm of a configuration for an environment's `EnvSpec`, all of its networks under one family of methods;
+    `events` by network."""
+    known = trained_by(config.name)
+    told: dict[str, Any] = {"actions": spec.actions} if len(known.actions) > 1 else {}
+    if known.goals:
+        told["goal"] = spec.goal
+    if "cnn" in config.BODIES:
+        told["image"] = spec.image
+    return known.make(config, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **told)
 
 
 def trained_by(name: str) -> Algorithm:

@@ -255,4 +255,5 @@ def make(
         delayed=delayed,
         diagnose=diagnose,
         successors=config.entropy != "bootstrap",
+        sample_policy=lambda params, obs, key: distribution(params, obs).sample(key)[0],
     )

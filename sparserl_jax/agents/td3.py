@@ -7,7 +7,7 @@ tensors per layer everywhere. Actor and targets move after every `policy_delay` 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -109,19 +109,28 @@ def modules(
     return Modules(actor, TwinCritic(hidden, kind=network), policy)
 
 
+def objective(traced: Any, value: jax.Array, action: jax.Array, batch: Any) -> jax.Array:
+    """What the actor is trained on: the mean of -Q1(s, pi(s)) over the valid entries of a batch.
+
+    value: Q1(s, pi(s)) [batch]. action: pi(s) [batch, action].
+    """
+    return -jnp.mean(batch.valid.astype(jnp.float32) * value)
+
+
 def make(
-    config: TD3Config,
+    config: Any,
     obs_dim: int,
     action_dim: int,
     sparsifiers: dict[str, Sparsifier],
     events: dict[str, Events],
+    objective: Callable[[Any, jax.Array, jax.Array, Any], jax.Array] = objective,
 ) -> Agent:
     """TD3 for observations of length `obs_dim` and actions of length `action_dim`.
 
     `sparsifiers` and `events` have one entry per network, `actor` and `critic`. The settings given to `init` are
     `{"actor": ..., "critic": ..., "dense_targets": bool, "traced": Traced}`: each network's method settings, whether
     targets are copied before sparsification (they then stay dense until the first target update), and the member's own
-    numbers, where they are not those of `config`.
+    numbers, where they are not those of `config`. `objective`: what the actor is trained on, where that is another one.
     """
     parts = modules(config.hidden, action_dim, config.network)
     common = ActorCritic(parts, obs_dim, action_dim, sparsifiers, events, targets=("actor", "critic"))
@@ -134,7 +143,7 @@ def make(
     def act(state: TD3State, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, jax.Array]:
         gate_key, noise_key = jax.random.split(key)
         mean = policy(common.online("actor", state, "act", gate_key), obs)
-        if not explore:
+        if not explore or config.experience == "dataset":
             return mean, mean
         noise = scaled_normal(noise_key, mean.shape, state.traced.exploration_noise)
         return jnp.clip(mean + noise, -1.0, 1.0), mean
@@ -155,20 +164,20 @@ def make(
         return common.squared_error(batch, target_values(state, batch, key))
 
     def actor_loss(state: TD3State, batch: Any, key: jax.Array) -> Loss:
-        """Mean of -Q1(s, pi(s))."""
+        """The objective of Q1(s, pi(s))."""
         critic_params = common.online("critic", state, "learn", key)
-        weight = batch.valid.astype(jnp.float32)
 
         def loss(params: Params) -> tuple[jax.Array, None]:
-            value = common.first_value(critic_params, batch.obs, policy(params, batch.obs))
-            return -jnp.mean(weight * value), None
+            action = policy(params, batch.obs)
+            value = common.first_value(critic_params, batch.obs, action)
+            return objective(state.traced, value, action, batch), None
 
         return loss
 
     def delayed(
         state: TD3State, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
     ) -> tuple[TD3State, dict[str, jax.Array]]:
-        """One actor tick on -Q1, then Polyak averaging of both targets under the current masks."""
+        """One actor tick, then Polyak averaging of both targets under the current masks."""
         step_key, gate_key, look_key = jax.random.split(jax.random.fold_in(key, ACTOR_DRAWS), 3)
         loss, keys = actor_loss(state, batch, gate_key), (step_key, look_key)
         tick = clock.update // config.policy_delay
@@ -183,7 +192,8 @@ def make(
         return common.diagnose(state, {"actor": actor_loss, "critic": critic_loss}, batch, key, clock)
 
     return common.agent(
-        name="td3",
+        name=config.name,
+        experience=config.experience,
         delay=config.policy_delay,
         init=init,
         act=act,

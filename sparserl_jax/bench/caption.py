@@ -66,9 +66,15 @@ def budget(settings: dict[str, Any]) -> str:
     suite = settings["suite"]
     agent = suite["agent"]
     kind = f" {agent['network']}" if "network" in agent else ""
+    data = list(dict.fromkeys(task["dataset"] for task in suite["tasks"] if "dataset" in task))
+    length = (
+        f"{suite['steps']:,} updates per run on a fixed dataset ({', '.join(data)}) without environment steps"
+        if data
+        else f"{suite['steps']:,} steps per run ({suite['warm_up']:,} warm-up)"
+    )
     return (
-        f"{agent['name'].upper()}{kind} {'x'.join(map(str, agent['hidden']))}, {suite['steps']:,} steps per run "
-        f"({suite['warm_up']:,} warm-up), batch {agent['batch_size']}"
+        f"{agent['name'].upper()}{kind} {'x'.join(map(str, agent['hidden']))}, {length}, batch "
+        f"{agent['batch_size']}"
     )
 
 
@@ -98,7 +104,8 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     lines.extend(tickets.sentences(suite))
     lines.append(
         f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({_episodes(suite)} "
-        "episodes each, deterministic policy), brackets: 95 % stratified bootstrap interval. "
+        f"episodes each, {'actions drawn from the' if evaluation.get('sampled') else 'deterministic'} policy), "
+        "brackets: 95 % stratified bootstrap interval. "
         "z = (return - random) / (reference - random). Delta = IQM of z minus that of dense, interval over both arms; "
         f"matched: lower bound >= {-MARGIN:g}, worse: upper bound < {-MARGIN:g}, else undecided (with the seeds that "
         "would decide)."

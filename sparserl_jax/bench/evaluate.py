@@ -9,6 +9,7 @@ evaluated in a population of the recorded size, at its own place in it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -220,7 +221,8 @@ def _again(saved: Saved, env: Environment | HostEnvironment, members: int, place
     plan, step = training["evaluation"], training["steps"]
     key = key_data("evaluation", training["env"])
     declared = _precision(saved.record)
-    evaluated = _evaluation(saved.policy, env, key, members, plan["episodes"], declared)
+    draw = _sampler(training["agent"], env) if plan.get("sampled") else None
+    evaluated = _evaluation(saved.policy, env, key, members, plan["episodes"], declared, draw)
     point = records.number(evaluated(step, 0).mean(axis=1)[place])
     parts = [evaluated(step, 1 + repeat) for repeat in range(plan["final_episodes"] // plan["episodes"])]
     final = tuple(records.number(value) for value in np.concatenate(parts, axis=1)[place])
@@ -236,12 +238,13 @@ def _evaluation(
     members: int,
     episodes: int,
     precision: str | None,
+    draw: Callable[..., Any] | None = None,
 ) -> Callable[[int, int], np.ndarray]:
     """`(step, number of the evaluation) -> returns f32[members, episodes]` of copies of one policy."""
     import jax
 
     params = jax.tree.map(lambda x: np.broadcast_to(x, (members, *x.shape)), policy.params)
-    played = side_by_side(policy, env, key, members, episodes, precision)
+    played = side_by_side(policy, env, key, members, episodes, precision, draw)
     return lambda step, repeat: played(params, step, repeat)
 
 
@@ -252,10 +255,12 @@ def side_by_side(
     members: int,
     episodes: int,
     precision: str | None,
+    draw: Callable[..., Any] | None = None,
 ) -> Callable[[Any, int, int], np.ndarray]:
     """`(parameters, step, number of the evaluation) -> returns f32[members, episodes]`, compiled once, at a precision
     of matrix products. Members play the same episodes; their parameters are the policy's with an axis of members in
-    front, and may differ in everything but shapes."""
+    front, and may differ in everything but shapes. `draw`: `Agent.sample_policy` where actions are drawn, as they
+    may be in compiled environments."""
     import jax
 
     from sparserl_jax.envs import HostEnvironment
@@ -280,10 +285,25 @@ def side_by_side(
         return on_host
 
     def one(params: Any, key: jax.Array, step: jax.Array, repeat: jax.Array) -> jax.Array:
-        return evaluation_returns(env, lambda obs: policy.apply(params, obs), key, step, repeat, episodes)
+        act = functools.partial(policy.apply if draw is None else draw, params)
+        return evaluation_returns(env, act, key, step, repeat, episodes, draw is not None)
 
     compiled = jax.jit(jax.vmap(precise(one, precision), in_axes=(0, None, None, None)))
     return lambda params, step, repeat: np.asarray(compiled(params, key, np.int32(step), np.int32(repeat)))
+
+
+def _sampler(agent: dict[str, Any], env: Environment | HostEnvironment) -> Callable[..., Any]:
+    """`Agent.sample_policy` of a recorded agent, `agent` being its configuration."""
+    from sparserl_jax.agents.registry import algorithm, build
+    from sparserl_jax.bench.strict import from_table
+    from sparserl_jax.sparsity import method
+    from sparserl_jax.sparsity.contract import Events
+
+    config: Any = from_table(algorithm(agent["name"]).config, agent, "record.json agent")
+    events = dict.fromkeys(config.NETWORKS, Events(1, 1, 0.0))  # of methods; acting knows none
+    made = build(config, env.spec, method("dense").family, events)
+    assert made.sample_policy is not None, "the training has refused it"
+    return made.sample_policy
 
 
 def declared_precision(saved: Saved) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparserl_jax.errors import UserError
-from sparserl_jax.training import precision
+from sparserl_jax.training import datasets, precision
 from sparserl_jax.training.config import AgentConfig
 
 if TYPE_CHECKING:
@@ -41,10 +41,12 @@ def check_ranges(suite: Suite, where: str) -> None:
     """Refuse numbers that no training could use."""
     precision.check(suite.matmul_precision, f"{where}: 'matmul_precision'")
     agent, evaluation, schedule = suite.agent, suite.evaluation, suite.schedule
-    rollouts = suite.training(suite.tasks[0]).iteration is not None
+    for task in suite.tasks:
+        datasets.check(agent, task.dataset, suite.num_envs, suite.warm_up, f"{where}, '{task.name}'")
+    replayed = suite.training(suite.tasks[0]).replayed
     positive = {
         "steps": suite.steps,
-        "warm_up": 1 if rollouts else suite.warm_up,
+        "warm_up": suite.warm_up if replayed else 1,
         "num_envs": suite.num_envs,
         "dispatch": 1 if suite.dispatch is None else suite.dispatch,
         "agent.batch_size": agent.batch_size,
@@ -85,7 +87,7 @@ def check_ranges(suite: Suite, where: str) -> None:
     )
     batch = agent.batch_size
     require(
-        rollouts or suite.warm_up >= batch,
+        not replayed or suite.warm_up >= batch,
         where,
         f"warm_up {suite.warm_up} is less than one batch ({batch}); raise it.",
     )
@@ -98,13 +100,14 @@ def check_ranges(suite: Suite, where: str) -> None:
 
 def refuse_replay(agent: AgentConfig, schedule: Any, where: str) -> None:
     """Refuse what a schedule says about a replay or its targets where the algorithm has none."""
-    if agent.experience != "rollout" or not isinstance(schedule, Mapping):
+    if agent.experience == "replay" or not isinstance(schedule, Mapping):
         return
+    targets = "targets" if agent.experience == "rollout" else "delayed targets"
     for key in schedule:
         require(
             key in ("topology_interval", "drop_fraction"),
             where,
-            f"agent '{agent.name}' has no replay and no targets that '{key}' could be about; drop it.",
+            f"agent '{agent.name}' has no replay and no {targets} that '{key}' could be about; drop it.",
         )
 
 

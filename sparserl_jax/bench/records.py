@@ -169,6 +169,9 @@ def declared_of(suite: Suite, planned: Planned) -> dict[str, Any]:
             "points": suite.points,
             "episodes": run.training.evaluation.episodes,
             "final_episodes": run.training.evaluation.final_episodes,
+            # Said only where they are so.
+            **({"sampled": True} if run.training.evaluation.sampled else {}),
+            **({} if run.training.dataset is None else {"dataset": run.training.dataset}),
         },
     }
 

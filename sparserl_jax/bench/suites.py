@@ -49,7 +49,7 @@ _LATER: tuple[str, ...] = (
     "budget",
     "matmul_precision",
 )
-_LATER += ("ticket", "clone", "masks", "expert", "width")
+_LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")
 
@@ -62,7 +62,8 @@ class Task:
     (default: half way between `random` and `learned`) counts as failed. All in units of undiscounted return.
     `episodes` and `final_episodes` replace the suite's own numbers where episodes are long or hardly differ.
     `sparsity` (of the actor) and `critic_sparsity` (default: the same) are the knobs of all arms that have none of
-    their own; either every environment of a suite has them, or none. `object` holds an environment passed from Python
+    their own; either every environment of a suite has them, or none. `dataset`: what is learned from there in place of
+    its steps, see `training/datasets.py`. `object` holds an environment passed from Python
     instead of a name; it never enters a file or a hash.
     """
 
@@ -75,6 +76,7 @@ class Task:
     final_episodes: int | None = None
     sparsity: float | None = None
     critic_sparsity: float | None = None
+    dataset: str | None = None
     object: Any = dataclasses.field(default=None, compare=False, repr=False)
 
 
@@ -155,6 +157,7 @@ class Suite:
             dispatch=self.dispatch,
             start=self.start,
             matmul_precision=self.matmul_precision,
+            dataset=task.dataset,
         )
 
     def evaluation_of(self, task: Task) -> Evaluation:

@@ -175,29 +175,38 @@ def follow(
 def evaluate(
     env: Environment,
     key: jax.Array,
-    policy: Callable[[jax.Array], jax.Array],
+    policy: Callable[..., jax.Array],
     episodes: int,
     pool: Pool | None = None,
+    *,
+    sampled: bool = False,
 ) -> jax.Array:
     """Undiscounted returns f32[episodes] of whole episodes, each from its own fresh reset.
 
-    policy: obs f32[O] -> action f32[A] in [-1, 1], one observation at a time. All episodes run side by
-    side and the loop stops when the last one has ended. The same key gives every policy the same initial states
-    and step keys. With a pool, episode i starts from its entry i and `env.reset` is not traced.
+    policy: obs f32[O] -> action f32[A] in [-1, 1], one observation at a time; where `sampled`, (obs, key).
+    All episodes run side by side and the loop stops when the last one has ended. The same key gives every policy the
+    same initial states and step keys. With a pool, episode i starts from its entry i and `env.reset` is not traced.
     Raises ValueError if the pool has fewer entries than episodes.
     """
-    return _play(env, key, lambda key, obs: policy(obs), episodes, pool, None)[0]
+    return _play(env, key, _drawn(policy, sampled), episodes, pool, None)[0]
 
 
 def evaluate_ahead(
     env: Environment,
     key: jax.Array,
-    policy: Callable[[jax.Array], jax.Array],
+    policy: Callable[..., jax.Array],
     episodes: int,
     gamma: jax.Array | float,
+    *,
+    sampled: bool = False,
 ) -> tuple[jax.Array, Lookahead]:
     """`evaluate`, and what the states at `start_steps` of its episodes turned out to be worth."""
-    return _play(env, key, lambda key, obs: policy(obs), episodes, None, gamma)
+    return _play(env, key, _drawn(policy, sampled), episodes, None, gamma)
+
+
+def _drawn(policy: Callable[..., jax.Array], sampled: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A policy as a function of (key, obs)."""
+    return lambda key, obs: policy(obs, key) if sampled else policy(obs)
 
 
 def start_steps(env: Environment | HostEnvironment) -> tuple[int, ...]:

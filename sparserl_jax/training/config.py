@@ -20,15 +20,18 @@ from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.sql import SQLConfig
 from sparserl_jax.agents.tawac import TAWACConfig
 from sparserl_jax.agents.td3 import TD3Config
+from sparserl_jax.agents.td3_bc import TD3BCConfig
 from sparserl_jax.agents.xql import XQLConfig
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.sparsity import method
-from sparserl_jax.training import precision
+from sparserl_jax.training import datasets, precision
 from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
 from sparserl_jax.training.recipe import Recipe
 
-OfflineConfig = IQLConfig | AWACConfig | TAWACConfig | InACConfig | SQLConfig | XQLConfig | FtTPOConfig
+OfflineConfig = (
+    IQLConfig | AWACConfig | TAWACConfig | InACConfig | SQLConfig | XQLConfig | FtTPOConfig | TD3BCConfig
+)
 """Those of the algorithms that learn values from a dataset."""
 AgentConfig = TD3Config | SACConfig | DDPGConfig | DQNConfig | PPOConfig | OfflineConfig
 """Configurations of the algorithms that a suite may choose."""
@@ -73,7 +76,7 @@ class Schedule:
         rounded to multiples of `grid` (RLx2: interval, delay, buffer sizes and check scale with the budget; fractions
         and thresholds do not). Without a replay there is the interval alone, and its budget is that of updates.
         """
-        if agent is not None and agent.experience == "rollout":
+        if agent is not None and agent.experience != "replay":
             ticks = Schedule.topology_interval * updates_of(agent, steps) / 3_000_000
             return Schedule(topology_interval=max(1, round(ticks)))
         paper = Schedule(**({} if agent is None else agent.SCHEDULE))
@@ -93,11 +96,13 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Deterministic evaluation: every `interval` environment steps `episodes` episodes; `final_episodes` at the end."""
+    """Evaluation: every `interval` environment steps `episodes` episodes; `final_episodes` at the end. `sampled`:
+    actions are drawn from the policy; otherwise they are its deterministic ones."""
 
     interval: int
     episodes: int = 10
     final_episodes: int = 100
+    sampled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +129,8 @@ class Training:
     gradient update is made per environment step. An algorithm that learns from rollouts of its own has no warm-up, and
     `agent` says how many updates come of an iteration. `env_object` stands for `env` when the user passed an object.
     With `start`, all members begin from the networks of a finished run, which then also acts in the warm-up.
-    `matmul_precision`: see precision.py; None: what JAX is configured for.
+    `matmul_precision`: see precision.py; None: what JAX is configured for. `dataset`: what it learns from instead of
+    its own steps, see datasets.py; `steps` and all other steps are then gradient updates.
     """
 
     env: str
@@ -138,6 +144,12 @@ class Training:
     env_object: Any = dataclasses.field(default=None, compare=False, repr=False)
     start: Start | None = None
     matmul_precision: str | None = None
+    dataset: str | None = None
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it learns from a replay that its steps fill, neither from rollouts nor from a dataset."""
+        return self.iteration is None and self.dataset is None
 
     @property
     def iteration(self) -> int | None:
@@ -200,7 +212,7 @@ class Training:
             "evaluation.interval": self.evaluation.interval,
             "schedule.buffer_check": self.schedule.buffer_check,
         }
-        of_a_replay = ("warm_up", "schedule.buffer_check") if self.iteration is not None else ()
+        of_a_replay = () if self.replayed else ("warm_up", "schedule.buffer_check")
         return {name: value for name, value in named.items() if name not in of_a_replay}
 
     def check(self) -> None:
@@ -215,6 +227,7 @@ class Training:
             if value < 1:
                 raise UserError(f"{name} = {value} must be at least 1.")
         precision.check(self.matmul_precision, "matmul_precision")
+        datasets.check(self.agent, self.dataset, self.num_envs, self.warm_up, f"environment '{self.env}'")
         schedule = self.schedule
         for name, allowed in self.agent.TRACED.items():
             number = getattr(self.agent, name)
@@ -230,7 +243,7 @@ class Training:
                 raise UserError(f"{name} = {number} is negative: give 0 or more.")
         if self.iteration is not None:
             check_iterations(self.agent, self.num_envs, self.warm_up)
-        elif not max(schedule.buffer_min, 8 * self.num_envs) <= schedule.buffer_max:
+        elif self.replayed and not max(schedule.buffer_min, 8 * self.num_envs) <= schedule.buffer_max:
             raise UserError(
                 f"schedule.buffer_max = {schedule.buffer_max} is less than buffer_min = {schedule.buffer_min} or than "
                 f"eight steps of {self.num_envs} parallel environments: make it larger."
@@ -264,7 +277,7 @@ class Training:
                 f"evaluation.final_episodes = {final} is not a multiple of evaluation.episodes = {episodes}, which the "
                 f"final evaluation repeats: the nearest valid values are {low} and {low + episodes}."
             )
-        if self.iteration is None and self.warm_up < self.num_envs * 8:
+        if self.replayed and self.warm_up < self.num_envs * 8:
             raise UserError(
                 f"warm_up = {self.warm_up} is less than eight steps of {self.num_envs} parallel environments: updates "
                 "could not draw a single window; make it larger."
@@ -277,8 +290,8 @@ def check_override(agent: Any, name: str, value: Any, where: str) -> None:
 
     `agent`: configuration (or its class) of the algorithm. Raises `UserError`.
     """
-    rollouts = agent.experience == "rollout"
-    timing = {k: v for k, v in Schedule.TRACED.items() if not (rollouts and k.startswith("buffer"))}
+    alone = agent.experience != "replay"  # clones have a replay, but one that nothing may change
+    timing = {k: v for k, v in Schedule.TRACED.items() if not (alone and k.startswith("buffer"))}
     known = {**agent.TRACED, **timing}
     if name not in known:
         fields = {field.name for cls in (agent, Schedule, Training) for field in dataclasses.fields(cls)}
@@ -323,17 +336,18 @@ class Run:
         """Refuse settings that cannot be scheduled exactly, and recipes that do not suit the algorithm."""
         training, recipe = self.effective, self.recipe
         training.check()
-        rollouts = training.iteration is not None
-        if (rollouts or training.hindsight) and (recipe.n > 1 or recipe.buffer == "dynamic"):
+        if (not training.replayed or training.hindsight) and (recipe.n > 1 or recipe.buffer == "dynamic"):
             asked = "targets of several steps (n)" if recipe.n > 1 else "a dynamic buffer"
             lacks = (
-                "has no replay" if rollouts else "relabels single steps of a replay of fixed size (hindsight)"
+                "has no replay"
+                if not training.replayed
+                else "relabels single steps of a replay of fixed size (hindsight)"
             )
             raise UserError(
                 f"recipe '{recipe.name}' asks for {asked}, and agent '{training.agent.name}' {lacks}: give "
                 "it n = 1 and a fixed buffer, or choose another recipe, such as 'rigl'."
             )
-        if not rollouts and recipe.n * training.num_envs > min(
+        if training.replayed and recipe.n * training.num_envs > min(
             training.warm_up, training.schedule.buffer_max
         ):
             raise UserError(

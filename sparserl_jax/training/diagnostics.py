@@ -39,7 +39,7 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("env_step", "", "steps", "environment steps of the member, warm-up included"),
+    Column("env_step", "", "steps", "environment steps of the member, warm-up included; updates on a dataset"),
     Column("update", "", "updates", "gradient updates of the member"),
     Column("return", "", "return", "mean undiscounted return of the evaluation episodes; empty once diverged"),
     Column(

@@ -68,12 +68,13 @@ class Tally(NamedTuple):
 class Member(NamedTuple):
     """The whole training state of one member; a Population is a Member whose arrays carry a leading member axis.
 
-    replay: `()` where the experience is rollouts, which are learned from and forgotten. history: u8[weight] by network,
+    envs: `()` where nothing acts. replay: `()` where the experience is rollouts, which are learned from and forgotten;
+    the dataset where there is one (`datasets.Dataset`). history: u8[weight] by network,
     what masks have been at curve points (see diagnostics.py).
     """
 
     agent: Any
-    envs: EnvState
+    envs: EnvState | Any
     replay: Replay | Any
     tally: Tally
     history: dict[str, jax.Array]
@@ -116,8 +117,11 @@ def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> Member
         "paper": np.bool_(recipe.source == "paper"),
     }
     names = dict.fromkeys(PURPOSES, run.key_name) | {"agent": run.draw_name}
+    keys = {purpose: key_data("run", name, purpose) for purpose, name in names.items()}
+    if training.dataset is not None:  # the seed's, whatever the arm
+        keys["dataset"] = key_data("dataset", training.env, training.dataset, str(run.seed))
     return MemberSettings(
-        keys={purpose: key_data("run", name, purpose) for purpose, name in names.items()},
+        keys=keys,
         evaluation_key=key_data("evaluation", training.env),
         n=np.int32(recipe.n),
         n_early=np.int32(1 if recipe.delayed else recipe.n),

@@ -15,11 +15,12 @@ import jax
 import numpy as np
 
 from sparserl_jax.agents.agent import Agent, Clock, unspoken
-from sparserl_jax.agents.registry import trained_by
+from sparserl_jax.agents.registry import build
 from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
 from sparserl_jax.training.config import Run, Training
+from sparserl_jax.training.dataset_stages import DatasetStages
 from sparserl_jax.training.given import Given, shapes
 from sparserl_jax.training.host_stages import HOST_STAGES, HostStages
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
@@ -30,7 +31,7 @@ from sparserl_jax.training.spaces import check_observations, check_spaces
 from sparserl_jax.training.stages import Stages
 
 STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
-"""The jitted functions of a Program; each is compiled once. There is no `warm_up` where rollouts are learned from."""
+"""The jitted functions of a Program; each is compiled once. There is no `warm_up` where no replay is learned from."""
 ONCE = {"xla_backend_optimization_level": "0"}
 """Compiler options, on CPUs, of stages that run once: fully optimised, `init` takes as long to compile as `train`."""
 FILLS_A_CORE = 20_000_000
@@ -92,6 +93,10 @@ class Program:
             run["training"].pop("start")  # the names of programs that start afresh stay what they were
             if training.matmul_precision is None:  # of those of unspoken precision, too
                 run["training"].pop("matmul_precision")
+            if training.dataset is None:  # of those that learn from their own steps
+                run["training"].pop("dataset")
+            if not training.evaluation.sampled:  # and of deterministic evaluation
+                run["training"]["evaluation"].pop("sampled")
             for later in unspoken(training.agent):
                 run["training"]["agent"].pop(later)
             for later in ("overrides", "ticket", "clone", "masks", "expert", "width"):  # and of those of none
@@ -121,8 +126,7 @@ class Program:
     @property
     def stage_names(self) -> tuple[str, ...]:
         """The jitted functions that it has, where its environments are compiled, too."""
-        rollouts = self.training.iteration is not None
-        return tuple(name for name in STAGES if not (rollouts and name == "warm_up"))
+        return tuple(name for name in STAGES if self.training.replayed or name != "warm_up")
 
     # ---- how it is built -------------------------------------------------------------------------------------------
 
@@ -130,10 +134,16 @@ class Program:
     def env(self) -> Environment | HostEnvironment:
         """The environment all members train in."""
         env = make(self.training.env if self.training.env_object is None else self.training.env_object)
-        if isinstance(env, HostEnvironment) and self.training.iteration is not None:
+        if isinstance(env, HostEnvironment) and not self.training.replayed:
+            experience = "rollouts" if self.training.dataset is None else "a dataset of its environment"
             raise UserError(
-                f"agent '{self.training.agent.name}' learns from rollouts, which environments on the host cannot give "
-                f"yet, and '{env.spec.name}' is one: choose another agent, or a compiled environment."
+                f"agent '{self.training.agent.name}' learns from {experience}, which environments on the host cannot "
+                f"give yet, and '{env.spec.name}' is one: choose another agent, or a compiled environment."
+            )
+        if isinstance(env, HostEnvironment) and self.training.evaluation.sampled:
+            raise UserError(
+                f"evaluation.sampled: '{env.spec.name}' runs on the host, where evaluation is deterministic; drop it, "
+                "or take a compiled environment."
             )
         if isinstance(env, HostEnvironment) and self.training.num_envs != 1:
             raise UserError(
@@ -154,15 +164,13 @@ class Program:
         check_spaces(self.runs, spec)
         check_observations(training.agent, spec.image, f"environment '{spec.name}'")
         family, events = method(self.runs[0].recipe.method).family, events_of(self.training)
-        known = trained_by(training.agent.name)
-        told: dict[str, Any] = {"actions": spec.actions} if len(known.actions) > 1 else {}
-        if known.goals:
-            told["goal"] = spec.goal
-        if "cnn" in training.agent.BODIES:
-            told["image"] = spec.image
-        return known.make(
-            training.agent, spec.obs_dim, spec.action_dim, dict.fromkeys(events, family), events, **told
-        )
+        agent = build(training.agent, spec, family, events)
+        if training.evaluation.sampled and agent.sample_policy is None:
+            raise UserError(
+                f"evaluation.sampled: the policy of agent '{agent.name}' has nothing to draw actions from; drop it, or "
+                "take an agent with a stochastic policy, such as 'sac'."
+            )
+        return agent
 
     @cached_property
     def settings(self) -> MemberSettings:
@@ -228,7 +236,9 @@ class Program:
         if self.host:
             return self.host_stages.jitted(self.layout)
         assert not isinstance(self.env, HostEnvironment)
-        kind = Stages if self.training.iteration is None else RolloutStages
+        kind = Stages if self.training.replayed else RolloutStages
+        if self.training.dataset is not None:
+            kind = DatasetStages
         stages = kind(self.training, self.agent, self.env, self.n_max, self.keep_mean)
 
         def over_members(fn: Callable[..., Any], *axes: int | None, **how: Any) -> Any:

@@ -55,7 +55,7 @@ class RolloutStages(Stages):
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 
-    def _replay(self, envs: EnvState) -> Any:
+    def _replay(self, envs: EnvState | tuple[()]) -> Any:
         return ()
 
     def _iterate(

@@ -12,6 +12,7 @@ with one gradient update per environment step and the agent's delayed part after
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -56,14 +57,16 @@ def evaluation_key(key_data: jax.Array, step: jax.Array | int, repeat: jax.Array
 
 def evaluation_returns(
     env: Environment,
-    policy: Callable[[jax.Array], jax.Array],
+    policy: Callable[..., jax.Array],
     key_data: jax.Array,
     step: jax.Array | int,
     repeat: jax.Array | int,
     episodes: int,
+    sampled: bool = False,
 ) -> jax.Array:
-    """Returns f32[episodes] of one evaluation, for whoever evaluates a policy again with the key data of the run."""
-    return evaluate(env, evaluation_key(key_data, step, repeat), policy, episodes)
+    """Returns f32[episodes] of one evaluation, for whoever evaluates a policy again with the key data of the run;
+    `policy` and `sampled` as of `envs.evaluate`."""
+    return evaluate(env, evaluation_key(key_data, step, repeat), policy, episodes, sampled=sampled)
 
 
 def counted(tally: Tally, finished: Finished) -> Tally:
@@ -107,8 +110,8 @@ class Stages:
         """A member at its start: fresh, or with the networks that the training is given."""
         return self._fresh(settings, start(self.env, member_key(settings, "start"), self.training.num_envs))
 
-    def _fresh(self, settings: MemberSettings, envs: EnvState) -> Member:
-        """A member whose environments have been reset."""
+    def _fresh(self, settings: MemberSettings, envs: EnvState | tuple[()]) -> Member:
+        """A member whose environments have been reset; `()` where it has none."""
         training = self.training
         agent = self.agent.init(member_key(settings, "agent"), settings.agent)
         if training.start is not None:
@@ -130,8 +133,9 @@ class Stages:
         history = diagnostics.begin_history(self.agent.masks(agent), self.agent.layers)
         return Member(agent, envs, self._replay(envs), tally, history)
 
-    def _replay(self, envs: EnvState) -> Any:
+    def _replay(self, envs: EnvState | tuple[()]) -> Any:
         """An empty replay of episodes that have just begun."""
+        assert isinstance(envs, EnvState)
         rows, spec = buffer_rows(self.training), self.env.spec
         slots, num_envs = slots_needed(rows, spec.max_episode_steps), self.training.num_envs
         sizes, relabels = (rows, num_envs, spec.obs_dim, spec.action_dim), self.agent.hindsight is not None
@@ -184,12 +188,16 @@ class Stages:
         """Returns [episodes] of the deployed policy on keys common to all arms, and the member's diagnostics; beside
         them the history of its masks with this look in it."""
         params, _, _ = self.agent.deployed(member.agent)
+        sampled = self.training.evaluation.sampled
+        policy = self.agent.sample_policy if sampled else self.agent.policy
+        assert policy is not None, "the program refuses to draw from such agents"
         returns, ahead = evaluate_ahead(
             self.env,
             evaluation_key(settings.evaluation_key, clock.step, repeat),
-            lambda obs: self.agent.policy(params, obs),
+            functools.partial(policy, params),
             self.training.evaluation.episodes,
             self.agent.gamma(member.agent),
+            sampled=sampled,
         )
         seen, history = self._seen(member, settings, clock, ahead)
         return {"returns": returns, **seen}, history
@@ -218,6 +226,10 @@ class Stages:
         if self.agent.experience == "dataset":
             step = jnp.minimum(step, self.training.warm_up)
         return step // self.training.num_envs
+
+    def _held(self, member: Member, clock: Clock) -> jax.Array:
+        """Transitions to learn from."""
+        return replay_size(member.replay, self._head(clock))
 
     def _pool(self, settings: MemberSettings, clock: Clock) -> Any:
         if not self.pooled:
@@ -350,7 +362,7 @@ class Stages:
                 member, clock, settings.capacity._replace(dynamic=jnp.bool_(False))
             )
         return {
-            "buffer": replay_size(member.replay, self._head(clock)),
+            "buffer": self._held(member, clock),
             "policy_distance": distance,
             **changes,
             **self.agent.diagnose(member.agent, batch, key, clock),
