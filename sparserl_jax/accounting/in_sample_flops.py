@@ -30,6 +30,8 @@ IN_SAMPLE = {"actor": 3, "twin": 5, "value": 5}
 AWAC = {"actor": 5, "twin": 6}
 TAWAC = {**AWAC, "value": 4}
 INAC = {**TAWAC, "behaviour": 4}
+FTTPO = {"actor": 4, "proposal": 5, "twin": 6, "value": 4}
+"""With its usual losses and actions."""
 
 
 def run(
@@ -70,12 +72,8 @@ def run(
 
 
 iql_run = functools.partial(run, IN_SAMPLE)
-
-FTTPO = {"actor": 4, "proposal": 5, "twin": 6, "value": 4}
-"""Forward passes per update and sample of FtTPO with its usual losses and actions."""
-
-fttpo_run = functools.partial(run, FTTPO)
-"""FLOPs of a run of IQL, SQL or XQL, see `run`."""
+"""FLOPs of a run of IQL, SQL or XQL, see `run`; those of the others below."""
 awac_run = functools.partial(run, AWAC)
 tawac_run = functools.partial(run, TAWAC)
 inac_run = functools.partial(run, INAC)
+fttpo_run = functools.partial(run, FTTPO)

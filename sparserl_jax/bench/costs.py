@@ -26,7 +26,8 @@ def layer_tables(
     agent: AnyConfig, obs_dim: int, action_dim: int, image: tuple[int, ...] | None = None
 ) -> dict[str, LayerTable]:
     """LayerTables of the full-width networks that an agent trains; `image`: shape of observations that are images."""
-    modules = trained_by(agent.name).modules(tuple(agent.hidden), action_dim, agent.network, image)
+    kind = {"policy": agent.policy} if hasattr(agent, "policy") else {}
+    modules = trained_by(agent.name).modules(tuple(agent.hidden), action_dim, agent.network, image, **kind)
     every = modules.layers(obs_dim, action_dim)
     return {network: every[network] for network in agent.NETWORKS}
 
@@ -43,6 +44,13 @@ def declared(run: Run, layers: dict[str, LayerTable]) -> dict[str, Promise]:
 def forward_dense(layers: LayerTable) -> int:
     """Forward operations per sample of all copies of a dense network."""
     return flops.forward(layers, None, CONVENTION)
+
+
+def _beside(tables: dict[str, LayerTable], counts: dict[str, list[int]] | None = None) -> dict[str, Any]:
+    """What a cost is told of networks that are neither actor nor critic, and of their live weights (None: all)."""
+    others = [network for network in tables if network not in ("actor", "critic")]
+    found = {network: (tables[network], None if counts is None else counts[network]) for network in others}
+    return {"beside": found} if found else {}
 
 
 def _target_actions(run: Run, executed: bool = False) -> int:
@@ -107,13 +115,18 @@ def costs(
         actor_events=promised["actor"].events,
         critic_events=promised["critic"].events,
         target_actions=_target_actions(run),
+        **_beside(layers, {network: promises[network].trained(events[network]) for network in networks}),
         **shared,
     )
     if training.iteration is not None:
         # Advantages take the value of every step's last state, see `flops.ppo_run`.
         shared["last_values"] = training.trained_steps
     executed = count(
-        narrow["actor"], narrow["critic"], target_actions=_target_actions(run, executed=True), **shared
+        narrow["actor"],
+        narrow["critic"],
+        target_actions=_target_actions(run, executed=True),
+        **_beside(narrow),
+        **shared,
     )
     full = sizes.sizes(layers["actor"])
     kept = sizes.sizes(layers["actor"], counts["actor"])
@@ -156,6 +169,7 @@ def surcharge(run: Run, layers: dict[str, LayerTable], events: int) -> float:
         target_actions=delay * agent.target_actions(run.recipe.n),
         batch=agent.batch_size,
         delay=delay,
+        **_beside(tables),
         convention=CONVENTION,
     )
     return float((masks + selection) / (update.updates / delay))

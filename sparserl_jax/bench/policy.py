@@ -29,15 +29,18 @@ FILE = "policy.npz"
 NETWORKS = "networks.npz"
 DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "action_high")
 """Parts of a policy's description that calling it needs; on top come `num_actions`, `image` and `form` where there are
-such, and `network` where it is no `mlp`."""
+such, `network` where it is no `mlp`, and `policy` where the agent has several kinds and it is not `squashed`."""
 _DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What reading an archive with a few wrong bytes may raise (of them NotImplementedError is a RuntimeError)."""
 
 
 def kinds(spec: Any, agent: Any) -> dict[str, Any]:
-    """What a description says beyond `DESCRIBED`: the number of choices, the shape of images, the kind of network."""
+    """What a description says beyond `DESCRIBED`: the number of choices, the shape of images, the kinds of network and
+    policy."""
     said = {"num_actions": spec.num_actions, "image": spec.image and list(spec.image)}
     said["network"] = None if agent.network == "mlp" else agent.network
+    law = getattr(agent, "policy", "squashed")
+    said["policy"] = None if law == "squashed" else law
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -198,6 +201,7 @@ class Policy:
             self.description["action_dim"],
             self.description.get("network", "mlp"),
             image(self.description),
+            **({"policy": self.description["policy"]} if "policy" in self.description else {}),
         )
         with low_rank.acting() if self.decomposed else contextlib.nullcontext():
             return found.policy(params, jnp.asarray(obs, jnp.float32))

@@ -383,11 +383,12 @@ class Run:
 
     @property
     def knobs(self) -> dict[str, float]:
-        """Sparsity of each network."""
+        """Sparsity of each network: a state value has the critics', further policies have the actor's."""
         fixed = self.recipe.sparsity
         actor = self.sparsity if fixed is None else fixed
         critic = self.critic_sparsity if self.critic_sparsity is not None and fixed is None else actor
-        return {"actor": actor, "critic": critic}
+        others = {name: critic if name == "value" else actor for name in self.training.agent.NETWORKS}
+        return {**others, "actor": actor, "critic": critic}
 
     @property
     def id(self) -> str:

@@ -87,13 +87,10 @@ def key_data(*words: str) -> np.ndarray:
 
 def events_of(training: Training) -> dict[str, Events]:
     """When each network's topology may change: every interval of its own ticks, until training ends."""
-    schedule, updates = training.schedule, training.updates
-    delay = training.agent.policy_delay
-    ends = {"critic": updates, "actor": updates // delay}
+    schedule, updates, agent = training.schedule, training.updates, training.agent
+    ends = {name: updates // (agent.policy_delay if name == "actor" else 1) for name in agent.NETWORKS}
     return {
-        name: Events(schedule.topology_interval, end, schedule.drop_fraction)
-        for name, end in ends.items()
-        if name in training.agent.NETWORKS
+        name: Events(schedule.topology_interval, end, schedule.drop_fraction) for name, end in ends.items()
     }
 
 
