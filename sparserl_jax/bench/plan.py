@@ -245,7 +245,9 @@ def lines(plan: Plan) -> list[str]:
         f"suite {suite.name}-{suite.hash()}: {suite.title}" + ("" if suite.result else "  [never a result]"),
         f"{len(plan.runs)} runs = {len(suite.tasks)} environments x {members} members; "
         f"{len(plan.programs)} programs, {compilations} compilations",
-        f"per run: {suite.steps:,} steps, {training.updates:,} updates, {suite.points} evaluations",
+        "per run: "
+        + ("" if training.dataset is not None else f"{suite.steps:,} steps, ")
+        + f"{training.updates:,} updates, {suite.points} evaluations",
         f"dispatch: {training.dispatch_steps} steps, {dispatches} per program, "
         f"{dispatches * len(plan.programs)} in all",
         f"training FLOPs: {_quantity(total)} in theory, {_quantity(executed)} executed (masked-dense saves none)",
