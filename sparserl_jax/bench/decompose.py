@@ -287,6 +287,8 @@ def at_equal_rank(
                 f"'{saved.name}' ({_shape(other)}) cannot have the same ranks as '{runs[0].name}' ({shape}); give "
                 "policies of one environment, agent and widths."
             )
+    for each in ranks:
+        low_rank.check_ranks(layers, each, least=1)
     env = evaluate.environment(runs[0])
     played = evaluate.side_by_side(
         first,

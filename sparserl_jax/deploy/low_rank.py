@@ -120,17 +120,20 @@ def sweep(layers: LayerTable, factors: int) -> list[tuple[int, ...]]:
     return sorted(found.values(), key=lambda ranks: stored_layers(layers, ranks, factors).weights)
 
 
-def check_ranks(layers: LayerTable, ranks: Sequence[int]) -> None:
-    """Refuse ranks that no matrix of these layers has; raises `UserError`."""
+def check_ranks(layers: LayerTable, ranks: Sequence[int], least: int = 0) -> None:
+    """Refuse ranks that no matrix of these layers has, or below `least`; raises `UserError`.
+
+    Rank 0 comes out of rules for a matrix of zeros; asked for, it would throw a layer away, so `least` is 1 there.
+    """
     if len(ranks) != len(layers):
         names = ", ".join(layer.name for layer in layers)
         raise UserError(
             f"{len(ranks)} ranks were given for {len(layers)} layers ({names}): give one per layer."
         )
     for layer, rank in zip(layers, ranks, strict=True):
-        if not 0 <= rank <= full_rank(layer):
+        if not least <= rank <= full_rank(layer):
             raise UserError(
-                f"rank {rank} of layer {layers.describe(layer, 0)} is not between 0 and its full rank "
+                f"rank {rank} of layer {layers.describe(layer, 0)} is not between {least} and its full rank "
                 f"{full_rank(layer)}; give one that is."
             )
 
@@ -193,7 +196,7 @@ def choose(chosen: Rule, layers: LayerTable, values: Sequence[np.ndarray]) -> tu
         return ranks_of_fraction(layers, chosen.value)
     if chosen.name != "rank":
         raise ValueError(f"the rule {chosen.name} needs episodes")
-    check_ranks(layers, chosen.ranks)
+    check_ranks(layers, chosen.ranks, least=1)
     return chosen.ranks
 
 

@@ -7,9 +7,10 @@ A name is a prefix, an id and options:
     own:LunarLanderLite    own:Treatment-III?doses=3            options: arguments of the suite's own classes
     playground:CartpoleBalance                                  options: fields of its configuration
     gymnasium:Hopper-v5    gymnasium:Ant-v5?frame_skip=2        options: arguments of gymnasium.make; on the host
+    mario:SuperMarioBros-7-1-v0                                 options: actions; an emulator of yours, on the host
     my_pkg.envs:Factory    my_pkg.envs:Factory?size=3           options: keyword arguments of the factory
 
-`max_episode_steps` is an option of every gymnax, brax, own, playground and gymnasium environment.
+`max_episode_steps` is an option of every environment of these but the last.
 """
 
 import ast
@@ -22,7 +23,7 @@ from urllib.parse import parse_qsl
 
 from ..errors import UserError, suggest
 from ..references import NoModule, resolve, see_own_folder
-from . import brax_adapter, gymnasium_adapter, gymnax_adapter, own, playground_adapter
+from . import brax_adapter, gymnasium_adapter, gymnax_adapter, mario_adapter, own, playground_adapter
 from .host import HostEnvironment
 from .object_adapter import adapt
 from .protocol import Environment
@@ -77,6 +78,8 @@ def _by_name(text: str) -> Environment | HostEnvironment:
     if prefix == "gymnasium":
         see_own_folder()  # gymnasium imports the module that an id names
         return gymnasium_adapter.build(rest, options, _name(prefix, rest, tuple(sorted(options.items()))))
+    if prefix == "mario":
+        return mario_adapter.build(rest, options, _name(prefix, rest, tuple(sorted(options.items()))))
     return _factory(options, text)
 
 

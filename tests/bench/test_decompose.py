@@ -103,7 +103,11 @@ def test_nothing_is_ever_overwritten(run: Path, tmp_path: Path, capsys, monkeypa
     [
         (
             "--rule rank=4,3,1",
-            "rank 4 of layer hidden_0 (3, 8) is not between 0 and its full rank 3; give one that is",
+            "rank 4 of layer hidden_0 (3, 8) is not between 1 and its full rank 3; give one that is",
+        ),
+        (
+            "--rule rank=3,0,1",
+            "rank 0 of layer hidden_1 (8, 8) is not between 1 and its full rank 8; give one that is",
         ),
         ("--rule rank=3,3", "2 ranks were given for 3 layers (hidden_0, hidden_1, output)"),
         ("--rule enrgy=0.9", "'enrgy=0.9' is no rule for ranks: write one of energy=0.99"),

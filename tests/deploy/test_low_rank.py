@@ -202,7 +202,7 @@ def test_a_sweep_goes_from_few_weights_to_the_plain_network(factors):
 @pytest.mark.parametrize(
     ("ranks", "sentence"),
     [
-        ([4, 8, 1], r"rank 4 of layer layer_0 \(3, 64\) is not between 0 and its full rank 3"),
+        ([4, 8, 1], r"rank 4 of layer layer_0 \(3, 64\) is not between [01] and its full rank 3"),
         ([3, 65, 1], r"rank 65 of layer layer_1 \(64, 64\) .* full rank 64"),
         ([3, -1, 1], "rank -1 of layer layer_1"),
         ([3, 8], r"2 ranks were given for 3 layers \(layer_0, layer_1, layer_2\): give one per layer"),
@@ -214,6 +214,14 @@ def test_ranks_that_no_matrix_has_are_refused(ranks, sentence):
         low_rank.decompose(layers, *params_of(layers, 0), ranks)
     with pytest.raises(UserError, match=sentence):
         low_rank.choose(low_rank.Rule("rank", ranks=tuple(ranks)), layers, [])
+
+
+def test_rank_0_is_of_zeros_only_and_not_to_be_asked_for():
+    layers = network(3, 64, 64, 1)
+    with pytest.raises(
+        UserError, match=r"rank 0 of layer layer_1 \(64, 64\) is not between 1 and its full rank 64"
+    ):
+        low_rank.choose(low_rank.rule("rank=3,0,1"), layers, [])
 
 
 @pytest.mark.parametrize(
