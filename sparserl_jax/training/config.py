@@ -14,7 +14,7 @@ from sparserl_jax.agents.dqn import DQNConfig
 from sparserl_jax.agents.ppo import PPOConfig
 from sparserl_jax.agents.sac import SACConfig
 from sparserl_jax.agents.td3 import TD3Config
-from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.sparsity import method
 from sparserl_jax.training import precision
 from sparserl_jax.training.given import Source, Ticket
@@ -312,6 +312,10 @@ class Run:
 
     def check(self) -> None:
         """Refuse settings that cannot be scheduled exactly, and recipes that do not suit the algorithm."""
+        with located(f"arm '{self.arm}'"):
+            self._check()
+
+    def _check(self) -> None:
         training, recipe = self.effective, self.recipe
         training.check()
         rollouts = training.iteration is not None
@@ -341,7 +345,7 @@ class Run:
         """
         training, values = self.training, dict[str, Any](self.overrides)
         for name, value in values.items():
-            check_override(training.agent, name, value, f"arm '{self.arm}'")
+            check_override(training.agent, name, value, "overrides")
         if not values:
             return training
         timing = {name: values.pop(name) for name in Schedule.TRACED if name in values}
@@ -349,7 +353,7 @@ class Run:
             timing["buffer_max"], room = int(timing["buffer_max"]), training.schedule.buffer_max
             if timing["buffer_max"] > room:
                 raise UserError(
-                    f"arm '{self.arm}': buffer_max = {timing['buffer_max']} is more than the suite's ({room}), for "
+                    f"buffer_max = {timing['buffer_max']} is more than the suite's ({room}), for "
                     "which the replay has room: raise that one."
                 )
         return dataclasses.replace(
