@@ -12,30 +12,15 @@ import numpy as np
 
 from sparserl_jax.bench import paths, suites
 from sparserl_jax.envs import Environment, HostEnvironment, evaluate_random, make
-from sparserl_jax.envs.host import begin, env_units, proceed
+from sparserl_jax.envs.host import play_random
 
 EPISODES = 1000
 
 
-def on_host(env: HostEnvironment, episodes: int, seed: int = 0) -> np.ndarray:
-    """Undiscounted returns f64[episodes] of uniform random actions; episode `i` is reset with seed `i`."""
-    rng, returns = np.random.default_rng(seed), np.zeros(episodes)
-    for episode in range(episodes):
-        obs, done = begin(env, episode), False
-        while not done:
-            action = rng.uniform(-1.0, 1.0, env.spec.action_dim).astype(
-                np.float32
-            )  # its largest entry is a choice
-            step = proceed(env, obs, env_units(env.spec, action))
-            obs, done = step.obs, step.terminated or step.truncated
-            returns[episode] += step.reward
-    return returns
-
-
 def measured(env: Environment | HostEnvironment, episodes: int = EPISODES) -> np.ndarray:
-    """Returns [episodes] of uniform random actions in an environment."""
+    """Undiscounted returns [episodes] of uniform random actions; on the host, episode `i` is reset with seed `i`."""
     if isinstance(env, HostEnvironment):
-        return on_host(env, episodes)
+        return play_random(env, np.random.default_rng(0), range(episodes))
     return np.asarray(jax.jit(lambda key: evaluate_random(env, key, episodes))(jax.random.key(0)))
 
 

@@ -1,7 +1,6 @@
 """What every test may rely on, however pytest was started."""
 
 import gc
-import hashlib
 import os
 import platform
 import resource
@@ -40,9 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         and sum(path.stat().st_size for path in COMPILED.rglob("*-cache")) > COMPILED_MOST
     ):
         shutil.rmtree(COMPILED)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-        COMPILED / hashlib.sha256(f"{platform.machine()}|{cache.abilities()}".encode()).hexdigest()[:10]
-    )
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED / cache.able_to(platform.machine()))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.02"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 

@@ -31,6 +31,7 @@ from sparserl_jax.agents.optimise import (
     copied,
     effective,
     init_network,
+    left_of,
     masked_grad_norm,
     polyak,
     step_network,
@@ -181,6 +182,10 @@ class ActorCritic:
             name: self.sparsifiers[name].deployed(network.params, network.extra, network.sparsity)[1]
             for name, network in self.networks(state).items()
         }
+
+    def weights(self, state: Any) -> dict[str, Params]:
+        """What is left of each network, by network."""
+        return {name: left_of(self.sparsifiers[name], own) for name, own in self.networks(state).items()}
 
     def gamma(self, state: Any) -> jax.Array:
         """Discount per step."""
@@ -382,6 +387,7 @@ class ActorCritic:
             ticks=lambda updates: {"critic": updates, "actor": updates // delay},
             networks=self.networks,
             masks=self.masks,
+            weights=self.weights,
             gamma=self.gamma,
             value=self.value,
             diagnose=diagnose,

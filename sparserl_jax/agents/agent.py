@@ -92,6 +92,7 @@ class Agent(NamedTuple):
         metrics may hold, besides f32 scalars, `events` ({network: bool, an event happened}) and `reset_replay` (bool).
     ticks(update: int) -> {network: ticks after that many updates}.
     networks(state) -> {network: agents.optimise.Network}. masks(state) -> {network: masks}, trees of bool arrays.
+    weights(state) -> {network: params}, what is left of each to go on from (`agents.optimise.left_of`).
     begin(state, {network: (params, masks)}) -> state with these trained networks in place of its own: fresh optimiser
         slots, targets copied from them. None where the algorithm cannot.
     under(state, {network: masks}) -> state at its start, with its initial draw under these masks in place of its own.
@@ -122,6 +123,7 @@ class Agent(NamedTuple):
     ticks: Callable[[int], dict[str, int]]
     networks: Callable[[Any], dict[str, Any]]
     masks: Callable[[Any], dict[str, Any]]
+    weights: Callable[[Any], dict[str, Any]]
     gamma: Callable[[Any], jax.Array]
     value: Callable[[Any, jax.Array], jax.Array]
     diagnose: Callable[..., dict[str, jax.Array]]

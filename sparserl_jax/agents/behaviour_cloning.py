@@ -177,6 +177,7 @@ def make(
         ticks=lambda updates: {"actor": updates},
         networks=lambda state: {"actor": state.actor},
         masks=lambda state: {"actor": deployed(state)[1]},
+        weights=lambda state: {"actor": deployed(state)[0]},
         gamma=lambda state: jnp.ones(()),
         value=lambda state, obs: jnp.full(obs.shape[:-1], jnp.nan),  # there is no critic
         diagnose=diagnose,

@@ -325,6 +325,7 @@ def make(
         ticks=lambda updates: {"actor": updates},
         networks=lambda state: {"actor": state.actor},
         masks=lambda state: {"actor": deployed(state)[1]},
+        weights=lambda state: {"actor": deployed(state)[0]},
         gamma=lambda state: state.traced.discounts[..., 1],
         value=lambda state, obs: jnp.max(values(deployed(state)[0], obs), axis=-1),
         diagnose=diagnose,

@@ -264,6 +264,7 @@ class InSample(ActorCritic):
             ticks=lambda updates: dict.fromkeys(self.layers, updates),
             networks=self.networks,
             masks=self.masks,
+            weights=self.weights,
             gamma=self.gamma,
             value=self.value,
             diagnose=diagnose,

@@ -95,6 +95,14 @@ def adopt_network(trainer: Trainer, network: Network, params: Params, masks: Par
     return Network(params, extra, trainer.optimizer.init((params, extra)), sparsity)
 
 
+def left_of(sparsifier: Sparsifier, network: Network) -> Params:
+    """The weights that a finished network leaves: its own, or as deployed where these are nothing without what is
+    trained with them (gates)."""
+    if not network.extra:
+        return network.params
+    return sparsifier.deployed(network.params, network.extra, network.sparsity)[0]
+
+
 def effective(trainer: Trainer, network: Network, mode: Mode, key: jax.Array) -> Params:
     """The weights of `network` as used in `mode`."""
     return trainer.sparsifier.effective(network.params, network.extra, network.sparsity, mode, key)

@@ -364,6 +364,7 @@ def make(
         ticks=lambda updates: {"actor": updates, "critic": updates},
         networks=common.networks,
         masks=common.masks,
+        weights=common.weights,
         gamma=lambda state: state.traced.gamma,
         value=common.value,
         diagnose=diagnose,

@@ -36,11 +36,15 @@ def abilities() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
+def able_to(*words: str) -> str:
+    """Ten hexadecimal digits for what `words` say of a machine and for what its processor can do."""
+    return hashlib.sha256("|".join([*words, abilities()]).encode()).hexdigest()[:10]
+
+
 def machine(system: dict[str, Any]) -> str:
     """Name of the folder of this kind of machine; `system`: what `provenance.system` says of it."""
-    able = abilities()
-    words = [system["platform"], system["device_kind"], system["cpu"], system["os"], able]
-    return f"{system['platform']}-{hashlib.sha256('|'.join(words).encode()).hexdigest()[:10]}"
+    words = (system["platform"], system["device_kind"], system["cpu"], system["os"])
+    return f"{system['platform']}-{able_to(*words)}"
 
 
 @contextlib.contextmanager

@@ -91,18 +91,19 @@ def actor(saved: Saved) -> tuple[LayerTable, Policy]:
     """Layers of a policy and the policy, without units of wide tensors that are masked altogether (a narrow network's).
 
     Raises:
-        UserError: it is decomposed already, no multi-layer perceptron, or its files do not fit each other.
+        UserError: it is decomposed already, a narrow network of another kind than `mlp`, or its files do not fit each
+            other.
     """
-    kind = saved.policy.description.get("network", "mlp")
-    if kind != "mlp":
-        raise UserError(
-            f"'{saved.name}' holds a policy whose network is a '{kind}', and low-rank factors are made of multi-layer "
-            'perceptrons only: give a policy that was trained with network = "mlp".'
-        )
     found, _ = inspect.tables(saved)
     layers, masks, params = found["actor"], saved.policy.masks, saved.policy.params
     if inspect.narrow(layers, masks) == layers:
         return layers, saved.policy
+    kind = saved.policy.description.get("network", "mlp")
+    if kind != "mlp":
+        raise UserError(
+            f"'{saved.name}' is a narrow network inside the tensors of a '{kind}', which no description of a policy "
+            "can name: decompose one of another recipe."
+        )
     links = [np.asarray(leaf(masks, layer.kernel), bool) for layer in layers]
     written = [link.any(axis=0) for link in links[:-1]]
     if not all(np.array_equal(a, link.any(axis=1)) for a, link in zip(written, links[1:], strict=True)):
@@ -240,17 +241,15 @@ def _random(env: Environment | HostEnvironment, key: np.ndarray, episodes: int) 
     import jax
 
     from sparserl_jax.envs import HostEnvironment, evaluate_random
-    from sparserl_jax.envs.host import instances
-    from sparserl_jax.training.episodes import play, reset_seed
+    from sparserl_jax.envs.host import instances, play_random
+    from sparserl_jax.training.episodes import reset_seed
     from sparserl_jax.training.stages import evaluation_key
 
     if not isinstance(env, HostEnvironment):
         drawn = jax.jit(lambda key: evaluate_random(env, evaluation_key(key, 0, 0), episodes))
         return np.asarray(drawn(key))
-    rng = np.random.default_rng(key)
-    shape = (1, 1, env.spec.action_dim)
     seeds = [reset_seed(key, 0, 0, episode) for episode in range(episodes)]
-    return play(instances(env, 1), lambda obs: rng.uniform(-1.0, 1.0, shape).astype(np.float32), seeds)[0]
+    return play_random(instances(env, 1)[0], np.random.default_rng(key), seeds)
 
 
 class AtRank(NamedTuple):
@@ -311,7 +310,8 @@ def at_equal_rank(
 
 def _shape(plain: Policy) -> str:
     described = plain.description
-    return f"{described['agent']} on {described['env']}, hidden layers {list(described['hidden'])}"
+    kind = f", {described['network']}" if "network" in described else ""
+    return f"{described['agent']} on {described['env']}{kind}, hidden layers {list(described['hidden'])}"
 
 
 def check_target(path: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparserl_jax.bench import continuing, costs, sources
 from sparserl_jax.bench.suites import Arm, Suite, Task
-from sparserl_jax.errors import UserError
+from sparserl_jax.errors import UserError, located
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import Promise
 from sparserl_jax.training.config import Run
@@ -147,24 +148,28 @@ def make(
     runs = tuple(Planned(*entry) for entry in suite.runs())
     _refuse_doubles(suite, runs, written)
     for planned in runs:
-        check_spaces([planned.run], specs[planned.task.name])
+        with _told(suite, planned):
+            check_spaces([planned.run], specs[planned.task.name])
     plan = Plan(suite, runs, (), specs, layers, {}, wider=_wider(runs, specs))
     for planned in runs:
         key, run = _promise_key(planned.run), planned.run
         if key not in plan.declared:
-            try:
+            with _told(suite, planned):
                 _try_method(run, plan.layers_of(run))
                 plan.declared[key] = costs.declared(run, plan.layers_of(run))
-            except UserError as error:
-                where = f"suite '{suite.name}', arm '{planned.arm.name}' on {planned.task.name}"
-                raise UserError(f"{where}: {error}") from None
     if suite.start is not None:
         for planned in runs:
-            continuing.check(suite.start, planned.run, plan.layers_of(planned.run))
+            with _told(suite, planned):
+                continuing.check(suite.start, planned.run, plan.layers_of(planned.run))
     sources.check(runs, plan.promise, f"suite '{suite.name}'")
     programs = sources.ordered(group([planned.run for planned in runs]))
     sources.check_programs(programs)
     return dataclasses.replace(plan, programs=programs)
+
+
+def _told(suite: Suite, planned: Planned) -> contextlib.AbstractContextManager[None]:
+    """Suite, arm and environment in front of what is refused about a run."""
+    return located(f"suite '{suite.name}', arm '{planned.arm.name}' on {planned.task.name}")
 
 
 def _wider(runs: Iterable[Planned], specs: dict[str, Any]) -> dict[tuple[str, int], dict[str, LayerTable]]:

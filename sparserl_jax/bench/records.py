@@ -4,7 +4,7 @@
                                    curve.csv       evaluation points; carries no clock
                                    policy.npz      deployed actor          masks.npz   packed masks of every network
                                    timings.json    what was measured of the whole program
-                                   networks.npz    weights of all networks, to go on from; not published
+                                   networks.npz    weights of all networks, gates in them, to go on from; not published
 
 `result` is a function of configuration, seed, program membership and device kind. A folder appears under its name only
 when it is complete: it is written next to it and renamed.

@@ -81,10 +81,11 @@ def check(runs: Sequence[Planned], promise: Callable[[Any], Mapping[str, Promise
 def check_programs(programs: Iterable[Any]) -> None:
     """Refuse to clone where environments run on the host: what the policy does is recorded inside compiled stages."""
     for program in programs:
-        if any(run.expert is not None for run in program.runs) and program.host:
+        clones = [run.arm for run in program.runs if run.expert is not None]
+        if clones and program.host:
             raise UserError(
-                f"{program.runs[0].training.env} runs on the host, where no policy can be cloned: choose an "
-                "environment of gymnax or brax, or drop 'clone'."
+                f"arm '{clones[0]}': {program.runs[0].training.env} runs on the host, where no policy can be cloned: "
+                "choose an environment of gymnax or brax, or drop 'clone'."
             )
 
 

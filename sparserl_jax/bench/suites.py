@@ -264,25 +264,25 @@ class _SuiteTable:
     matmul_precision: str | None = None
 
 
-def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str) -> Arm:
-    """One `[[arms]]` block; `own`: the environments have sparsities of their own."""
-    require(isinstance(table, Mapping), where, f"an arm is a table with a recipe, not {table!r}.")
+def _arm(table: Any, number: int, top: _SuiteTable, own: bool, agent: AgentConfig, where: str) -> Arm:
+    """The `[[arms]]` block of a number from 1; `own`: the environments have sparsities of their own."""
+    require(isinstance(table, Mapping), where, f"arm {number} is a table with a recipe, not {table!r}.")
     table = dict(table)
+    called = table.get("name", table.get("recipe", number))
+    here = f"{where}, arm {called!r}"
     changes, values = table.pop("set", {}), table.pop("overrides", {})
-    ticket = tickets.parse(table.pop("ticket", None), where)
-    written = from_table(_ArmTable, table, where)
-    with located(where):
+    ticket = tickets.parse(table.pop("ticket", None), here)
+    written = from_table(_ArmTable, table, here)
+    with located(here):
         chosen = recipe(written.recipe)
     name = written.name or chosen.name
     if changes:
         if not isinstance(changes, Mapping):
-            raise UserError(f"{where}: 'set' must be a table of recipe fields, not {changes!r}.")
+            raise UserError(f"{here}: 'set' must be a table of recipe fields, not {changes!r}.")
         # Under the recipe's own name, the table would say that it is still the recipe.
         named = written.name is not None or "method" not in changes
-        require(
-            named, where, f"'set' gives recipe '{name}' another method; give the arm a 'name' of its own."
-        )
-        chosen = from_table(Recipe, {**vars(chosen), "name": name, **changes}, f"{where}.set")
+        require(named, here, f"'set' gives recipe '{name}' another method; give the arm a 'name' of its own.")
+        chosen = from_table(Recipe, {**vars(chosen), "name": name, **changes}, f"{here}, set")
     require(name.replace("_", "").isalnum(), where, f"arm name '{name}' may hold letters, digits and _ only.")
     fixed = () if chosen.sparsity is None else (chosen.sparsity,)
     require(
@@ -305,7 +305,7 @@ def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str
         f"arm '{name}': critic_sparsities must be as long as sparsities.",
     )
     for knob in (*knobs, *critic):
-        check_knob(knob, where, find_method(chosen.method).coefficient)
+        check_knob(knob, here, find_method(chosen.method).coefficient)
     count = top.seeds if written.seeds is None else written.seeds
     first = top.seeds_from if written.seeds_from is None else written.seeds_from
     require(count > 0 and first >= 0, where, f"arm '{name}' needs at least one seed, counted from 0 or more.")
@@ -313,8 +313,8 @@ def _arm(table: Any, top: _SuiteTable, own: bool, agent: AgentConfig, where: str
     default_role = {"dense": "dense", "placebo": "placebo"}.get(name, "method")
     role = written.role or default_role
     if role not in ROLES:
-        raise suggest(role, list(ROLES), f"role in {where}")
-    overrides = tunings.overrides_of(values, agent, f"{where}.overrides")
+        raise suggest(role, list(ROLES), f"role in {here}")
+    overrides = tunings.overrides_of(values, agent, f"{here}, overrides")
     seeds, width = tuple(range(first, first + count)), written.width
     require(
         width is None or (width >= 2 and role not in ("dense", "aa")),
@@ -368,7 +368,8 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
         if task.random is not None and task.learned is not None:
             require(task.learned > task.random, where, f"'{task.name}': learned must exceed random.")
     own = check_own_sparsities(tasks, top.sparsities, where)
-    resolved = [_arm(entry, top, own, agent, f"{where} [[arms]]") for entry in arms]
+    blocks = enumerate(arms, 1)
+    resolved = [_arm(entry, number, top, own, agent, f"{where} [[arms]]") for number, entry in blocks]
     check_unique([task.name for task in tasks], "environment", where)
     check_unique([arm.name for arm in resolved], "arm", where)
     dense = [arm for arm in resolved if arm.role == "dense"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def parse(table: Any, where: str) -> Ticket | None:
     """The `ticket` of an arm; None where it has none."""
-    return None if table is None else from_table(Ticket, table, f"{where}.ticket")
+    return None if table is None else from_table(Ticket, table, f"{where}, ticket")
 
 
 def taking(arm: Arm) -> bool:
@@ -111,7 +111,7 @@ def _check_clone(arm: Arm, agent: str, where: str) -> None:
     )
 
     for name, value in arm.overrides:
-        check_override(BehaviourCloningConfig, name, value, f"{where}.overrides")
+        check_override(BehaviourCloningConfig, name, value, f"{where}, overrides")
 
 
 def _knobs(

@@ -28,6 +28,7 @@ import numpy as np
 
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import Layer, LayerTable, leaf, with_leaf
+from sparserl_jax.networks.cnn import Windows, windows
 
 FORM = "factors"
 """What a policy with factors among its parameters is called in its description."""
@@ -356,10 +357,14 @@ def _factored(call: Callable[..., Any], arguments: Any, options: Any, context: A
     held = {name: module.get_variable("params", name) for name in module.variables["params"]}
     left, right = held["left"], held["right"]
     rank = left.shape[-1]
-    thin = module.clone(
-        parent=None, name=None, features=rank, use_bias=False, kernel_init=nn.initializers.zeros
-    )
-    x = thin.apply({"params": {"kernel": left}}, *arguments)
+    if isinstance(module, Windows):
+        (image,) = arguments
+        x = windows(image, module.window) @ left.reshape(-1, rank)
+    else:
+        thin = module.clone(
+            parent=None, name=None, features=rank, use_bias=False, kernel_init=nn.initializers.zeros
+        )
+        x = thin.apply({"params": {"kernel": left}}, *arguments)
     if "scale" in held:
         x = x * held["scale"].reshape(rank)
     x = x @ right.reshape(right.shape[-2:])

@@ -5,6 +5,7 @@ They cannot be traced, so training steps them in a plain loop between jitted cal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -105,6 +106,20 @@ def proceed(env: HostEnvironment, obs: np.ndarray, action: np.ndarray) -> HostSt
     if not (np.isfinite(reward) and np.isfinite(after).all()):
         return HostStep(obs, 0.0, True, False, True)
     return HostStep(after, reward, terminated, truncated and not terminated, False)
+
+
+def play_random(env: HostEnvironment, rng: np.random.Generator, seeds: Sequence[int]) -> np.ndarray:
+    """Undiscounted returns f64[episodes] of uniform random actions, one episode from each seed; raises Broken."""
+    returns = np.zeros(len(seeds))
+    for episode, seed in enumerate(seeds):
+        obs, done = begin(env, seed), False
+        while not done:
+            # Of a choice, the largest entry is taken.
+            action = rng.uniform(-1.0, 1.0, env.spec.action_dim).astype(np.float32)
+            step = proceed(env, obs, env_units(env.spec, action))
+            obs, done = step.obs, step.terminated or step.truncated
+            returns[episode] += step.reward
+    return returns
 
 
 def _check_shape(env: HostEnvironment, name: str, obs: np.ndarray) -> None:

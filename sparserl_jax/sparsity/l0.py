@@ -56,6 +56,8 @@ LIMIT = math.log(100)
 """Largest |log_alpha|, as in the authors' code."""
 DROP_RATE, SPREAD = 0.1, 0.01
 """At the start log_alpha ~ N(log((1 - d) / d), SPREAD^2); the smaller d, the nearer to dense."""
+ADOPTED = 0.0
+"""Least log_alpha of an open gate of a network that is taken up, whatever the drop rate: half open."""
 LEARNING_RATE = 1e-2
 """Of log_alpha."""
 BEGIN, END = 0.1, 0.3
@@ -228,6 +230,20 @@ def family(name: str, shape: Any) -> Sparsifier:
             State(support(params, extra, layers), settings, jnp.zeros((), jnp.int32), layers),
         )
 
+    def adopt(params: Params, masks: Params, state: State) -> tuple[Params, Any, State]:
+        """Trained weights that act as they did: gates as open as at the start where a weight lives, else closed as far
+        as they go, and weights divided by the mean gate that they are then multiplied with."""
+        start = jnp.maximum(state.settings.start, ADOPTED)
+        params, gates = mask_ops.apply(masks, params), {}
+        for layer in state.layers.maskable:
+            live, sides = leaf(masks, layer.kernel), layer.stack + shape(layer)
+            shared = tuple(axis for axis, side in enumerate(sides) if side == 1)
+            any_live = jnp.any(live, axis=shared, keepdims=True)
+            gates[layer.name] = jnp.where(any_live, start, -LIMIT)
+            params = with_leaf(params, layer.kernel, leaf(params, layer.kernel) / mean_gate(start))
+        extra = {"log_alpha": gates}
+        return params, extra, state._replace(masks=support(params, extra, state.layers))
+
     return drop_grow.DROP_GROW._replace(
         name=name,
         init=init,
@@ -238,7 +254,7 @@ def family(name: str, shape: Any) -> Sparsifier:
         evolve=no_events,
         deployed=deployed,
         declares=Declares(budget="none", targets="online", slots="keep", learning="dense"),
-        adopt=None,
+        adopt=adopt,
         refresh=refresh,
         extra_rate=lambda state: state.settings.learning_rate,
         diagnose=diagnose,

@@ -22,7 +22,7 @@ from sparserl_jax.agents.tawac import TAWACConfig
 from sparserl_jax.agents.td3 import TD3Config
 from sparserl_jax.agents.td3_bc import TD3BCConfig
 from sparserl_jax.agents.xql import XQLConfig
-from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.sparsity import method
 from sparserl_jax.training import datasets, precision
 from sparserl_jax.training.given import Source, Ticket
@@ -334,6 +334,10 @@ class Run:
 
     def check(self) -> None:
         """Refuse settings that cannot be scheduled exactly, and recipes that do not suit the algorithm."""
+        with located(f"arm '{self.arm}'"):
+            self._check()
+
+    def _check(self) -> None:
         training, recipe = self.effective, self.recipe
         training.check()
         if (not training.replayed or training.hindsight) and (recipe.n > 1 or recipe.buffer == "dynamic"):
@@ -364,7 +368,7 @@ class Run:
         """
         training, values = self.training, dict[str, Any](self.overrides)
         for name, value in values.items():
-            check_override(training.agent, name, value, f"arm '{self.arm}'")
+            check_override(training.agent, name, value, "overrides")
         if not values:
             return training
         timing = {name: values.pop(name) for name in Schedule.TRACED if name in values}
@@ -372,7 +376,7 @@ class Run:
             timing["buffer_max"], room = int(timing["buffer_max"]), training.schedule.buffer_max
             if timing["buffer_max"] > room:
                 raise UserError(
-                    f"arm '{self.arm}': buffer_max = {timing['buffer_max']} is more than the suite's ({room}), for "
+                    f"buffer_max = {timing['buffer_max']} is more than the suite's ({room}), for "
                     "which the replay has room: raise that one."
                 )
         return dataclasses.replace(

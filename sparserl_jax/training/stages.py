@@ -214,8 +214,8 @@ class Stages:
 
     def harvest(self, member: Member) -> dict[str, dict[str, Any]]:
         """What a finished member leaves: `{"params": ..., "masks": ...}` by network, the acting one as deployed."""
-        params = {name: network.params for name, network in self.agent.networks(member.agent).items()}
-        params["actor"], _, _ = self.agent.deployed(member.agent)
+        acting, _, _ = self.agent.deployed(member.agent)
+        params = {**self.agent.weights(member.agent), "actor": acting}
         return {"params": params, "masks": self.agent.masks(member.agent)}
 
     # ---- parts ----------------------------------------------------------------------------------------------------

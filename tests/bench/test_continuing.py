@@ -164,11 +164,11 @@ def test_what_does_not_fit_is_told_in_one_sentence(
 def test_methods_that_prune_begin_from_dense_networks(source: Path, monkeypatch):
     """Those of `gradual` are dense at its beginning, whatever it prunes to; SynFlow's have few weights in all."""
     dense = continuing.read(source.parent / "dense-s0000-seed000")
-    for name in ("gradual", "gradual_global", "snip", "l1", "eau_like"):
+    for name in ("gradual", "gradual_global", "snip", "l1", "l0", "l0_unit", "eau_like"):
         made = plans.make(single.suite_of(ENV, **{**SMALL, "recipe": name}, hidden=(8, 8)))
         run, layers = made.runs[0].run, made.layers[ENV]
         continuing.check(dense, run, layers)
-        if name in ("l1", "eau_like"):
+        if name in ("l1", "l0", "l0_unit", "eau_like"):
             continuing.check(continuing.read(source), run, layers)  # they promise no counts
         else:
             with pytest.raises(UserError, match=f"keeps .* weights.*what {name} keeps at sparsity 0.7 is"):

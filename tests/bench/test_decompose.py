@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import sparserl_jax
 from sparserl_jax import cli
 from sparserl_jax.bench import decompose, evaluate, paths, policy, saved
-from sparserl_jax.deploy import low_rank
+from sparserl_jax.deploy import forms, low_rank
 from sparserl_jax.errors import UserError
+from sparserl_jax.networks import ActionValues, Actor
 from sparserl_jax.training.population import key_data
 from tests.bench import trained
 
@@ -137,11 +140,49 @@ def test_a_decomposed_policy_is_not_decomposed_inspected_or_continued(original: 
         assert f"holds low-rank factors; give the policy it was made of ({RUN})" in capsys.readouterr().err
 
 
-def test_policies_of_other_networks_are_refused():
-    found = published("dense-s0000-seed000")
-    other = dataclasses.replace(found.policy, description={**found.policy.description, "network": "simba"})
-    with pytest.raises(UserError, match="whose network is a 'simba'.* multi-layer perceptrons only"):
-        decompose.actor(dataclasses.replace(found, policy=other))
+def other_kind(kind: str) -> saved.Saved:
+    """An untrained policy of 6 x 6 x 2 images, or of 7 numbers, by a network of another kind."""
+    said: dict[str, Any] = {"env": "a:b", "agent": "td3", "hidden": [16, 16], "obs_dim": 7, "action_dim": 2}
+    module: Any = Actor((16, 16), 2, kind="simba")
+    if kind == "cnn":
+        module = ActionValues((12,), 3, kind="cnn", image=(6, 6, 2))
+        said |= {"agent": "dqn", "hidden": [12], "obs_dim": 72, "action_dim": 3, "image": [6, 6, 2]}
+    said |= {"network": kind, "action_low": [-1.0] * 2, "action_high": [1.0] * 2}
+    params = jax.device_get(module.init(jax.random.key(0), np.zeros(said["obs_dim"]))["params"])
+    masks = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    return saved.Saved(policy.Policy(params, masks, said), Path("policy.npz"), None)
+
+
+@pytest.mark.parametrize(("kind", "ranks"), [("cnn", (4, 3, 1)), ("simba", (2, 5, 6, 3, 4, 1))])
+def test_convolutions_and_residual_blocks_are_decomposed_saved_and_loaded(kind, ranks, tmp_path: Path):
+    found = other_kind(kind)
+    layers, plain = decompose.actor(found)
+    thin = low_rank.decompose(layers, plain.params, plain.masks, ranks)
+    assert all(part.factored for part in thin.parts) and len(thin.parts) == len(ranks)
+    made = policy.Policy(thin.params, thin.masks, {**plain.description, "form": low_rank.FORM})
+    policy.save(tmp_path / "thin.npz", made.params, made.masks, made.description)
+    obs = np.random.default_rng(0).normal(size=(20, plain.description["obs_dim"]))
+    product = dataclasses.replace(plain, params=low_rank.multiplied_out(thin.params))
+    acted = np.asarray(policy.load(tmp_path / "thin.npz").act(obs))
+    assert np.allclose(acted, product.act(obs), atol=1e-5)
+    assert not np.allclose(acted, plain.act(obs), atol=1e-3)
+    whole = low_rank.decompose(layers, plain.params, plain.masks, [low_rank.full_rank(x) for x in layers], 2)
+    assert np.allclose(dataclasses.replace(made, params=whole.params).act(obs), plain.act(obs), atol=1e-5)
+    dense, *_, three = forms.forms(layers, [layer.size for layer in layers], ranks)
+    assert three.weights == sum(part.weights for part in thin.parts)
+    if kind == "cnn":
+        # 18 to 16 at 4 x 4 places, 256 to 12, 12 to 3: r (m + n + 1) weights each, beside 31 biases.
+        assert (dense.weights, three.weights) == (288 + 3072 + 36, 140 + 807 + 16)
+        assert (dense.blob.total, three.blob.total) == (4 * (3396 + 31), 4 * (963 + 31))
+        assert dense.flops - three.flops == 2 * (16 * (288 - 140) + (3072 - 807) + (36 - 16))
+
+
+def test_narrow_networks_of_other_kinds_are_refused():
+    found = other_kind("cnn")
+    masks = found.policy.masks["cnn"]
+    masks["hidden_0"]["kernel"][..., 5:] = masks["output"]["kernel"][5:] = False
+    with pytest.raises(UserError, match="is a narrow network inside the tensors of a 'cnn'"):
+        decompose.actor(found)
 
 
 def test_a_diverged_policy_is_refused(run: Path):

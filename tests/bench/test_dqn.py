@@ -82,7 +82,7 @@ def test_a_training_goes_on_from_its_one_network(original: Path):
         ),
         (
             {"arms": [{"recipe": "rigl", "sparsities": [0.8], "overrides": {"tau": 0.1}}]},
-            '[[arms]].overrides: \'tau\' changes nothing where target = "hard": drop it, or set target = "polyak".',
+            "[[arms]], arm 'rigl', overrides: 'tau' changes nothing where target = \"hard\": drop it, or set ",
         ),
         (
             {"tune": {"seeds": 1, "seeds_from": 100, "grid": {"tau": [0.1, 0.2]}}},

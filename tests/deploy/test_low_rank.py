@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sparserl_jax.deploy import low_rank
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable, derive, leaf
-from sparserl_jax.networks import Actor, GaussianActor, TwinCritic, actor_layers, critic_layers
+from sparserl_jax.networks import ActionValues, Actor, GaussianActor, TwinCritic, actor_layers, critic_layers
 from tests.accounting.networks import network
 
 
@@ -269,13 +269,17 @@ def small_convolution():
 
 
 @pytest.mark.parametrize("factors", [2, 3])
-@pytest.mark.parametrize("kind", [Actor, GaussianActor, "conv"])
+@pytest.mark.parametrize("kind", [Actor, GaussianActor, "conv", "cnn", "simba"])
 def test_networks_act_with_factors_as_with_their_product(kind, factors):
     if kind == "conv":
         layers, module, params = small_convolution()
         obs = jax.random.normal(jax.random.key(1), (5, 7, 7, 2))
+    elif kind == "cnn":
+        module = ActionValues((16, 12), 3, kind="cnn", image=(5, 4, 2))
+        layers, obs = actor_layers(module, 40), jax.random.normal(jax.random.key(1), (5, 40))
+        params = module.init(jax.random.key(0), obs)["params"]
     else:
-        module = kind((16, 12), 3)
+        module = Actor((8, 8), 3, kind="simba") if kind == "simba" else kind((16, 12), 3)
         layers, obs = actor_layers(module, 7), jax.random.normal(jax.random.key(1), (5, 7))
         params = module.init(jax.random.key(0), obs)["params"]
     plain = module.apply({"params": params}, obs)
