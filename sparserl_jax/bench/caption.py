@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import partial, tickets, tuning
+from sparserl_jax.bench import algorithms, partial, tickets, tuning
 from sparserl_jax.bench.statistics import MARGIN
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
             "whose training is in no number here."
         )
     lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
+    lines.extend(algorithms.sentences(suite))
     lines.extend(_widths(suite))
     lines.extend(_own_sparsities(blocks))
     lines.extend(tuning.sentences(suite))

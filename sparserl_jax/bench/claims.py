@@ -32,7 +32,7 @@ def suite_of(content: dict[str, Any]) -> Suite:
     plain = ("name", "title", "result", "steps", "warm_up", "num_envs", "dispatch")
     return Suite(
         **{key: content[key] for key in plain},
-        agent=from_table(algorithm(content["agent"]["name"]).config, content["agent"], f"{where} agent"),
+        agent=_agent(content["agent"], f"{where} agent"),
         schedule=from_table(Schedule, content["schedule"], f"{where} schedule"),
         matmul_precision=content.get("matmul_precision"),
         evaluation=from_table(Evaluation, content["evaluation"], f"{where} evaluation"),
@@ -48,12 +48,17 @@ def suite_of(content: dict[str, Any]) -> Suite:
                 tuple(sorted(arm.get("overrides", {}).items())),
                 _tuning(arm.get("tuning")),
                 width=arm.get("width"),
+                agent=_agent(arm["agent"], f"{where} arms") if "agent" in arm else None,
                 **tickets.plain_fields(arm, f"{where} arms"),
             )
             for arm in content["arms"]
         ),
         budget=content.get("budget"),
     )
+
+
+def _agent(content: dict[str, Any], where: str) -> Any:
+    return from_table(algorithm(content["name"]).config, content, where)
 
 
 def _tuning(content: dict[str, Any] | None) -> Tuning | None:
@@ -127,7 +132,7 @@ class Claims:
         """Declared counts and costs, worked out again from the suite and the policy's spaces."""
         run = planned.run
         spaces = int(described["obs_dim"]), int(described["action_dim"])
-        place = (planned.task.name, run.training.agent.name, run.width, *spaces)
+        place = (planned.task.name, run.training.agent, *spaces)
         if place not in self.layers:
             image = policy.image(described)
             try:

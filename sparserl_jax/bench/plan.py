@@ -39,7 +39,8 @@ class Plan:
     """A suite resolved into runs and programs.
 
     specs: environment descriptions by environment name. layers: LayerTables by environment name and network, of the
-    suite's networks; wider: the same by (environment name, width) of arms that have one; see `layers_of`.
+    suite's networks; others: the same by (environment name, agent) of arms that have a width or an algorithm of their
+    own; see `layers_of`.
     declared: promised counts by environment name and (recipe, knobs); see `promise`.
     wholes: by name of a program that is part of another one, that one's name and number of members; see `slices.py`.
     """
@@ -51,12 +52,12 @@ class Plan:
     layers: dict[str, dict[str, LayerTable]]
     declared: dict[Any, dict[str, Promise]]
     wholes: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
-    wider: dict[tuple[str, int], dict[str, LayerTable]] = dataclasses.field(default_factory=dict)
+    others: dict[tuple[str, Any], dict[str, LayerTable]] = dataclasses.field(default_factory=dict)
 
     def layers_of(self, run: Run) -> dict[str, LayerTable]:
         """LayerTables of a run's networks."""
         env = run.training.env
-        return self.layers[env] if run.width is None else self.wider[env, run.width]
+        return self.others.get((env, run.training.agent), self.layers[env])
 
     def promise(self, run: Run) -> dict[str, Promise]:
         """The live weights per tensor that a run's method declares, by network."""
@@ -76,9 +77,8 @@ def slug(name: str) -> str:
 
 def _promise_key(run: Run) -> tuple[Any, ...]:
     knobs = run.knobs
-    networks = run.training.agent.NETWORKS
     method = (run.recipe.method, run.recipe.source)
-    return (run.training.env, run.width, *method, networks, knobs["actor"], knobs["critic"])
+    return (run.training.env, run.training.agent, *method, knobs["actor"], knobs["critic"])
 
 
 def _describe(source: Any) -> Any:
@@ -150,7 +150,7 @@ def make(
     for planned in runs:
         with _told(suite, planned):
             check_spaces([planned.run], specs[planned.task.name])
-    plan = Plan(suite, runs, (), specs, layers, {}, wider=_wider(runs, specs))
+    plan = Plan(suite, runs, (), specs, layers, {}, others=_others(runs, specs))
     for planned in runs:
         key, run = _promise_key(planned.run), planned.run
         if key not in plan.declared:
@@ -172,17 +172,17 @@ def _told(suite: Suite, planned: Planned) -> contextlib.AbstractContextManager[N
     return located(f"suite '{suite.name}', arm '{planned.arm.name}' on {planned.task.name}")
 
 
-def _wider(runs: Iterable[Planned], specs: dict[str, Any]) -> dict[tuple[str, int], dict[str, LayerTable]]:
-    """LayerTables of the arms that have a width, see `Plan`."""
-    some = {
-        (planned.task.name, planned.run.width): planned.run.training.agent
-        for planned in runs
-        if planned.run.width is not None
-    }
-    return {
-        (env, width): costs.layer_tables(agent, specs[env].obs_dim, specs[env].action_dim, specs[env].image)
-        for (env, width), agent in some.items()
-    }
+def _others(runs: Iterable[Planned], specs: dict[str, Any]) -> dict[tuple[str, Any], dict[str, LayerTable]]:
+    """LayerTables of the arms with a width or an algorithm of their own, see `Plan`."""
+    found = {}
+    for planned in runs:
+        env, agent = planned.task.name, planned.run.training.agent
+        own = planned.arm.width is not None or planned.arm.agent is not None
+        if own and (env, agent) not in found:
+            spec = specs[env]
+            check_observations(agent, spec.image, f"arm '{planned.arm.name}' on environment '{env}'")
+            found[env, agent] = costs.layer_tables(agent, spec.obs_dim, spec.action_dim, spec.image)
+    return found
 
 
 def _refuse_doubles(suite: Suite, runs: tuple[Planned, ...], written: list[str]) -> None:
@@ -197,7 +197,7 @@ def _refuse_doubles(suite: Suite, runs: tuple[Planned, ...], written: list[str])
         run = planned.run
         critic = "" if run.critic_sparsity is None else f" (critic {run.critic_sparsity!r})"
         label = f"'{planned.arm.name}' at {run.sparsity!r}{critic}, seed {run.seed}, on {written[index // members]}"
-        other = keys.setdefault(f"{run.key_name}|{run.overrides}", label)
+        other = keys.setdefault(f"{run.key_name}|{run.overrides}|{planned.arm.agent}", label)
         if other != label:
             raise UserError(
                 f"suite '{suite.name}': {other} and {label} are the same run (equal recipe, sparsities, seed and "

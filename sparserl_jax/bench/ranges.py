@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparserl_jax.bench import algorithms
 from sparserl_jax.errors import UserError
 from sparserl_jax.training import datasets, precision
 from sparserl_jax.training.config import AgentConfig
@@ -40,18 +41,19 @@ def check_knob(knob: float, where: str, coefficient: bool = False) -> None:
 def check_ranges(suite: Suite, where: str) -> None:
     """Refuse numbers that no training could use."""
     precision.check(suite.matmul_precision, f"{where}: 'matmul_precision'")
-    agent, evaluation, schedule = suite.agent, suite.evaluation, suite.schedule
-    for task in suite.tasks:
-        datasets.check(agent, task.dataset, suite.num_envs, suite.warm_up, f"{where}, '{task.name}'")
+    evaluation, schedule = suite.evaluation, suite.schedule
+    for place, agent in algorithms.every(suite):
+        for task in suite.tasks:
+            there = f"{where}, {place}'{task.name}'"
+            datasets.check(agent, task.dataset, suite.num_envs, suite.warm_up, there)
+        _check_agent(agent, f"{place}agent", where)
+    agent = suite.agent
     replayed = suite.training(suite.tasks[0]).replayed
     positive = {
         "steps": suite.steps,
         "warm_up": suite.warm_up if replayed else 1,
         "num_envs": suite.num_envs,
         "dispatch": 1 if suite.dispatch is None else suite.dispatch,
-        "agent.batch_size": agent.batch_size,
-        "agent.learning_rate": agent.learning_rate,
-        "agent.policy_delay": agent.policy_delay,
         "evaluation.interval": evaluation.interval,
         "evaluation.episodes": evaluation.episodes,
         "evaluation.final_episodes": evaluation.final_episodes,
@@ -66,11 +68,6 @@ def check_ranges(suite: Suite, where: str) -> None:
         for key in ("episodes", "final_episodes"):
             own = getattr(suite.evaluation_of(task), key)
             require(own > 0, where, f"'{key}' of environment '{task.name}' must be positive, not {own}.")
-    require(len(agent.hidden) > 0 and min(agent.hidden) > 0, where, "'agent.hidden' needs positive widths.")
-    for key, allowed in agent.TRACED.items():
-        own = getattr(agent, key)
-        a_number = "a number " if allowed.whole else ""
-        require(allowed.holds(own), where, f"'agent.{key}' must be {a_number}{allowed}, not {own:g}.")
     own_critics = [knob for arm in suite.arms for knob in arm.critic_sparsities]
     own_critics += [task.critic_sparsity for task in suite.tasks]
     require(
@@ -96,6 +93,20 @@ def check_ranges(suite: Suite, where: str) -> None:
         where,
         f"'schedule.buffer_min' {schedule.buffer_min} must lie between 0 and buffer_max ({schedule.buffer_max}).",
     )
+
+
+def _check_agent(agent: AgentConfig, called: str, where: str) -> None:
+    """Refuse numbers of an algorithm that no training could use."""
+    for key in ("batch_size", "learning_rate", "policy_delay"):
+        value = getattr(agent, key)
+        require(value > 0, where, f"'{called}.{key}' must be positive, not {value}.")
+    require(
+        len(agent.hidden) > 0 and min(agent.hidden) > 0, where, f"'{called}.hidden' needs positive widths."
+    )
+    for key, allowed in agent.TRACED.items():
+        own = getattr(agent, key)
+        a_number = "a number " if allowed.whole else ""
+        require(allowed.holds(own), where, f"'{called}.{key}' must be {a_number}{allowed}, not {own:g}.")
 
 
 def refuse_replay(agent: AgentConfig, schedule: Any, where: str) -> None:
@@ -150,7 +161,7 @@ def check_seeds(arms: list[Arm], tasks: Sequence[Task], where: str) -> None:
         critic = knob if own is None else own
         for seed in arm.seeds:
             taken = arm.ticket, arm.clone
-            key = (task.name, arm.recipe, arm.overrides, taken, arm.width, knob, critic, seed)
+            key = (task.name, arm.recipe, arm.overrides, taken, arm.width, arm.agent, knob, critic, seed)
             other = seen.setdefault(key, arm.name)
             require(
                 other == arm.name,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -45,7 +46,8 @@ class Row:
     which are shown nowhere, and `level`, the words that stand for them. width: factor on the suite's hidden widths;
     peer_comparison: difference to the dense arm of its width, where any row has another width than 1. outcome: mean
     sparsity of the actors that came out, where the method promises none. short: the same, where it promises the one
-    asked for at most, or of one layer, and the actor as a whole ends more than 0.05 below it.
+    asked for at most, or of one layer, and the actor as a whole ends more than 0.05 below it. agent: the algorithm, and
+    all that it is told but the widths.
     """
 
     arm: str
@@ -86,6 +88,7 @@ class Row:
     peer_comparison: statistics.Comparison | None = None
     outcome: float | None = None
     short: float | None = None
+    agent: str = ""
 
     @property
     def label(self) -> str:
@@ -218,6 +221,7 @@ def row(
         command=command,
         own=own,
         width=config.get("width", 1),
+        agent=json.dumps({**config["training"]["agent"], "hidden": None}, sort_keys=True),
         outcome=None if promised else reached,
         short=reached if promised and reached < first["sparsity"] - SHORT else None,
     )
@@ -241,7 +245,7 @@ def opponent(row: Row, rows: Sequence[Row]) -> Row | None:
         if other.method == "tiny"
         and (other.sparsity, other.critic_sparsity) == (row.sparsity, row.critic_sparsity)
         and min(other.target, 2) == min(row.target, 2)
-        and other.width == row.width
+        and (other.width, other.agent) == (row.width, row.agent)
     ]
     return min(same, key=lambda other: other.origin != row.origin, default=None)
 
@@ -258,7 +262,7 @@ def peer(row: Row, rows: Sequence[Row]) -> Row | None:
         for other in rows
         if other.method == "dense"
         and other.role in ("dense", "method")
-        and other.width == row.width
+        and (other.width, other.agent) == (row.width, row.agent)
         and min(other.target, 2) == min(row.target, 2)
     ]
     return min(same, key=lambda other: other.origin != row.origin, default=None)

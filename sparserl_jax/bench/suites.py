@@ -19,6 +19,7 @@ from sparserl_jax.agents.agent import unspoken
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import budgets, tickets
 from sparserl_jax.bench import tuning as tunings
+from sparserl_jax.bench.algorithms import own_agent
 from sparserl_jax.bench.ranges import (
     MOST_SEEDS,
     check_knob,
@@ -49,7 +50,7 @@ _LATER: tuple[str, ...] = (
     "budget",
     "matmul_precision",
 )
-_LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled")
+_LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")
 
@@ -88,7 +89,8 @@ class Arm:
     seeds: shows what chance alone does), `placebo` (must lose, or the task tells nothing), `method`. `sparsities`:
     of the actor; empty where the arm is trained at each environment's own. `overrides`: its own values of traced
     settings; `tuning`: what they cost to find. `ticket`, `clone`: what its runs take from those of another arm, see
-    `bench/tickets.py`. `width`: factor on the widths of the hidden layers of all its networks; None: 1.
+    `bench/tickets.py`. `width`: factor on the widths of the hidden layers of all its networks; None: 1. `agent`: an
+    algorithm of its own; None: the suite's.
     """
 
     recipe: Recipe
@@ -102,6 +104,7 @@ class Arm:
     ticket: Ticket | None = None
     clone: str | None = None
     width: int | None = None
+    agent: AgentConfig | None = None
 
     def knobs(self, task: Task) -> tuple[tuple[float, float | None], ...]:
         """(sparsity of the actor, the critic's own or None where they are equal) of its runs on one environment."""
@@ -183,6 +186,8 @@ class Suite:
     def _run(
         self, task: Task, arm: Arm, knobs: tuple[float, float | None], seed: int, training: Training
     ) -> Run:
+        if arm.agent is not None:
+            training = dataclasses.replace(training, agent=arm.agent)
         if arm.width is not None:
             wide = tuple(arm.width * units for units in training.agent.hidden)
             training = dataclasses.replace(training, agent=dataclasses.replace(training.agent, hidden=wide))
@@ -270,7 +275,7 @@ def _arm(table: Any, number: int, top: _SuiteTable, own: bool, agent: AgentConfi
     table = dict(table)
     called = table.get("name", table.get("recipe", number))
     here = f"{where}, arm {called!r}"
-    changes, values = table.pop("set", {}), table.pop("overrides", {})
+    changes, values, wanted = table.pop("set", {}), table.pop("overrides", {}), table.pop("agent", None)
     ticket = tickets.parse(table.pop("ticket", None), here)
     written = from_table(_ArmTable, table, here)
     with located(here):
@@ -314,7 +319,14 @@ def _arm(table: Any, number: int, top: _SuiteTable, own: bool, agent: AgentConfi
     role = written.role or default_role
     if role not in ROLES:
         raise suggest(role, list(ROLES), f"role in {here}")
-    overrides = tunings.overrides_of(values, agent, f"{here}, overrides")
+    other = None if wanted is None else own_agent(wanted, agent, f"{here}, agent")
+    require(
+        other is None or (role not in ("dense", "aa") and ticket is None and written.clone is None),
+        where,
+        f"arm '{name}' has an algorithm of its own, which the arm that all others are compared with, its A/A, tickets "
+        "and clones cannot have; drop 'agent'.",
+    )
+    overrides = tunings.overrides_of(values, agent if other is None else other, f"{here}, overrides")
     seeds, width = tuple(range(first, first + count)), written.width
     require(
         width is None or (width >= 2 and role not in ("dense", "aa")),
@@ -322,7 +334,7 @@ def _arm(table: Any, number: int, top: _SuiteTable, own: bool, agent: AgentConfi
         f"arm '{name}' has width = {width}, but a width is a whole number from 2 on, and 1 for the arm that all others "
         "are compared with and its A/A; leave it out.",
     )
-    return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, ticket, written.clone, width)
+    return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, ticket, written.clone, width, other)
 
 
 def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Suite:

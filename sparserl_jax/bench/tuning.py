@@ -187,7 +187,7 @@ def apply(arms: Sequence[Arm], table: Any, agent: Any, where: str) -> list[Arm]:
             continue
         own = f"{where} [tuned.{arm.name}]"
         written = from_table(_TunedTable, table[arm.name], own)
-        values = overrides_of(written.overrides, agent, own)
+        values = overrides_of(written.overrides, agent if arm.agent is None else arm.agent, own)
         if written.trials < 1 or not written.seeds:
             raise UserError(f"{own}: give at least one trial and the seeds it was tried on.")
         if arm.overrides:
