@@ -78,7 +78,8 @@ def test_cpu_installation_draws_in_no_cuda():
 
 
 def test_every_third_party_import_is_declared():
-    """The package imports only what it declares: a clean environment has nothing else to offer."""
+    """The package imports only what it declares: a clean environment has nothing else to offer. An emulator whose wheel
+    holds somebody's games is no extra of ours: who has the right to it installs it."""
     # An optional package that is not installed here cannot say under which name it is imported.
     provided = {"mujoco_playground": ["playground"], **importlib.metadata.packages_distributions()}
     lines = PROJECT["dependencies"] + [
@@ -101,7 +102,7 @@ def test_every_third_party_import_is_declared():
                 owners = {canonicalize_name(owner) for owner in provided.get(top, [top])}
                 if top != "jaxlib" and not owners & declared:
                     undeclared[top] = str(path.relative_to(ROOT))
-    assert not undeclared
+    assert undeclared.keys() <= {"gym_super_mario_bros", "nes_py"}, undeclared
 
 
 def test_no_file_names_a_machine_or_a_package_registry():
