@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +45,8 @@ MARKERS = {
     "dense_rvl": "P",
     "placebo": "X",
 }
+SPARE_MARKERS = ("o", "s", "D", "^", "v", "P")
+"""One after another where the spare colours come round again."""
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -74,6 +76,14 @@ def colour(arm: str, arms: list[str]) -> str:
         return COLOURS[arm]
     others = [name for name in arms if name not in COLOURS]
     return SPARE[others.index(arm) % len(SPARE)]
+
+
+def marker(arm: str, arms: list[str]) -> str:
+    """The marker of an arm; `arms`: all of the suite, in order. With its colour it is that of no other arm."""
+    if arm in MARKERS or arm in COLOURS:
+        return MARKERS.get(arm, "o")
+    others = [name for name in arms if name not in COLOURS]
+    return SPARE_MARKERS[others.index(arm) // len(SPARE) % len(SPARE_MARKERS)]
 
 
 def arms_of(summary: Summary) -> list[str]:
@@ -124,14 +134,14 @@ def short_name(env: str) -> str:
     return f"{name.partition(':')[2] or name}" + (f" [{values}]" if values else "")
 
 
-def frame(rows: int, columns: int, handles: int) -> tuple[Figure, np.ndarray, float, float]:
-    """A figure with a grid of axes [rows, columns], the bottom of a legend with so many `handles` as a fraction of its
+def frame(rows: int, columns: int, names: Sequence[str]) -> tuple[Figure, np.ndarray, float, float]:
+    """A figure with a grid of axes [rows, columns], the bottom of a legend of these `names` as a fraction of its
     height, and its height in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width, panel = max(3.3 * columns + 0.6, 6.6), 2.3
-    legend_rows = -(-handles // _per_row(width))
+    legend_rows = -(-len(names) // _per_row(names, width))
     bottom = 0.52  # inches below the legend: three lines of caption
     below, above = bottom + 0.19 * legend_rows + 0.55, 0.52
     height = panel * rows + below + above
@@ -145,15 +155,20 @@ def frame(rows: int, columns: int, handles: int) -> tuple[Figure, np.ndarray, fl
     return figure, axes, bottom / height, height
 
 
-def _per_row(width: float) -> int:
-    """Legend entries that fit side by side."""
-    return max(int(width / 0.85), 1)
+def _per_row(names: Sequence[str], width: float) -> int:
+    """Entries of a legend that fit side by side into so many inches: a column is as wide as its longest name."""
+    for columns in range(len(names), 1, -1):
+        longest = [max(map(len, names[start::columns])) for start in range(columns)]
+        if sum(0.35 + 0.0625 * letters for letters in longest) <= width - 0.2:
+            return columns
+    return 1
 
 
 def legend(figure: Figure, handles: dict[str, Any], bottom: float) -> None:
     """The legend of the whole figure, its lower end at the fraction `bottom` of the height."""
     # Matplotlib fills columns first; reorder so that the names read along the rows.
-    names, columns = list(handles), min(len(handles), _per_row(figure.get_figwidth()))
+    names = list(handles)
+    columns = _per_row(names, figure.get_figwidth())
     ordered = [name for start in range(columns) for name in names[start::columns]]
     figure.legend(
         [handles[name] for name in ordered], ordered, loc="lower center", ncol=columns, bbox_to_anchor=(0.5, bottom),
@@ -164,11 +179,12 @@ def legend(figure: Figure, handles: dict[str, Any], bottom: float) -> None:
 def heading(figure: Figure, summary: Summary, what: str, height: float) -> None:
     """The title of the whole figure, of `height` inches; it says so where the numbers are no result."""
     mark = "" if summary.result else "  (not a result)"
+    text = f"{what}: {summary.title}{mark}"
     figure.text(
         0.012,
         1 - 0.12 / height,
-        f"{what}: {summary.title}{mark}",
-        fontsize=10,
+        text,
+        fontsize=min(10.0, 10.0 * figure.get_figwidth() / (0.095 * len(text))),  # a long one is set smaller
         fontweight="bold",
         va="top",
         ha="left",

@@ -74,10 +74,10 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     """IQM return over environment steps: one row per environment, one column per sparsity; and its data as CSV."""
     curves, arms = _curves(summary, root), figures.arms_of(summary)
     columns = max(len(figures.panels_of(block)) for block in summary.blocks)
-    drawn = [row for block in summary.blocks for row in block.rows if row.role != "aa"]
-    figure, grid, bottom, height = figures.frame(
-        len(summary.blocks), columns, len({row.arm for row in drawn})
+    drawn = dict.fromkeys(
+        figures.name_of(r) for block in summary.blocks for r in block.rows if r.role != "aa"
     )
+    figure, grid, bottom, height = figures.frame(len(summary.blocks), columns, list(drawn))
     handles: dict[str, Any] = {}
     for line, block in zip(grid, summary.blocks, strict=True):
         panels = figures.panels_of(block)
@@ -153,11 +153,22 @@ def _place(row: Row) -> float:
     return -math.log10(max(1.0 - row.came_out, 1e-4))
 
 
+def _apart(places: Sequence[float], rows: Sequence[float], limits: tuple[float, float]) -> set[float]:
+    """Which places have room for their label, those of most `rows` first."""
+    told: list[float] = []
+    for place in sorted(places, key=lambda place: (-list(rows).count(place), place)):
+        if all(abs(place - other) > 0.05 * (limits[1] - limits[0]) for other in told):
+            told.append(place)
+    return set(told)
+
+
 def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
     """IQM with interval and every seed at each sparsity, beside the dense line; one panel per environment."""
     arms = figures.arms_of(summary)
-    drawn = {row.arm for block in summary.blocks for row in block.rows if row.role != "aa"}
-    figure, grid, bottom, height = figures.frame(1, len(summary.blocks), len(drawn))
+    drawn = dict.fromkeys(
+        figures.name_of(r) for block in summary.blocks for r in block.rows if r.role != "aa"
+    )
+    figure, grid, bottom, height = figures.frame(1, len(summary.blocks), list(drawn))
     handles: dict[str, Any] = {}
     for axes, block in zip(grid[0], summary.blocks, strict=True):
         _levels(axes, block)
@@ -195,7 +206,7 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
             axes.plot(where, middle, color=own, linewidth=1.0, alpha=0.6, zorder=3)
             handles[figures.name_of(mine[0])] = axes.errorbar(
                 where, middle, yerr=np.maximum([below, above], 0), color=own, linestyle="", elinewidth=1.3, capsize=2.0,
-                marker=figures.MARKERS.get(name, "o"), markersize=4.6, markeredgecolor="white", markeredgewidth=0.6,
+                marker=figures.marker(name, arms), markersize=4.6, markeredgecolor="white", markeredgewidth=0.6,
                 zorder=4,
             )  # fmt: skip
         axes.set_title(figures.short_name(block.env), loc="left")
@@ -204,7 +215,8 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
             min([places[0], *outcomes]) - 0.5 * gap,
             max([places[-1] + (0.5 if sweep and places[-1] == sweep[-1] else 0.2) * gap, *outcomes]),
         )
-        axes.set_xticks(places, [f"{1 - 10**-place:.4g}" for place in places])
+        told = _apart(places, [_place(row) for row in asked], axes.get_xlim())
+        axes.set_xticks(places, [f"{1 - 10**-place:.4g}" if place in told else "" for place in places])
         axes.set_xlabel("sparsity (log density)")
         axes.grid(axis="x", visible=False)
     grid[0][0].set_ylabel("return")
@@ -245,8 +257,8 @@ def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
         block.env: [row for row in block.rows if row.role != "aa" and row.compression_bytes]
         for block in summary.blocks
     }
-    drawn = {row.arm for rows in shown.values() for row in rows}
-    figure, grid, bottom, height = figures.frame(1, len(summary.blocks), len(drawn) + 1)
+    drawn = dict.fromkeys(figures.name_of(row) for rows in shown.values() for row in rows)
+    figure, grid, bottom, height = figures.frame(1, len(summary.blocks), ["not beaten", *drawn])
     handles: dict[str, Any] = {}
     lines: list[list[Any]] = []
     for axes, block in zip(grid[0], summary.blocks, strict=True):
@@ -268,7 +280,7 @@ def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
             axes.plot(where, middle, color=own, linewidth=1.0, alpha=0.6, zorder=3)
             handles[figures.name_of(mine[0][1])] = axes.errorbar(
                 where, middle, yerr=np.maximum([below, above], 0), color=own, linestyle="", elinewidth=1.3, capsize=2.0,
-                marker=figures.MARKERS.get(name, "o"), markersize=4.6, markeredgecolor="white", markeredgewidth=0.6,
+                marker=figures.marker(name, arms), markersize=4.6, markeredgecolor="white", markeredgewidth=0.6,
                 zorder=4,
             )  # fmt: skip
         lines += [

@@ -98,7 +98,9 @@ def figure_of(block: Block, panel: figures.Panel, found: Bands, summary: Summary
     """All diagnostics of one environment at one sparsity or coefficient, and their data as CSV."""
     rows = panel.rows(block)
     names = names_of({name for key, name in found if key in [_key(row) for row in rows]})
-    figure, grid, bottom, height = figures.frame(-(-len(names) // COLUMNS), COLUMNS, len(rows))
+    figure, grid, bottom, height = figures.frame(
+        -(-len(names) // COLUMNS), COLUMNS, [figures.name_of(row) for row in rows]
+    )
     figure.subplots_adjust(wspace=0.34, hspace=0.38)
     handles: dict[str, Any] = {}
     for axes, name in zip(grid.flat, names, strict=False):
