@@ -94,7 +94,9 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
                 )
                 (handles[figures.name_of(row)],) = axes.plot(
                     curve["step"], curve["iqm"], color=own, linewidth=2.0 if row.role == "dense" else 1.4,
-                    linestyle=(0, (3, 1.5)) if dashed else "-", zorder=3,
+                    linestyle=(0, (3, 1.5)) if dashed else "-", zorder=3, markersize=3.4, markevery=3,
+                    # Spare colours come round again.
+                    marker="" if row.arm in figures.COLOURS else figures.marker(row.arm, arms),
                 )  # fmt: skip
             axes.set_title(f"{figures.short_name(block.env)}, {panel.title}", loc="left")
             axes.set_xlim(0, curve["step"][-1])
