@@ -64,7 +64,7 @@ def test_from_plan_to_table(tmp_path: Path, monkeypatch, capsys):
     assert cli.run(["table", "done"]) == 0
     assert "dormant" in capsys.readouterr().out
     table = Path("done/table.md").read_text()
-    assert "| dormant | 0.5 |" in table and "| dense | 0 |" in table
+    assert "| dormant | 0.5" in table and "| dense | 0 |" in table
     result = records.read(next(Path("done").glob("records/*/dormant-s0500-seed001")))["result"]
     assert (result["method"], result["recipe"], result["promise"]) == (f"{TOY}:DORMANT", "dormant", "at_most")
     actor = result["tensors"]["actor"]
