@@ -50,7 +50,7 @@ _LATER: tuple[str, ...] = (
     "budget",
     "matmul_precision",
 )
-_LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent")
+_LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent", "grids")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 ROLES = ("method", "dense", "aa", "placebo")
 
