@@ -288,6 +288,20 @@ class Decompose:
 
 
 @dataclasses.dataclass(frozen=True)
+class Danger:
+    """Draw from the finished policies of a suite on a treatment task: how likely is a dose that harms?"""
+
+    path: tyro.conf.Positional[Path]
+    """A folder that `sparserl bench` made or that was published."""
+    states: int = 64
+    """States looked at, the same for all policies."""
+    draws: int = 10_000
+    """Draws in each of them."""
+    seed: int = 0
+    """Which states."""
+
+
+@dataclasses.dataclass(frozen=True)
 class List:
     """List what can be chosen by name."""
 
@@ -310,6 +324,7 @@ Command = (
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
+    | Annotated[Danger, tyro.conf.subcommand("danger")]
     | Annotated[Table, tyro.conf.subcommand("table")]
     | Annotated[Plot, tyro.conf.subcommand("plot")]
     | Annotated[Conformance, tyro.conf.subcommand("conformance")]

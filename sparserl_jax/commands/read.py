@@ -9,6 +9,7 @@ from sparserl_jax.arguments import (
     Check,
     Compare,
     Conformance,
+    Danger,
     Decompose,
     Evaluate,
     Inspect,
@@ -148,6 +149,19 @@ def decompose(command: Decompose, console: Console) -> int:
     if out is not None:
         decomposing.write(found, out)
         say(console, f"Decomposed policy: {out}, {out.stat().st_size:,} bytes, uncompressed")
+    return 0
+
+
+def danger(command: Danger, console: Console) -> int:
+    """`sparserl danger`."""
+    from sparserl_jax.bench import danger as dangers
+    from sparserl_jax.bench import records
+
+    sections = dangers.measure(command.path, command.states, command.draws, command.seed)
+    title = records.read_configuration(command.path)["suite"]["title"]
+    say(console, dangers.markdown(title, sections))
+    for path in dangers.write(command.path, title, sections):
+        say(console, f"Written: {path}")
     return 0
 
 

@@ -1,0 +1,75 @@
+"""Danger of finished policies: the states looked at, and what is told of real runs."""
+
+from __future__ import annotations
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sparserl_jax import cli, envs
+from sparserl_jax.bench import danger, suites
+from sparserl_jax.bench import plan as plans
+from sparserl_jax.bench import run as runs
+from sparserl_jax.envs.treatment import expected_reward
+from sparserl_jax.errors import UserError
+from tests.bench import fake
+from tests.bench.test_algorithms import offline
+
+
+def test_states_are_those_that_uniform_doses_visit_at_any_step():
+    env = envs.make("own:Treatment-III")
+    states, obs = danger.visited(env, jax.random.key(0), 400)
+    again, _ = danger.visited(env, jax.random.key(0), 400)
+    assert obs.shape == (400, 8) and np.array_equal(states.origin, again.origin)
+    # All doses of an episode push the first four means alike, so these draw together from step to step.
+    fresh, _ = jax.vmap(env.reset)(jax.random.split(jax.random.key(1), 400))
+    apart, at_start = (np.ptp(np.asarray(of.origin)[:, 0, :4], axis=1) for of in (states, fresh))
+    assert np.mean(at_start < 0.2) < 0.1 and 0.6 < np.mean(apart < 0.2) < 0.95
+    assert np.mean(apart > 0.6) == pytest.approx(np.mean(at_start > 0.6) / 24, abs=0.06), "some are starts"
+
+
+def test_uniform_doses_are_as_dangerous_as_a_grid_of_doses_says():
+    env = envs.make("own:Treatment-III")
+    look = danger._Look(env, states=16, draws=4000, seed=3)
+    grid = jnp.linspace(-1.0, 1.0, 2001)[:, None]
+
+    def share(state):
+        earned = jax.vmap(lambda dose: expected_reward(env, state, dose)[0])(grid)
+        return jnp.mean(earned < expected_reward(env, state, jnp.zeros(1))[0])
+
+    oracle = float(jnp.mean(jax.vmap(share)(look.states)))
+    found = look.uniform()
+    assert found.probability == pytest.approx(oracle, abs=0.01) and 0.2 < oracle < 0.9
+    assert found.width == 2.0 and found.outside == 0.0 and 0.99 < found.largest <= 1.0
+
+
+def test_a_folder_without_doses_and_too_few_draws_are_refused(tmp_path):
+    plan = fake.make_plan(**fake.SMALL)
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    with pytest.raises(UserError, match="has no treatment task"):
+        danger.measure(tmp_path / "x")
+    with pytest.raises(UserError, match="--draws 0: give at least 1"):
+        danger.measure(tmp_path / "x", draws=0)
+
+
+@pytest.mark.slow
+def test_every_kind_of_policy_is_looked_at(tmp_path, capsys):
+    thin = {"recipe": "dense", "name": "thin", "agent": {"name": "fttpo_corrected"}}
+    fixed = {"name": "td3_bc", "hidden": [8, 8], "batch_size": 16}
+    plan = plans.make(suites.parse(offline(thin, agent=fixed), "x"))
+    runs.run(plan, tmp_path / "x", fake.quiet())
+    assert cli.run(["danger", str(tmp_path / "x"), "--states", "8", "--draws", "200"]) == 0
+    said = capsys.readouterr().out
+    assert "| uniform doses |" in said and "200 draws of every policy in each of 8 states" in said
+    rows = list(csv.DictReader((tmp_path / "x/danger.csv").open()))
+    assert [row["arm"] for row in rows] == [
+        "uniform doses",
+        *(n for n in ("dense", "thin") for _ in (0, 1)),
+    ]
+    for row in rows:
+        assert 0 <= float(row["probability"]) <= 1 and 0 <= float(row["outside"]) <= 1
+    widths = {row["arm"]: float(row["width"]) for row in rows}
+    assert widths["dense"] == 0 and 0 < widths["thin"] < 2.4
