@@ -1,16 +1,55 @@
-"""What is said under the rows of an environment: how far each arm may be made sparse, and what nobody had to learn."""
+"""What is said under the rows of an environment: how far each arm may be made sparse, how those that are swept by a
+coefficient stand against pruning by magnitude, and what nobody had to learn."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
+import numpy as np
+
 from sparserl_jax.bench import statistics
-from sparserl_jax.bench.rows import Block, Row
+from sparserl_jax.bench.rows import Block, Row, generator
+
+APART = 1.5
+"""Densities up to this many times each other are about the same: 0.8 and 0.74, 0.98 and 0.97."""
 
 
 def remarks(block: Block) -> list[str]:
     """The lines under a block."""
-    return [line for line in (largest_matched(block), above_known(block)) if line is not None]
+    lines = largest_matched(block), against_pruning(block), above_known(block)
+    return [line for line in lines if line is not None]
+
+
+def against_pruning(block: Block) -> str | None:
+    """One line: the chance that a run of each row whose sparsity came of a coefficient is above one of gradual
+    magnitude pruning at about the same sparsity, which is what one would use instead (Gale, Elsen and Hooker 2019).
+
+    About the same: the densities are at most `APART` times each other. None where there is no such pair.
+    """
+    pruned = [row for row in block.rows if row.method == "gradual" and row.role == "method" and row.came_out]
+    parts = []
+    for row in block.rows:
+        if row.outcome is None or row.role != "method":
+            continue
+        ratios = [abs(math.log(max(1 - row.came_out, 1e-9) / (1 - other.came_out))) for other in pruned]
+        if not ratios or min(ratios) > math.log(APART) + 1e-6:
+            continue
+        other = pruned[int(np.argmin(ratios))]
+        arms = [each.returns.reshape(len(each.seeds), -1) for each in (row, other)]
+        rng = generator("pruning", block.env, *row.key)
+        chance = statistics.bootstrap(statistics.probability_of_improvement, *arms, rng=rng)
+        parts.append(
+            f"{row.arm} {row.came_out:.3g} over {other.came_out:.3g} {{:.2f}} [{{:.2f}}, {{:.2f}}]".format(
+                *map(float, chance)
+            )
+        )
+    if not parts:
+        return None
+    return (
+        f"Chance that a run is above one of gradual pruning at about its sparsity (densities at most {APART:g} times "
+        f"each other), ties counting half: {'; '.join(parts)}."
+    )
 
 
 def above_known(block: Block) -> str | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from sparserl_jax.bench import remarks, suites, summary, tables
 from sparserl_jax.bench import run as runs
+from sparserl_jax.bench.rows import Row
 from sparserl_jax.errors import UserError
 from tests.bench import fake
 
@@ -61,3 +63,36 @@ def test_a_mistake_is_one_sentence(wrong):
     tasks = [{**fake.SUITE["environments"][0], "known": wrong}]
     with pytest.raises(UserError, match="'known' must be a table of returns"):
         suites.parse(fake.table(environments=tasks), "mini.toml")
+
+
+def row(found: summary.Summary, arm: str, **changes: object) -> Row:
+    """A row of the stand-in with other numbers."""
+    of = next(row for row in found.blocks[0].rows if row.arm == arm)
+    return dataclasses.replace(of, **changes)
+
+
+def test_a_coefficient_is_held_against_pruning_at_about_its_sparsity(found):
+    pruned = [
+        row(
+            found,
+            "static",
+            arm="gradual",
+            method="gradual",
+            sparsity=s,
+            returns=np.array([1.0, 2.0, 3.0, 4.0]),
+        )
+        for s in (0.8, 0.98)
+    ]
+    gates = [
+        row(found, "static", arm="l0", method="l0", sparsity=c, outcome=s, returns=np.array(returns))
+        for c, s, returns in (
+            (1.0, 0.74, [5.0, 5.0, 5.0, 5.0]),  # density 0.26 over 0.2: 1.3 times
+            (3.0, 0.9, [0.0, 0.0, 0.0, 0.0]),  # 0.1 is twice 0.05 and half of 0.2
+            (9.0, 0.97, [2.0, 2.0, 2.0, 2.0]),  # 1.5 times
+        )
+    ]
+    line = remarks.against_pruning(dataclasses.replace(found.blocks[0], rows=(*pruned, *gates))) or ""
+    assert "l0 0.74 over 0.8 1.00 [1.00, 1.00]" in line and "l0 0.9 " not in line
+    assert "l0 0.97 over 0.98 0.38 [" in line, "above one of four, equal to another: (1 + 1/2) / 4"
+    assert remarks.against_pruning(found.blocks[0]) is None
+    assert remarks.against_pruning(dataclasses.replace(found.blocks[0], rows=tuple(pruned))) is None
