@@ -227,6 +227,9 @@ class Train:
     """Episodes of the final evaluation."""
     matmul_precision: Literal["default", "highest", "tensorfloat32"] | None = None
     """Precision of matrix products; default what JAX is configured for."""
+    dataset: str | None = None
+    """What to learn from instead of steps: a file (.npz, .hdf5), a Minari folder, or own:random?episodes=50. Steps are
+    then updates."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A finished run's folder (or its policy.npz): begin from its networks and masks."""
     out: Path | None = None

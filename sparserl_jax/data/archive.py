@@ -8,7 +8,6 @@ of the arrays. Nothing is pickled, and the same dataset gives the same bytes.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -17,13 +16,11 @@ from typing import Any
 import numpy as np
 
 from sparserl_jax.data import checks
-from sparserl_jax.data.dataset import OfflineDataset
+from sparserl_jax.data.dataset import TYPES, OfflineDataset
 from sparserl_jax.errors import UserError
 
 FORMAT = "sparserl_jax-dataset-1"
 BINS = 10
-TYPES = {"terminated": "|b1", "truncated": "|b1"}
-"""Little-endian types of the fields; the others are f32."""
 
 
 def save(
@@ -66,7 +63,7 @@ def load(path: Path, box: checks.Box) -> OfflineDataset:
                 f"its card says {key} {card.get(key)}, and the environment has {ours}; load the data of this one."
             )
     made = _checked(arrays, box)
-    if card.get("sha256") != _sha256(made):
+    if card.get("sha256") != made.sha256:
         raise UserError(
             "its arrays are not those of its card (SHA-256); copy the file again, or write it with `save`."
         )
@@ -136,15 +133,5 @@ def _card(dataset: OfflineDataset, box: checks.Box, source: str) -> dict[str, An
             "max": float(returns.max()),
             "histogram": {"edges": edges.tolist(), "counts": np.histogram(returns, edges)[0].tolist()},
         },
-        "sha256": _sha256(dataset),
+        "sha256": dataset.sha256,
     }
-
-
-def _sha256(dataset: OfflineDataset) -> str:
-    """Of names, types, shapes and bytes of the arrays, in the order of the fields."""
-    digest = hashlib.sha256()
-    for name, value in dataset._asdict().items():
-        kind = TYPES.get(name, "<f4")
-        digest.update(f"{name} {kind} {value.shape}\n".encode())
-        digest.update(np.ascontiguousarray(value, kind).data)
-    return digest.hexdigest()
