@@ -263,6 +263,24 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Collect:
+    """Play a trained policy and write its episodes as a dataset that agents can learn from; never overwrites."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    out: Path
+    """A new file, NAME.npz."""
+    episodes: int = 100
+    """Whole episodes."""
+    seed: int = 0
+    """Which episodes."""
+    noise: float = 0.0
+    """Standard deviation of normal noise on the actions, which are in [-1, 1] and clipped there."""
+    env: str | None = None
+    """Another environment than that of the training."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspect:
     """Show what a trained policy is made of: layers, dead units, bytes."""
 
@@ -311,6 +329,7 @@ Command = (
     | Annotated[Paper, tyro.conf.subcommand("paper")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Table, tyro.conf.subcommand("table")]

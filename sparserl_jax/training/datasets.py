@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,8 +183,11 @@ def check(agent: Any, dataset: str | None, num_envs: int, warm_up: int, where: s
             )
 
 
-def make(env: Environment, key: jax.Array, source: Source) -> Made:
-    """The dataset of `source` from one key: all of its episodes side by side, uniform actions in [-1, 1]."""
+def make(
+    env: Environment, key: jax.Array, source: Source, act: Callable[..., jax.Array] | None = None
+) -> Made:
+    """The dataset of `source` from one key: all of its episodes side by side, uniform actions in [-1, 1], or what
+    `act(key, obs [episodes, O])` does."""
     start_key, act_key, step_key = jax.random.split(key, 3)
     begun = start(env, start_key, source.episodes)
     pool = Pool(begun.state, begun.obs)  # what follows the end of an episode is not looked at
@@ -192,7 +196,10 @@ def make(env: Environment, key: jax.Array, source: Source) -> Made:
     def step(carry: Carry, time: jax.Array) -> tuple[Carry, tuple[Transition, jax.Array, jax.Array]]:
         envs, running = carry
         shape = (source.episodes, env.spec.action_dim)
-        action = jax.random.uniform(jax.random.fold_in(act_key, time), shape, minval=-1.0, maxval=1.0)
+        own = jax.random.fold_in(act_key, time)
+        action = (
+            jax.random.uniform(own, shape, minval=-1.0, maxval=1.0) if act is None else act(own, envs.obs)
+        )
         envs, seen, finished = advance(env, envs, jax.random.fold_in(step_key, time), action, pool)
         return (envs, running & ~finished.done), (seen, running, finished.invalid)
 

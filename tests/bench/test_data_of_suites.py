@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import check, records, schema, select, single, suites
+from sparserl_jax.bench import check, compare, records, schema, select, single, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.data import OfflineDataset, save
@@ -121,12 +121,22 @@ def test_a_run_is_not_gone_on_with_another_file(tmp_path: Path):
     assert other.programs and line.endswith("results/logged learned from other data")
 
 
+def test_folders_of_other_data_are_not_compared(tmp_path: Path):
+    for seed, name in enumerate(("x", "y")):
+        finish(written(tmp_path, seed=seed), tmp_path / name)
+    with pytest.raises(
+        UserError, match="may not be compared: the SHA-256 of the data of gymnax:Pendulum-v1 is"
+    ):
+        compare.compare([tmp_path / "x", tmp_path / "y"])
+
+
 def test_other_data_under_one_name_are_found(tmp_path: Path):
     finish(written(tmp_path), tmp_path / "x")
     first, *_ = forge.run_ids(tmp_path / "x")
     forge.change(tmp_path / "x", first, lambda record: record["result"]["data"].update(sha256="0" * 64))
     problems = check.check(tmp_path / "x")
-    assert any("learned from different data (sha256 000000000000 and" in text for text in problems)
+    told = f"learned from different data (sha256 {walk().sha256[:12]} and 000000000000)"
+    assert any(told in text for text in problems)
     assert any(
         f"{first}: did not learn from the data that configuration.json names" in text for text in problems
     )

@@ -129,7 +129,7 @@ def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path: Path, monkeypatch
     path = tmp_path / "a.npz"
     save(path, small(), source="three steps", **BOUNDS)
     monkeypatch.setattr("os.access", lambda *_: False)
-    refused(f"npz:{path}", "'a.npz' may not be read; check its permissions")
+    refused(f"npz:{path}", "a.npz' may not be read; check its permissions")
 
     def forbidden(*_: Any) -> bool:
         raise PermissionError(13, "Permission denied")
