@@ -73,7 +73,7 @@ def _refusal(out: Path) -> str | None:
     try:
         there = out.exists() or out.is_symlink()
     except OSError as error:
-        return f"--out '{out:.80}' leads nowhere ({error.strerror}); give another path."
+        return f"--out '{str(out):.80}' leads nowhere ({error.strerror}); give another path."
     return f"--out '{out}' is there already, and no file is overwritten; give another one." if there else None
 
 

@@ -18,7 +18,7 @@ from sparserl_jax.bench import caption as captions
 from sparserl_jax.bench import check, partial, records, reproduce, tables
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.rows import Block, key_of
-from sparserl_jax.bench.summary import Summary, fallback_of, follows, levels_of, order, pooled
+from sparserl_jax.bench.summary import Summary, fallback_of, follows, known_of, levels_of, order, pooled
 from sparserl_jax.errors import UserError
 
 MARK = "comparison.json"
@@ -343,7 +343,8 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
             command = reproduce.command(source.settings, env, arm, key[1], file.as_posix(), parts)
             own = follows(settings, key[0])
             rows.append(rows_of.row(group, env, levels, fallback, command, source.name, own))
-    return rows_of.block(env, sorted(rows, key=lambda row: order(settings, row.key)), levels)
+    made = sorted(rows, key=lambda row: order(settings, row.key))
+    return rows_of.block(env, made, levels, known_of(settings, env))
 
 
 def _differences(sources: list[Source]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sparserl_jax.bench.columns import COLUMNS, blocks, heading, texts
-from sparserl_jax.bench.rows import largest_matched
+from sparserl_jax.bench.remarks import remarks
 from sparserl_jax.bench.summary import Summary
 
 
@@ -42,9 +42,7 @@ def latex(summary: Summary) -> str:
             r"\bottomrule",
             r"\end{tabular}}\\[8pt]",
         ]
-        matched = largest_matched(block)
-        if matched is not None:
-            lines.append(rf"{_tex(matched)}\\[8pt]")
+        lines += [rf"{_tex(line)}\\[8pt]" for line in remarks(block)]
     caption = _tex(f"{summary.title}. " + " ".join(summary.caption))
     lines += [rf"\caption{{{caption}}}", rf"\label{{tab:{summary.name}}}", r"\end{table*}"]
     return "\n".join(lines) + "\n"

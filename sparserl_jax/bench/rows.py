@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,12 +117,16 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The rows of one environment, or the pooled ones. `reason` says why there are no verdicts; None if there are."""
+    """The rows of one environment, or the pooled ones.
+
+    reason: why there are no verdicts; None if there are. known: returns of policies that nobody learned, by name.
+    """
 
     env: str
     rows: tuple[Row, ...]
     reason: str | None
     levels: dict[str, float | None]
+    known: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def generator(*words: Any) -> np.random.Generator:
@@ -365,47 +368,10 @@ def _again(row: Row, dense: Row) -> bool:
     )
 
 
-def block(env: str, rows: Sequence[Row], levels: dict[str, float | None]) -> Block:
+def block(
+    env: str, rows: Sequence[Row], levels: dict[str, float | None], known: dict[str, float] | None = None
+) -> Block:
     """The rows of one environment, compared and with verdicts or the reason why there are none."""
     judged = judge(rows, (env,))
     why = reason(judged, levels)
-    return Block(env, spoken(judged, why), why, levels)
-
-
-def _reached(row: Row) -> str:
-    """The same in words."""
-    if row.realised is None:
-        return row.level_text
-    return f"{row.realised:.3g} ({'asked for' if row.outcome is None else 'coefficient'} {row.sparsity:g})"
-
-
-def largest_matched(block: Block) -> str | None:
-    """One line: up to which sparsity each swept arm is matched, by the verdicts and by the point estimates alone.
-
-    None where the block has no verdicts or sweeps nothing.
-    """
-    if block.reason is not None:
-        return None
-    swept: dict[str, list[Row]] = defaultdict(list)
-    for row in block.rows:
-        # One sparsity that the environment prescribes is no sweep.
-        if row.role == "method" and row.method != "dense" and row.comparison is not None and not row.own:
-            swept[row.arm].append(row)
-    if not swept:
-        return None
-    parts = []
-    for estimate in (False, True):
-        found = {}
-        for arm, rows in swept.items():
-            comparisons = [row.comparison for row in rows if row.comparison is not None]
-            outcomes = [
-                ("matched" if c.delta >= -statistics.MARGIN else "worse") if estimate else c.verdict
-                for c in comparisons
-            ]
-            best = statistics.largest_matched([row.came_out for row in rows], outcomes)
-            found[arm] = next((_reached(row) for row in rows if row.came_out == best), "none")
-        parts.append(", ".join(f"{arm} {text}" for arm, text in found.items()))
-    return (
-        f"Largest sparsity matched, all smaller ones matched too: {parts[0]}. By the point estimate alone (delta >= "
-        f"{-statistics.MARGIN:g}), as papers count: {parts[1]}."
-    )
+    return Block(env, spoken(judged, why), why, levels, known or {})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sparserl_jax.bench.columns import COLUMNS, POOLED, WHOLE, blocks, cells, heading, of_z, widened
-from sparserl_jax.bench.rows import Block, largest_matched
+from sparserl_jax.bench.remarks import remarks
+from sparserl_jax.bench.rows import Block
 from sparserl_jax.bench.summary import Summary
 
 if TYPE_CHECKING:
@@ -91,8 +92,7 @@ def screen(summary: Summary, console: Console) -> None:
         console.print(table)
         if block.reason is not None:
             console.print(f"  {block.reason}.", style="yellow", markup=False, highlight=False)
-        matched = largest_matched(block)
-        if matched is not None:
-            console.print(f"  {matched}", markup=False, highlight=False)
+        for line in remarks(block):
+            console.print(f"  {line}", markup=False, highlight=False)
     for line in summary.caption:
         console.print(line, style="dim", markup=False, highlight=False)

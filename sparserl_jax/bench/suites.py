@@ -51,7 +51,7 @@ _LATER: tuple[str, ...] = (
     "budget",
     "matmul_precision",
 )
-_LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent")
+_LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent", "grids", "known")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 UNWRITTEN = ("object", "logged")
 """Fields of `Task` that no file has."""
@@ -67,8 +67,9 @@ class Task:
     `episodes` and `final_episodes` replace the suite's own numbers where episodes are long or hardly differ.
     `sparsity` (of the actor) and `critic_sparsity` (default: the same) are the knobs of all arms that have none of
     their own; either every environment of a suite has them, or none. `dataset`: what is learned from there in place of
-    its steps, see `training/datasets.py`; `logged`: what the plan has read where it is a file. `object` holds an
-    environment passed from Python instead of a name. These two never enter a file or a hash.
+    its steps, see `training/datasets.py`; `logged`: what the plan has read where it is a file. `known`: returns of
+    policies that nobody learned, by name, which the table sets beside the rows. `object` holds an environment passed
+    from Python instead of a name. It and `logged` never enter a file or a hash.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Task:
     sparsity: float | None = None
     critic_sparsity: float | None = None
     dataset: str | None = None
+    known: Any = None
     logged: Logged | None = dataclasses.field(default=None, compare=False, repr=False)
     object: Any = dataclasses.field(default=None, compare=False, repr=False)
 
@@ -380,6 +382,13 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
             all(v is None for v in levels) or all(v is not None for v in levels),
             where,
             f"environment '{task.name}' needs random, reference and learned together, or none of them.",
+        )
+        known = {} if task.known is None else task.known
+        numbers = isinstance(known, Mapping) and all(
+            isinstance(value, int | float) and math.isfinite(value) for value in known.values()
+        )
+        require(
+            numbers, where, f"environment '{task.name}': 'known' must be a table of returns, not {known!r}."
         )
         if task.random is not None and task.reference is not None:
             require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")

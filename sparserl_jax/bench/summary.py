@@ -16,7 +16,18 @@ from sparserl_jax.bench.caption import caption
 from sparserl_jax.bench.rows import NOT_LEARNED, Block, Key, Row, key_of
 from sparserl_jax.errors import UserError
 
-__all__ = ["NOT_LEARNED", "Block", "Key", "Row", "Summary", "key_of", "levels_of", "pooled", "summarise"]
+__all__ = [
+    "NOT_LEARNED",
+    "Block",
+    "Key",
+    "Row",
+    "Summary",
+    "key_of",
+    "known_of",
+    "levels_of",
+    "pooled",
+    "summarise",
+]
 
 
 EACH = "each environment's"
@@ -51,6 +62,12 @@ def levels_of(settings: dict[str, Any], env: str) -> dict[str, float | None]:
     if failed is None and task["random"] is not None and task["learned"] is not None:
         failed = 0.5 * (task["random"] + task["learned"])
     return {key: task[key] for key in ("random", "reference", "learned")} | {"failed": failed}
+
+
+def known_of(settings: dict[str, Any], env: str) -> dict[str, float]:
+    """Declared returns of policies that nobody learned."""
+    task: dict[str, Any] = next(task for task in settings["suite"]["tasks"] if task["name"] == env)
+    return task.get("known", {})
 
 
 def fallback_of(
@@ -176,7 +193,7 @@ def summarise(root: Path) -> Summary:
             command = reproduce.command(settings, env, key[0], key[1], divided=parts)
             own = follows(settings, key[0])
             made.append(rows_of.row(groups[key], env, levels, fallback, command, own=own))
-        blocks.append(rows_of.block(env, made, levels))
+        blocks.append(rows_of.block(env, made, levels, known_of(settings, env)))
 
     suite, lines = settings["suite"], [*emptied.sentences(root, found), *caption(settings, found, blocks)]
     return Summary(

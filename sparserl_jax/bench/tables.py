@@ -11,7 +11,8 @@ from typing import Any
 from sparserl_jax.bench import records, reproduce
 from sparserl_jax.bench.columns import COLUMNS, blocks, cells, heading, of_z, texts
 from sparserl_jax.bench.latex import latex
-from sparserl_jax.bench.rows import Block, Row, largest_matched, wide
+from sparserl_jax.bench.remarks import remarks
+from sparserl_jax.bench.rows import Block, Row, wide
 from sparserl_jax.bench.screen import screen
 from sparserl_jax.bench.summary import Summary, summarise
 
@@ -32,9 +33,8 @@ def markdown(summary: Summary) -> str:
         ]
         lines += ["| " + " | ".join(row) + " |" for row in texts(block, columns)]
         lines.append("")
-        matched = largest_matched(block)
-        if matched is not None:
-            lines += [matched, ""]
+        for line in remarks(block):
+            lines += [line, ""]
     lines += [line + "\n" for line in summary.caption]
     return "\n".join(lines).rstrip("\n") + "\n"
 

@@ -168,7 +168,7 @@ def notes(found: Outcome) -> list[str]:
         f"{caption.distinct(map(caption.machine, found.records))}; "
         f"{caption.distinct(map(caption.versions, found.records))}; "
         f"{caption.distinct(map(caption.commit, found.records))}; configuration {found.settings['suite_hash']}, grid "
-        f"{search['space_sha256'][:12]}."
+        f"{caption.distinct([tuning.space_sha256(_grid_of(found, arm))[:12] for arm in counts])}."
     )
     return text
 
@@ -177,11 +177,18 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{arm} {count}" for arm, count in counts.items())
 
 
+def _grid_of(found: Outcome, arm: str) -> dict[str, list[float]]:
+    """What was searched for an arm."""
+    search = found.settings["suite"]["search"]
+    grid: dict[str, list[float]] = search.get("grids", {}).get(arm, search["grid"])
+    return grid
+
+
 def _at_ends(found: Outcome) -> str:
     """Chosen values that are the smallest or largest of three or more that were tried."""
     ends = []
     for trial in (trial for trial in found.trials if trial.chosen):
-        for name, tried in found.settings["suite"]["search"]["grid"].items():
+        for name, tried in _grid_of(found, trial.arm).items():
             mine = {other.values.get(name) for other in found.trials if other.arm == trial.arm}
             if len(mine) > 2 and trial.values.get(name) in (min(tried), max(tried)):
                 ends.append(f"{name} of {trial.arm}")
@@ -209,7 +216,7 @@ def tuned_toml(found: Outcome) -> str:
             f"[tuned.{arm}]",
             f"trials = {counts[source]}",
             f"seeds = {list(search['seeds'])}",
-            f'space_sha256 = "{search["space_sha256"]}"',
+            f'space_sha256 = "{tuning.space_sha256(_grid_of(found, source))}"',
             f"overrides = {{ {values} }}",
         ]
     return "\n".join(text) + "\n"
@@ -218,7 +225,8 @@ def tuned_toml(found: Outcome) -> str:
 def _csv(found: Outcome) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = list(found.settings["suite"]["search"]["grid"])
+    arms = [arm for arm, _ in found.settings["suite"]["search"]["trials"]]
+    names = list(dict.fromkeys(name for arm in arms for name in _grid_of(found, arm)))
     writer.writerow(
         ["arm", "trial", *names, "environment", "seed", "return", "z", "score", "lower", "upper", "chosen"]
     )

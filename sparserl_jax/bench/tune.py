@@ -8,7 +8,8 @@ because a run's key does not depend on its overrides, the same random numbers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ def suite_of(suite: Suite, without: dict[str, tuple[str, ...]] | None = None) ->
         )
     trials, names = [], []
     for arm in (arm for arm in suite.arms if arm.name in tune.arms):
-        points = tune.points((without or {}).get(arm.name, ()))
+        points = tuning.points(tune.grid_of(arm.name), (without or {}).get(arm.name, ()))
         mine = [
             _trial(suite, arm, f"{arm.name}_t{i:0{len(str(len(points) - 1))}d}", point)
             for i, point in enumerate(points)
@@ -52,7 +53,8 @@ def suite_of(suite: Suite, without: dict[str, tuple[str, ...]] | None = None) ->
         suite=suite.name,
         grid=dict(tune.grid),
         seeds=tune.seeds,
-        space_sha256=tune.space_sha256,
+        space_sha256=tuning.space_sha256(tune.grid),
+        grids={arm: dict(grid) for arm, grid in tune.grids},
         trials=tuple(names),
         chosen_for=tuple(
             (arm.name, name)
@@ -79,8 +81,9 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     assert tune is not None
     knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
     values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
+    kept: dict[str, Any] = {"width": arm.width, "agent": arm.agent}
     if knob is None and not arm.sparsities:  # tuned where it is compared: at every environment's own
-        return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values, width=arm.width)
+        return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values, **kept)
     if knob is None:
         if len(arm.sparsities) > 1:
             raise UserError(
@@ -96,7 +99,7 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
                 "tune it at one of its own."
             )
         critic = (arm.critic_sparsity(knob),)
-    return Arm(arm.recipe, name, arm.role, (knob,), tune.seeds, critic, values, width=arm.width)
+    return Arm(arm.recipe, name, arm.role, (knob,), tune.seeds, critic, values, **kept)
 
 
 def make(suite: Suite, make_plan: Callable[[Suite], plan.Plan] | None = None) -> plan.Plan:
@@ -110,7 +113,7 @@ def make(suite: Suite, make_plan: Callable[[Suite], plan.Plan] | None = None) ->
     made = make_plan(suite_of(suite))
     tune = suite.tune
     assert tune is not None
-    without = _idle(made, [name for name, _ in tune.grid])
+    without = _idle(made, tune)
     if not without:
         return made
     if not tune.unequal:
@@ -122,14 +125,14 @@ def make(suite: Suite, make_plan: Callable[[Suite], plan.Plan] | None = None) ->
     return make_plan(suite_of(suite, without))
 
 
-def _idle(made: plan.Plan, names: list[str]) -> dict[str, tuple[str, ...]]:
-    """Settings of the grid that change nothing, by arm."""
+def _idle(made: plan.Plan, tune: tuning.Tune) -> dict[str, tuple[str, ...]]:
+    """Settings of the grids that change nothing, by arm."""
     search, found = made.suite.search, {}
     assert search is not None
     for arm, trials in search.trials:
         run = next(planned.run for planned in made.runs if planned.arm.name == trials[0])
         used = {"drop_fraction": _drops(made, run), "buffer_threshold": run.recipe.buffer == "dynamic"}
-        idle = tuple(name for name in names if not used.get(name, True))
+        idle = tuple(name for name, _ in tune.grid_of(arm) if not used.get(name, True))
         if idle:
             found[arm] = idle
     return found
@@ -156,7 +159,7 @@ def lines(made: plan.Plan) -> list[str]:
     assert search is not None
     counts = {arm: len(trials) for arm, trials in search.trials}
     seeds, environments = len(search.seeds), len(suite.tasks)
-    grid = "; ".join(f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in search.grid.items())
+    spaces = {"": search.grid, **{f" of {arm}": grid for arm, grid in search.grids.items()}}
     each = sorted(set(counts.values()))
     told = (
         f"{each[0]} trials for every arm"
@@ -164,7 +167,12 @@ def lines(made: plan.Plan) -> list[str]:
         else "UNEQUAL trials (" + ", ".join(f"{arm} {n}" for arm, n in counts.items()) + ")"
     )
     return [
-        f"tuning: {told}, each on seeds {tuning.span(search.seeds)}, which no arm is evaluated on; grid: {grid}",
+        f"tuning: {told}, each on seeds {tuning.span(search.seeds)}, which no arm is evaluated on",
+        *(f"grid{whose}: {_words(grid)}" for whose, grid in spaces.items() if grid),
         f"{sum(counts.values())} trials of {len(counts)} arm{'s' if len(counts) > 1 else ''} x {seeds} seeds x "
         f"{environments} environment{'s' if environments > 1 else ''} = {len(made.runs)} runs",
     ]
+
+
+def _words(grid: Mapping[str, Sequence[float]]) -> str:
+    return "; ".join(f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in grid.items())

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Overrides = tuple[tuple[str, float], ...]
 """(name, value) of traced settings, sorted by name."""
+Grid = tuple[tuple[str, tuple[float, ...]], ...]
+"""(name, values to try) of traced settings: names sorted, values ascending."""
 TUNED_ROLES = ("method", "dense")
 """Arms that compete, and so must be tuned equally; placebo and A/A arms do not."""
 
@@ -39,36 +41,43 @@ class Tuning:
 
 @dataclasses.dataclass(frozen=True)
 class Tune:
-    """A grid to search: every combination for every arm, each on the same seeds, which no arm is evaluated on.
+    """Grids to search: every combination for every arm, each on the same seeds, which no arm is evaluated on.
 
-    grid: names sorted, values ascending. sparsity: knob of arms that have one. unequal: a setting that changes nothing
-    in an arm is left out there, so that arms may have different numbers of trials.
+    grid: of all arms but those in `grids`, (arm, its own). sparsity: knob of arms that have one. unequal: a setting
+    that changes nothing in an arm is left out there, so that arms may have different numbers of trials.
     """
 
     seeds: tuple[int, ...]
     arms: tuple[str, ...]
-    grid: tuple[tuple[str, tuple[float, ...]], ...]
+    grid: Grid
+    grids: tuple[tuple[str, Grid], ...] = ()
     sparsity: float | None = None
     unequal: bool = False
 
-    def points(self, without: Sequence[str] = ()) -> list[Overrides]:
-        """All combinations, the last name fastest; `without` these names."""
-        kept = [(name, values) for name, values in self.grid if name not in without]
-        names = [name for name, _ in kept]
-        return [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in kept))]
+    def grid_of(self, arm: str) -> Grid:
+        """What is searched for an arm."""
+        return dict(self.grids).get(arm, self.grid)
 
-    @property
-    def space_sha256(self) -> str:
-        """SHA-256 of the grid as canonical JSON; the order in which it was written does not matter."""
-        text = json.dumps(dict(self.grid), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+
+def points(grid: Grid, without: Sequence[str] = ()) -> list[Overrides]:
+    """All combinations, the last name fastest; `without` these names."""
+    kept = [(name, values) for name, values in grid if name not in without]
+    names = [name for name, _ in kept]
+    return [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in kept))]
+
+
+def space_sha256(grid: Grid | Mapping[str, Sequence[float]]) -> str:
+    """SHA-256 of a grid as canonical JSON; the order in which it was written does not matter."""
+    text = json.dumps(dict(grid), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a tuning suite holds about itself: the suite it tunes, its grid and seeds, and the trials of every arm.
+    """What a tuning suite holds about itself: the suite it tunes, its grids and seeds, and the trials of every arm.
 
-    trials: (arm, names of its trials) in order. chosen_for: (A/A arm, the arm whose values it takes).
+    grid: of the arms that are not in `grids`; space_sha256: its hash. trials: (arm, names of its trials) in order.
+    chosen_for: (A/A arm, the arm whose values it takes).
     """
 
     suite: str
@@ -77,6 +86,7 @@ class Search:
     space_sha256: str
     trials: tuple[tuple[str, tuple[str, ...]], ...]
     chosen_for: tuple[tuple[str, str], ...] = ()
+    grids: dict[str, dict[str, tuple[float, ...]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +95,8 @@ class _TuneTable:
 
     seeds: int
     seeds_from: int
-    grid: Any
+    grid: Any = None
+    grids: Any = None
     arms: tuple[str, ...] | None = None
     sparsity: float | None = None
     unequal: bool = False
@@ -116,13 +127,30 @@ def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
     written = from_table(_TuneTable, table, where)
     if not 1 <= written.seeds <= MOST_SEEDS or written.seeds_from < 0:
         raise UserError(f"{where}: give 1 to {MOST_SEEDS} seeds, counted from 0 or more.")
+    names = _competing(written.arms, arms, where)
+    agents = {arm.name: agent if arm.agent is None else arm.agent for arm in arms if arm.name in names}
+    own = {} if written.grids is None else _own_grids(written.grids, agents, where)
+    common = {name: config for name, config in agents.items() if name not in own}
+    if common and written.grid is None:
+        raise UserError(f"{where}: 'grid' is missing, and arm '{next(iter(common))}' has none of its own.")
+    if written.grid is not None and not common:
+        raise UserError(
+            f"{where}: every arm has a grid of its own in 'grids', so nobody uses 'grid'; drop it."
+        )
     tune = Tune(
         seeds=tuple(range(written.seeds_from, written.seeds_from + written.seeds)),
-        arms=_competing(written.arms, arms, where),
-        grid=_grid(written.grid, agent, where),
+        arms=names,
+        grid=_grid(written.grid, common, f"{where} grid") if common else (),
+        grids=tuple(own.items()),
         sparsity=written.sparsity,
         unequal=written.unequal,
     )
+    trials = {name: len(points(tune.grid_of(name))) for name in names}
+    if len(set(trials.values())) > 1 and not tune.unequal:
+        raise UserError(
+            f"{where}: the arms would not be tuned equally ({_counted(trials)}): give their grids equally many points, "
+            "or say 'unequal = true' and the caption will say it too."
+        )
     for arm in arms:
         if set(arm.seeds) & set(tune.seeds):
             beyond = max(seed for other in arms for seed in other.seeds) + 1
@@ -151,14 +179,26 @@ def _competing(names: tuple[str, ...] | None, arms: Sequence[Arm], where: str) -
     return names
 
 
-def _grid(table: Any, agent: Any, where: str) -> tuple[tuple[str, tuple[float, ...]], ...]:
+def _own_grids(table: Any, agents: Mapping[str, Any], where: str) -> dict[str, Grid]:
+    """The grids that arms have of their own; `agents`: the algorithms of the arms that are tuned."""
     if not isinstance(table, Mapping):
-        raise UserError(f"{where}: 'grid' must be a table of lists, not {table!r}.")
+        raise UserError(f"{where}: 'grids' must hold a table per arm, not {table!r}.")
+    for name in table:
+        if name not in agents:
+            raise suggest(name, list(agents), f"tuned arm in {where} grids")
+    return {name: _grid(own, {name: agents[name]}, f"{where} grids.{name}") for name, own in table.items()}
+
+
+def _grid(table: Any, agents: Mapping[str, Any], where: str) -> Grid:
+    """A grid as written, of arms with these algorithms."""
+    if not isinstance(table, Mapping):
+        raise UserError(f"{where}: it must be a table of lists, not {table!r}.")
     grid, size = [], 1
     for name in sorted(table):
         values = table[name] if isinstance(table[name], list | tuple) else [table[name]]
-        for value in values:
-            check_override(agent, name, value, f"{where} grid")
+        for arm, agent in agents.items():
+            for value in values:
+                check_override(agent, name, value, f"{where}, arm '{arm}'" if len(agents) > 1 else where)
         numbers = tuple(sorted(float(value) for value in values))
         if not numbers or len(set(numbers)) != len(numbers):
             raise UserError(f"{where}: '{name}' needs a list of different values, not {table[name]!r}.")
@@ -167,7 +207,7 @@ def _grid(table: Any, agent: Any, where: str) -> tuple[tuple[str, tuple[float, .
     if size < 2:
         raise UserError(
             f"{where}: the grid has {size if grid else 'no'} point{'' if size == 1 and grid else 's'}, so there is "
-            "nothing to choose: list at least two values of a setting under [tune.grid]."
+            "nothing to choose: list at least two values of a setting."
         )
     return tuple(grid)
 
@@ -240,6 +280,10 @@ def _told(efforts: Mapping[str, tuple[int, int]]) -> str:
         f"{name}: {trials} trials x {seeds} seeds" if trials else f"{name}: none"
         for name, (trials, seeds) in efforts.items()
     )
+
+
+def _counted(trials: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count} trials" for name, count in trials.items())
 
 
 def span(seeds: Sequence[int]) -> str:

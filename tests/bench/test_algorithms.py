@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sparserl_jax.bench import algorithms, claims, rows, suites
+from sparserl_jax.bench import algorithms, claims, rows, suites, tune
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.errors import UserError
 
@@ -113,3 +113,19 @@ def test_a_narrow_network_is_the_opponent_of_arms_of_its_own_algorithm_alone():
     tiny = dataclasses.replace(row, arm="tiny", method="tiny")
     assert rows.opponent(row, [tiny]) is tiny
     assert rows.opponent(row, [dataclasses.replace(tiny, agent="two")]) is None
+
+
+def test_a_search_trains_every_arm_by_its_own_algorithm_on_a_grid_of_its_own():
+    arms = [
+        {"recipe": "dense", "name": "a", "agent": {"name": "sql"}},
+        {"recipe": "rigl"},
+    ]
+    grid, own = {"expectile": [0.7, 0.9]}, {"a": {"alpha": [0.5, 5.0]}}
+    table = {"seeds": 1, "seeds_from": 50, "grid": grid, "grids": own}
+    derived = tune.suite_of(suites.parse(offline(*arms, tune=table), "x"))
+    found = {arm.name: (arm.agent.name if arm.agent else None, dict(arm.overrides)) for arm in derived.arms}
+    assert found["a_t0"] == ("sql", {"alpha": 0.5}) and found["a_t1"] == ("sql", {"alpha": 5.0})
+    assert found["rigl_t1"] == found["dense_t1"] == (None, {"expectile": 0.9})
+    assert {run.training.agent.name for _, _, run in derived.runs()} == {"iql", "sql"}
+    with pytest.raises(UserError, match=r"\[tune\] grid, arm 'a'.*expectile"):
+        suites.parse(offline(*arms, tune={**table, "grids": {}}), "x")

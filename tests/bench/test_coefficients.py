@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserl_jax.bench import check, figures, single, summary, tables
+from sparserl_jax.bench import check, figures, remarks, single, summary, tables
 from sparserl_jax.bench import plots as plotting
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.errors import UserError
@@ -50,7 +50,7 @@ def test_a_narrow_network_of_that_sparsity_is_no_opponent(found):
     assert rows_of.opponent(by_name["l0", 0.8], rows) is None
     assert by_name["l0", 0.8].tiny_comparison is None
     # The stand-in keeps all weights whatever the coefficient.
-    assert "l0 0 (coefficient " in (rows_of.largest_matched(found.blocks[0]) or "")
+    assert "l0 0 (coefficient " in (remarks.largest_matched(found.blocks[0]) or "")
 
 
 def test_the_table_of_values_has_the_sparsity_that_came_out_and_pooled_rows_the_mean(found):
@@ -101,5 +101,5 @@ def test_what_ends_denser_than_asked_shows_what_came_out_and_has_no_opponent_of_
     loose, kept = by_arm["eau_like"], by_arm["gradual"]
     assert loose.short == loose.came_out < 0.8 - rows_of.SHORT
     assert loose.level_text == f"0.8 ({loose.short:.3g})" and loose.tiny_comparison is None
-    assert f"eau_like {loose.short:.3g} (asked for 0.8)" in (rows_of.largest_matched(block) or "")
+    assert f"eau_like {loose.short:.3g} (asked for 0.8)" in (remarks.largest_matched(block) or "")
     assert kept.short is None and kept.level_text == "0.8" and kept.tiny_comparison is not None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import check, records, statistics, summary, trials
+from sparserl_jax.bench import check, records, statistics, summary, trials, tuning
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
 from tests.bench import fake
@@ -138,7 +138,7 @@ def test_the_chosen_values_can_be_pasted_into_the_suite(finished, tmp_path):
     for name, source in (("dense", "dense"), ("dense_aa", "dense"), ("rlx2", "rlx2")):
         assert dict(arms[name].overrides) == BEST[source]
         assert arms[name].tuning.trials == 4 and arms[name].tuning.seeds == (1000, 1001, 1002)
-        assert arms[name].tuning.space_sha256 == suite.tune.space_sha256
+        assert arms[name].tuning.space_sha256 == tuning.space_sha256(suite.tune.grid)
     assert arms["placebo"].overrides == () and arms["placebo"].tuning is None
 
     plan = fake.make_plan(suite)
@@ -149,7 +149,7 @@ def test_the_chosen_values_can_be_pasted_into_the_suite(finished, tmp_path):
     assert found["rlx2"]["tuning"] == {
         "n_trials": 4,
         "seeds": [1000, 1001, 1002],
-        "space_sha256": suite.tune.space_sha256,
+        "space_sha256": tuning.space_sha256(suite.tune.grid),
     }
     assert "tuning" not in found["placebo"]
     assert found["rlx2"]["config"]["training"]["agent"]["tau"] == 0.005

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from sparserl_jax import cli
 from sparserl_jax.bench import run as runs
-from sparserl_jax.bench import suites, tune
-from sparserl_jax.bench.tuning import Tune
+from sparserl_jax.bench import suites, tune, tuning
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import Actor, actor_layers
 from sparserl_jax.sparsity import METHODS
@@ -36,7 +35,7 @@ from tests.bench.tuned import GRID, TUNE, parse, plan_of
 )
 def test_a_grid_is_every_combination_once_whatever_the_order_it_is_written_in(grid, random):
     found = parse(tune={**TUNE, "grid": grid}).tune
-    points = found.points()
+    points = tuning.points(found.grid)
     assert len(points) == len(set(points)) == math.prod(map(len, grid.values()))
     for name, values in grid.items():
         assert {dict(point)[name] for point in points} == set(values)
@@ -44,18 +43,18 @@ def test_a_grid_is_every_combination_once_whatever_the_order_it_is_written_in(gr
     shuffled = list(grid.items())
     random.shuffle(shuffled)
     again = parse(tune={**TUNE, "grid": {n: random.sample(v, len(v)) for n, v in shuffled}}).tune
-    assert again.points() == points and again.space_sha256 == found.space_sha256
+    assert tuning.points(again.grid) == points and again.grid == found.grid
 
 
 def test_points_may_leave_out_a_setting():
     grid = (("drop_fraction", (0.1, 0.3)), ("tau", (0.1, 0.2)))
-    points = Tune(seeds=(0,), arms=("dense",), grid=grid).points(without=("drop_fraction",))
+    points = tuning.points(grid, without=("drop_fraction",))
     assert points == [(("tau", 0.1),), (("tau", 0.2),)]
 
 
 def test_other_grids_have_other_hashes():
     hashes = {
-        parse(tune={**TUNE, "grid": grid}).tune.space_sha256
+        tuning.space_sha256(parse(tune={**TUNE, "grid": grid}).tune.grid)
         for grid in (GRID, {"tau": [0.005, 0.02]}, {"gamma": [0.005, 0.02]}, {**GRID, "tau": [0.005, 0.03]})
     }
     assert len(hashes) == 4
@@ -76,6 +75,12 @@ def test_other_grids_have_other_hashes():
         ({"grid": {"tau": []}}, "needs a list of different values"),
         ({"grid": {"tau": [0.5, 0.5]}}, "needs a list of different values"),
         ({"grid": [1]}, "must be a table of lists"),
+        ({"grids": [1]}, "'grids' must hold a table per arm"),
+        ({"grids": {"rlx": GRID}}, "did you mean 'rlx2'"),
+        ({"grids": {"placebo": GRID}}, "tuned arm in"),
+        ({"grids": {"rlx2": {"tau": [0.5]}}}, "grids.rlx2: the grid has 1 point"),
+        ({"grids": {"rlx2": {"tau": [0.5, 0.9]}}}, "dense: 4 trials, rlx2: 2 trials"),
+        ({"grids": {"dense": GRID, "rlx2": GRID}}, "so nobody uses 'grid'"),
         ({"gird": {}}, "did you mean"),
         ({"seeds": 0}, "give 1 to 10000 seeds"),
         ({"seeds_from": -1}, "counted from 0"),
@@ -102,6 +107,8 @@ def test_a_mistake_in_the_table_gives_one_sentence(changes, sentence):
 def test_the_table_must_be_one_and_complete():
     with pytest.raises(UserError, match="must be a table of settings"):
         parse(tune=3)
+    with pytest.raises(UserError, match="'grid' is missing, and arm 'dense' has none"):
+        parse(tune={key: value for key, value in TUNE.items() if key != "grid"})
     with pytest.raises(UserError, match="'seeds_from' is missing"):
         parse(tune={key: value for key, value in TUNE.items() if key != "seeds_from"})
 
@@ -124,6 +131,19 @@ def test_trials_are_arms_of_a_suite_of_their_own():
     keys = {planned.run.key_name for planned in plan.runs}
     assert len(keys) == 2 * 2 * 3 and len(plan.runs) == 4 * len(keys), "trials share their random numbers"
     assert len(plan.programs) == 4, "a grid costs no program: one per environment and n"
+
+
+def test_an_arm_may_have_a_grid_of_its_own_with_as_many_points():
+    own = {"gamma": [0.9, 0.99, 0.999, 0.9999]}
+    plan = plan_of(parse(tune={**TUNE, "grids": {"rlx2": own}}))
+    values = {arm.name: dict(arm.overrides) for arm in plan.suite.arms}
+    assert [values[f"rlx2_t{i}"] for i in range(4)] == [{"gamma": value} for value in own["gamma"]]
+    assert values["dense_t3"] == {"learning_rate": 1e-3, "tau": 0.02}
+    told = "\n".join(tune.lines(plan))
+    assert "grid: learning_rate: 0.0003, 0.001; tau: 0.005, 0.02" in told
+    assert "grid of rlx2: gamma: 0.9, 0.99, 0.999, 0.9999" in told
+    assert plan_of(parse()).suite.hash() != plan.suite.hash()
+    assert "grids" not in plan_of(parse()).suite.plain()["search"]
 
 
 def test_what_is_tried_is_told_before_it_is():
