@@ -227,6 +227,9 @@ class Train:
     """Episodes of the final evaluation."""
     matmul_precision: Literal["default", "highest", "tensorfloat32"] | None = None
     """Precision of matrix products; default what JAX is configured for."""
+    dataset: str | None = None
+    """What to learn from instead of steps: a file (.npz, .hdf5), a Minari folder, or own:random?episodes=50. Steps are
+    then updates."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """A finished run's folder (or its policy.npz): begin from its networks and masks."""
     out: Path | None = None
@@ -257,6 +260,24 @@ class Evaluate:
     """Which fresh episodes; default 0."""
     env: str | None = None
     """Another environment for the fresh episodes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """Play a trained policy and write its episodes as a dataset that agents can learn from; never overwrites."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    out: Path
+    """A new file, NAME.npz."""
+    episodes: int = 100
+    """Whole episodes."""
+    seed: int = 0
+    """Which episodes."""
+    noise: float = 0.0
+    """Standard deviation of normal noise on the actions, which are in [-1, 1] and clipped there."""
+    env: str | None = None
+    """Another environment than that of the training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +343,7 @@ Command = (
     | Annotated[Paper, tyro.conf.subcommand("paper")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Danger, tyro.conf.subcommand("danger")]

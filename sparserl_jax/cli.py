@@ -17,6 +17,7 @@ from sparserl_jax.accelerator import device_per_core, keep_freed_memory
 from sparserl_jax.arguments import (
     Bench,
     Check,
+    Collect,
     Command,
     Compare,
     Conformance,
@@ -56,6 +57,7 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
     Paper: train.paper,
     Train: train.train,
     Evaluate: read.evaluate,
+    Collect: read.collect,
     Inspect: read.inspect,
     Decompose: read.decompose,
     Danger: read.danger,

@@ -140,6 +140,7 @@ def test_every_key_of_a_suite_is_listed_with_its_default():
         "DQNConfig",
         "PPOConfig",
         "TD3BCConfig",
+        "BCConfig",
         "Schedule",
         "Evaluation",
         "Task",

@@ -4,19 +4,21 @@
 
 RLx2 (Figure 7) trains tickets so, too, to see whether a mask is worth something for representing a policy or only for
 finding one; its text does not print the loss. The networks, their first draw and their masks are those of TD3's actor.
+
+`cloner` is what this has in common with cloning a dataset by other policies (`bc.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparserl_jax.agents.actor_critic import hidden_units
+from sparserl_jax.agents.actor_critic import Modules, hidden_units
 from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
 from sparserl_jax.agents.diagnose import dormant_shares, of_method
 from sparserl_jax.agents.optimise import (
@@ -73,6 +75,10 @@ class BehaviourCloningConfig:
         return 0
 
 
+Error = Callable[[Params, Any], jax.Array]
+"""Of (parameters, batch), `[batch]`: how far a policy is from what was done."""
+
+
 class State(NamedTuple):
     """One member: its actor, the key data of the initial draw, its numbers."""
 
@@ -91,8 +97,40 @@ def make(
     """Behaviour cloning for observations of length `obs_dim` and actions of length `action_dim`; arguments and settings
     as of `td3.make`, of which the actor's parts are used."""
     parts = modules(config.hidden, action_dim, config.network)
+    sizes = obs_dim, action_dim
+    return cloner(config, parts, squared_error(parts.policy), sizes, sparsifiers["actor"], events["actor"])
+
+
+def squared_error(policy: Callable[[Params, jax.Array], jax.Array]) -> Error:
+    """Mean over the dimensions of an action of (pi(s) - a)^2, `[batch]`."""
+
+    def each(params: Params, batch: Any) -> jax.Array:
+        return jnp.mean((policy(params, batch.obs) - batch.action) ** 2, axis=-1)
+
+    return each
+
+
+def cloner(
+    config: BehaviourCloningConfig,
+    parts: Modules,
+    each: Error,
+    sizes: tuple[int, int],
+    sparsifier: Sparsifier,
+    events: Events,
+    sample: Callable[..., jax.Array] | None = None,
+) -> Agent:
+    """An actor alone that learns by the mean error to what was done.
+
+    Args:
+        parts: networks, of which the actor is used.
+        each: the error.
+        sizes: lengths of observations and actions.
+        sparsifier, events: the actor's.
+        sample: see `Agent.sample_policy`; None: there is nothing to draw.
+    """
+    obs_dim, action_dim = sizes
     layers = parts.layers(obs_dim, action_dim)["actor"]
-    trainer = Trainer(sparsifiers["actor"], adam(), layers, events["actor"])
+    trainer = Trainer(sparsifier, adam(), layers, events)
     deploy, policy = trainer.sparsifier.deployed, parts.policy
 
     def init(key: jax.Array, settings: dict[str, Any]) -> State:
@@ -116,12 +154,11 @@ def make(
         return action, action
 
     def error(batch: Any) -> Loss:
-        """Mean squared error to the expert's actions."""
+        """Mean error to the actions that were done."""
         weight = batch.valid.astype(jnp.float32)
 
         def loss(params: Params) -> tuple[jax.Array, None]:
-            each = jnp.mean((policy(params, batch.obs) - batch.action) ** 2, axis=-1)
-            return jnp.mean(weight * each), None
+            return jnp.mean(weight * each(params, batch)), None
 
         return loss
 
@@ -164,7 +201,7 @@ def make(
         }
 
     return Agent(
-        name="behaviour_cloning",
+        name=config.name,
         experience=config.experience,
         delay=config.policy_delay,
         layers={"actor": layers},
@@ -182,4 +219,5 @@ def make(
         value=lambda state, obs: jnp.full(obs.shape[:-1], jnp.nan),  # there is no critic
         diagnose=diagnose,
         under=under,
+        sample_policy=sample,
     )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from sparserl_jax.accounting import flops, in_sample_flops
 from sparserl_jax.agents import (
     awac,
+    bc,
     behaviour_cloning,
     ddpg,
     dqn,
@@ -146,6 +147,20 @@ AGENTS: dict[str, Algorithm] = {
         td3.modules,
         flops.td3_bc_run,
         "TD3 on a fixed dataset, its actor held to the actions in it",
+    ),
+    "bc": Algorithm(
+        bc.BCConfig,
+        bc.make,
+        bc.modules,
+        flops.cloning_run,
+        "behaviour cloning of a dataset, or of the best share of its episodes",
+    ),
+    "bc10": Algorithm(
+        bc.BC10Config,
+        bc.make,
+        bc.modules,
+        flops.cloning_run,
+        "behaviour cloning of the best tenth of a dataset's episodes",
     ),
 }
 

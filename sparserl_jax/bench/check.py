@@ -11,9 +11,12 @@ import numpy as np
 from sparserl_jax.bench import claims, partial, paths, policy, records, schema, single, sources
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import leaf
+from sparserl_jax.training import datasets
 
 TOLERANCE = 1e-9
 """Relative difference allowed between a recorded score and the one computed again: rounding of the sum only."""
+ROUNDING = 1e-4
+"""Relative difference allowed between the mean returns of data that two programs made alike."""
 
 
 def check(folder: Path, repository: Path | None = None) -> list[str]:
@@ -121,6 +124,9 @@ def _record_problems(
         problems.append(f"belongs to the configuration {origin['suite_hash']}, not {settings['suite_hash']}")
     if origin["config_hash"] != records.digest(records.canonical(origin["config"]).encode())[:12]:
         problems.append("its configuration does not give its configuration hash")
+    claimed = settings.get("data", {}).get(result["env"])
+    if claimed is not None and result.get("data") != claimed:
+        problems.append(f"did not learn from the data that {records.CONFIGURATION} names ({claimed['name']})")
     here, harmed = folder / "records" / run_id, set()
     for entry in record["files"].values():
         path = here / entry["path"]
@@ -251,11 +257,47 @@ def _group_problems(found: list[dict[str, Any]]) -> list[str]:
     for ids in curves.values():
         if len(ids) > 1:
             problems.append(f"{' and '.join(ids)}: the very same curve under different names")
+    problems += _data_problems(found)
     for env, groups in budgets.items():
         if len(groups) > 1:
             odd = min(groups.values(), key=len)
             problems.append(f"{env}: not all runs had the same budget (differs: {odd[0]})")
     return problems
+
+
+def _data_problems(found: list[dict[str, Any]]) -> list[str]:
+    """Runs of one environment (and of one seed, where every seed has data of its own) that learned from other data.
+
+    A file is the same to the last bit. What is made in a training may differ by the rounding of differently compiled
+    programs, but not by more.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for record in found:
+        result = record["result"]
+        if "data" in result:  # older records do not say
+            own = result["data"]["name"].startswith(datasets.OWN)
+            groups[result["env"], result["seed"] if own else None].append(record)
+    problems = []
+    for (env, seed), records_of in groups.items():
+        first, *others = records_of
+        odd = [
+            r for r in others if not _same_data(first["result"]["data"], r["result"]["data"], seed is None)
+        ]
+        if odd:
+            one, other = (record["result"]["data"]["sha256"][:12] for record in (first, odd[0]))
+            problems.append(
+                f"{env}: {first['run_id']} and {odd[0]['run_id']} learned from different data (sha256 {one} and "
+                f"{other})"
+            )
+    return problems
+
+
+def _same_data(one: dict[str, Any], other: dict[str, Any], of_a_file: bool) -> bool:
+    if of_a_file or one["sha256"] == other["sha256"]:
+        return bool(one == other)
+    counts = [(data["name"], data["transitions"], data["episodes"]) for data in (one, other)]
+    apart = abs(one["mean_return"] - other["mean_return"])
+    return counts[0] == counts[1] and apart <= ROUNDING * max(1.0, abs(one["mean_return"]))
 
 
 def _alone(found: list[dict[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import costs, policy, provenance, records, sources, tickets
 from sparserl_jax.bench.plan import Planned
 from sparserl_jax.bench.strict import from_table
-from sparserl_jax.bench.suites import Arm, Suite, Task
+from sparserl_jax.bench.suites import UNWRITTEN, Arm, Suite, Task
 from sparserl_jax.bench.tuning import Tuning
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
@@ -36,7 +36,7 @@ def suite_of(content: dict[str, Any]) -> Suite:
         schedule=from_table(Schedule, content["schedule"], f"{where} schedule"),
         matmul_precision=content.get("matmul_precision"),
         evaluation=from_table(Evaluation, content["evaluation"], f"{where} evaluation"),
-        tasks=tuple(from_table(Task, task, f"{where} tasks", skip=("object",)) for task in content["tasks"]),
+        tasks=tuple(from_table(Task, task, f"{where} tasks", skip=UNWRITTEN) for task in content["tasks"]),
         arms=tuple(
             Arm(
                 from_table(Recipe, arm["recipe"], f"{where} arms"),

@@ -165,6 +165,8 @@ def _refuse(first: Source, other: Source, shared: list[str]) -> None:
         budgets = [_of(source, env)[0]["result"]["budget"] for source in (first, other)]
         for field in sorted({*budgets[0], *budgets[1]}):
             same(f"{field} on {env}", budgets[0].get(field), budgets[1].get(field))
+        files = [source.settings.get("data", {}).get(env, {}).get("sha256") for source in (first, other)]
+        same(f"the SHA-256 of the data of {env}", *files)
 
 
 def _of(source: Source, env: str) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError, located
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import Promise
+from sparserl_jax.training import datasets
 from sparserl_jax.training.config import Run
 from sparserl_jax.training.spaces import check_observations, check_spaces
 
@@ -91,6 +92,12 @@ def _describe(source: Any) -> Any:
     return env.spec
 
 
+def _logged(suite: Suite, task: Task, spec: Any) -> Any:
+    """The dataset of an environment's file, read and checked; None where it has none."""
+    where = f"suite '{suite.name}', environment '{spec.name}'"
+    return None if task.dataset is None else datasets.read(task.dataset, spec, suite.folder, where)
+
+
 def _try_method(run: Run, layers: dict[str, LayerTable]) -> None:
     """A user's own sparsity method is looked at by shape, so that its faults are told in a sentence."""
     if ":" not in run.recipe.method:
@@ -132,7 +139,8 @@ def make(
     found = [describe(task.name if task.object is None else task.object) for task in suite.tasks]
     # The canonical name says what a default left unsaid (a physics backend): it goes into keys and records.
     tasks = tuple(
-        dataclasses.replace(task, name=spec.name) for task, spec in zip(suite.tasks, found, strict=True)
+        dataclasses.replace(task, name=spec.name, logged=_logged(suite, task, spec))
+        for task, spec in zip(suite.tasks, found, strict=True)
     )
     written = [task.name for task in suite.tasks]
     suite = dataclasses.replace(suite, tasks=tasks)
@@ -259,6 +267,7 @@ def lines(plan: Plan) -> list[str]:
     ]
     if suite.start is not None:
         text.append(continuing.line(suite.start))
+    text.extend(datasets.line(task.logged, task.name) for task in suite.tasks if task.logged is not None)
     for task in suite.tasks:
         evaluation = suite.evaluation_of(task)
         steps, serial = evaluation_steps(plan, task)

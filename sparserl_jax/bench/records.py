@@ -205,6 +205,7 @@ def result_of(plan: Plan, planned: Planned, outcome: Any) -> dict[str, Any]:
         "invalid_steps": int(outcome.invalid_steps),
         "events": {network: int(outcome.events[network]) for network in networks},
         "costs": costs.costs(run, layers, nnz, promised),
+        **({} if outcome.data is None else {"data": outcome.data}),
     }
 
 
@@ -336,13 +337,20 @@ def _whole(plan: Plan, program: Any) -> dict[str, Any]:
 
 
 def configuration(plan: Plan) -> dict[str, Any]:
-    """What `configuration.json` of a folder holds: the resolved suite, and every run it must contain."""
+    """What `configuration.json` of a folder holds: the resolved suite, every run it must contain, and which files they
+    learn from, if any."""
     return {
         "schema_version": SCHEMA_VERSION,
         "suite_hash": plan.suite.hash(),
         "suite": plan.suite.plain(),
         "runs": [planned.folder.as_posix() for planned in plan.runs],
+        **({"data": files} if (files := data_of(plan)) else {}),
     }
+
+
+def data_of(plan: Plan) -> dict[str, Any]:
+    """Datasets that were read from files, by environment."""
+    return {task.name: task.logged.described() for task in plan.suite.tasks if task.logged is not None}
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def claim_as(folder: Path, ours: dict[str, Any], write: bool = True) -> None:
             raise UserError(
                 f"'{folder}' holds a damaged {records.CONFIGURATION}; restore it, or give another folder with --out."
             )
+        _refuse_other_data(folder, ours, theirs)
         if {**theirs, "suite": {**theirs["suite"], "title": ""}} != {
             **ours,
             "suite": {**ours["suite"], "title": ""},
@@ -116,6 +117,20 @@ def claim_as(folder: Path, ours: dict[str, Any], write: bool = True) -> None:
         )
     if write:
         records.write_atomic(path, (json.dumps(ours, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _refuse_other_data(folder: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Refuse to go on with a file of other content than the one that the folder's runs learn from."""
+    if ours["suite_hash"] != theirs.get("suite_hash"):
+        return  # another suite, which says more
+    for env, now in ours.get("data", {}).items():
+        then = theirs.get("data", {}).get(env, {})
+        if then.get("sha256") != now["sha256"]:
+            raise UserError(
+                f"'{folder}' was begun with other data: the SHA-256 of '{now['name']}' for {env} was "
+                f"{str(then.get('sha256')):.12} and is {now['sha256'][:12]}; bring back that file, or give another "
+                "folder with --out."
+            )
 
 
 def check_machine(plan: Plan, limit: int | None = None) -> None:

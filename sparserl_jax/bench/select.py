@@ -60,6 +60,11 @@ def without_published(plan: Plan, results: Path) -> tuple[Plan, str]:
     inside = [planned for program in plan.programs for planned in plan.of(program)]
     runs = [planned.folder.as_posix() for planned in inside]
     done = {run_id for run_id in runs if records.finished(folder, run_id, suite_hash)}
+    if done and records.read_configuration(folder).get("data", {}) != records.data_of(plan):
+        return (
+            plan,
+            f"--skip-published: nothing is skipped: results/{plan.suite.name} learned from other data",
+        )
     where = f"--skip-published: {len(done)} of {len(runs)} runs are skipped"
     if not done:
         return plan, f"{where}: {_why_none(folder, suite_hash)}"

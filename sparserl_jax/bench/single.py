@@ -58,6 +58,7 @@ def suite_of(
     final_episodes: int = 100,
     matmul_precision: str | None = None,
     start: str | Path | None = None,
+    dataset: str | None = None,
 ) -> Suite:
     """A suite of one arm.
 
@@ -72,13 +73,16 @@ def suite_of(
         seeds: number of members, trained together; counted from `first_seed`.
         steps: environment steps per member, a multiple of 20 evaluations times parallel environments and policy delay
             (PPO: times steps per rollout); default the one that is nearest to 100,000.
-        warm_up: random steps before the first update; default 5 % of `steps`, at most 25,000, and none for PPO.
+        warm_up: random steps before the first update; default 5 % of `steps`, at most 25,000, and none for PPO and
+            with a dataset.
         num_envs: parallel environments per member.
         network, hidden, batch_size, learning_rate: of the agent; default its own.
         episodes, final_episodes: per evaluation, and at the end.
         matmul_precision: of all stages; default what JAX is configured for. See `training/precision.py`.
         start: a finished run's folder, or its policy.npz: every member begins from its networks and masks, with fresh
             optimiser and replay; `network` and `hidden` are then that run's where not given. See `bench/continuing.py`.
+        dataset: what is learned from in place of steps, see `training/datasets.py`; `steps` are then updates, and there
+            is no warm-up.
 
     The schedule is the published one of RLx2 scaled to `steps`.
     """
@@ -120,7 +124,7 @@ def suite_of(
         )
     interval = steps // POINTS
     grid = _grid(interval, unit)
-    if warm_up is None and config.experience == "rollout":
+    if warm_up is None and config.experience != "replay":
         warm_up = 0
     elif warm_up is None:
         wanted = max(min(25_000, steps // 20), config.batch_size, 8 * num_envs)
@@ -143,7 +147,7 @@ def suite_of(
         schedule=Schedule.scaled(steps, grid, config),
         evaluation=Evaluation(interval, episodes, final_episodes),
         dispatch=None,
-        tasks=(Task(name, object=None if isinstance(env, str) else env),),
+        tasks=(Task(name, dataset=dataset, object=None if isinstance(env, str) else env),),
         arms=(
             Arm(
                 chosen,

@@ -34,12 +34,13 @@ from sparserl_jax.bench.strict import content, from_table
 from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
+from sparserl_jax.training.datasets import Logged
 from sparserl_jax.training.given import Ticket
 from sparserl_jax.training.recipe import Recipe, recipe
 
-# Never in a file or a hash: Python objects, weights to start from (their hash stays), and [tune], which decides no
-# number of a run.
-_OBJECTS = ("object", "env_object", "arrays", "tune")
+# Never in a file or a hash: Python objects, datasets and weights to start from (their digests stay), the place of the
+# file, and [tune], which decides no number of a run.
+_OBJECTS = ("object", "env_object", "logged", "folder", "arrays", "tune")
 # Left out where not given, so that hashes stay what they were.
 _LATER: tuple[str, ...] = (
     "overrides",
@@ -52,6 +53,8 @@ _LATER: tuple[str, ...] = (
 )
 _LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent", "grids", "known")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
+UNWRITTEN = ("object", "logged")
+"""Fields of `Task` that no file has."""
 ROLES = ("method", "dense", "aa", "placebo")
 
 
@@ -64,9 +67,9 @@ class Task:
     `episodes` and `final_episodes` replace the suite's own numbers where episodes are long or hardly differ.
     `sparsity` (of the actor) and `critic_sparsity` (default: the same) are the knobs of all arms that have none of
     their own; either every environment of a suite has them, or none. `dataset`: what is learned from there in place of
-    its steps, see `training/datasets.py`. `known`: returns of policies that nobody learned, by name, which the table
-    sets beside the rows. `object` holds an environment passed from Python instead of a name; it never enters a file or
-    a hash.
+    its steps, see `training/datasets.py`; `logged`: what the plan has read where it is a file. `known`: returns of
+    policies that nobody learned, by name, which the table sets beside the rows. `object` holds an environment passed
+    from Python instead of a name. It and `logged` never enter a file or a hash.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Task:
     critic_sparsity: float | None = None
     dataset: str | None = None
     known: Any = None
+    logged: Logged | None = dataclasses.field(default=None, compare=False, repr=False)
     object: Any = dataclasses.field(default=None, compare=False, repr=False)
 
 
@@ -124,9 +128,9 @@ class Arm:
 class Suite:
     """A resolved comparison. `result = False` marks suites whose numbers may never be published.
 
-    `tune`: the grid that `sparserl tune` searches. `unequal_tuning`: the suite admits that its arms were not tuned
-    equally. `search`: set in the suites that `sparserl tune` makes of others. `budget`: what its length is called in a
-    file that has several, see `bench/budgets.py`.
+    `folder`: where relative paths of its file begin. `tune`: the grid that `sparserl tune` searches. `unequal_tuning`:
+    the suite admits that its arms were not tuned equally. `search`: set in the suites that `sparserl tune` makes of
+    others. `budget`: what its length is called in a file that has several, see `bench/budgets.py`.
     """
 
     name: str
@@ -147,6 +151,7 @@ class Suite:
     search: tunings.Search | None = None
     budget: str | None = None
     matmul_precision: str | None = None
+    folder: Path = dataclasses.field(default=Path(), compare=False, repr=False)
 
     def training(self, task: Task) -> Training:
         """The training configuration of one environment, shared by all arms."""
@@ -163,6 +168,7 @@ class Suite:
             start=self.start,
             matmul_precision=self.matmul_precision,
             dataset=task.dataset,
+            logged=task.logged,
         )
 
     def evaluation_of(self, task: Task) -> Evaluation:
@@ -369,7 +375,7 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
     for key, value in (("environments", environments), ("arms", arms)):
         good = isinstance(value, list) and len(value) > 0
         require(good, where, f"the suite needs at least one [[{key}]] block.")
-    tasks = [from_table(Task, entry, f"{where} [[environments]]", skip=("object",)) for entry in environments]
+    tasks = [from_table(Task, entry, f"{where} [[environments]]", skip=UNWRITTEN) for entry in environments]
     for task in tasks:
         levels = (task.random, task.reference, task.learned)
         require(
@@ -425,4 +431,4 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
 
 def read(path: Path, budget: str | None = None) -> Suite:
     """The suite in a TOML file, at one of its budgets."""
-    return parse(content(path), path.name, budget)
+    return dataclasses.replace(parse(content(path), path.name, budget), folder=path.parent)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparserl_jax.arguments import (
     Check,
+    Collect,
     Compare,
     Conformance,
     Danger,
@@ -118,6 +119,23 @@ def evaluate(command: Evaluate, console: Console) -> int:
     compared = evaluation.reproduce(found)
     say(console, compared.line())
     return runs.EXIT_OK if compared.agrees else runs.EXIT_CHECK_FAILED
+
+
+def collect(command: Collect, console: Console) -> int:
+    """`sparserl collect`."""
+    from sparserl_jax.bench import collect as collecting
+    from sparserl_jax.bench import saved
+
+    card = collecting.collect(
+        saved.find(command.path),
+        command.out,
+        episodes=command.episodes,
+        seed=command.seed,
+        noise=command.noise,
+        env=command.env,
+    )
+    say(console, collecting.line(card, command.out))
+    return 0
 
 
 def inspect(command: Inspect, console: Console) -> int:

@@ -3,6 +3,8 @@
 d4rl:PATH              an HDF5 file of D4RL                  options: timeouts=keep (default) or drop
 minari:PATH            the folder of a Minari dataset
 npz:PATH               a file of this package, as `save` writes it
+
+A path alone says its kind by what it ends in: `.hdf5` or `.h5`, `.npz`; a folder is Minari's.
 """
 
 from __future__ import annotations
@@ -10,15 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl
+from typing import Any, NamedTuple
 
 from sparserl_jax.data import archive, checks, d4rl, minari
 from sparserl_jax.data.archive import card, save
 from sparserl_jax.data.dataset import OfflineDataset
+from sparserl_jax.data.written import split
 from sparserl_jax.errors import UserError, located
 
-__all__ = ["OfflineDataset", "card", "load", "save"]
+__all__ = ["OfflineDataset", "card", "load", "save", "split"]
 
 KINDS: dict[str, tuple[Callable[..., OfflineDataset], frozenset[str]]] = {
     "d4rl": (d4rl.load, frozenset({"timeouts"})),
@@ -26,13 +28,54 @@ KINDS: dict[str, tuple[Callable[..., OfflineDataset], frozenset[str]]] = {
     "npz": (archive.load, frozenset()),
 }
 """Loader and its options, by the prefix of a source."""
+ENDINGS = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "npz"}
+"""Kinds by what a path ends in."""
 
 
-def load(source: str, *, obs_dim: int, action_low: Any, action_high: Any) -> OfflineDataset:
-    """The transitions of a file or folder, checked and with actions in [-1, 1].
+class Source(NamedTuple):
+    """What a source says: which kind of file, where, and the options of its loader."""
+
+    kind: str
+    path: Path
+    options: dict[str, str]
+
+
+def parse(source: str, folder: Path | None = None) -> Source:
+    """Take a source apart; whether there is such a file is not looked at, but for folders that no word calls Minari's.
 
     Args:
         source: kind, path and options, see above; `~` is the home folder.
+        folder: where relative paths begin; default the working directory.
+    """
+    head, options = split(source)
+    kind, colon, name = head.partition(":")
+    if kind not in KINDS or not colon:
+        kind, name = "", head
+    path = (Path() if folder is None else folder) / os.path.expanduser(name)
+    kind = (
+        kind or ENDINGS.get(path.suffix.lower(), "") or ("minari" if name and checks.is_folder(path) else "")
+    )
+    if not kind or not name:
+        kinds = ", ".join(f"{kind}:PATH" for kind in KINDS)
+        raise UserError(
+            f"'{head}' names no file of a kind that is known; write one of {kinds}, or a path that ends in "
+            f"{', '.join(ENDINGS)} or is the folder of a Minari dataset."
+        )
+    known = KINDS[kind][1]
+    if unknown := sorted(set(options) - known):
+        raise UserError(f"{kind} has no option '{unknown[0]}'; it has {', '.join(sorted(known)) or 'none'}.")
+    if options.get("timeouts", d4rl.TIMEOUTS[0]) not in d4rl.TIMEOUTS:
+        raise UserError(f"timeouts is '{options['timeouts']}'; it is {' or '.join(d4rl.TIMEOUTS)}.")
+    return Source(kind, path, options)
+
+
+def load(
+    source: str, *, obs_dim: int, action_low: Any, action_high: Any, folder: Path | None = None
+) -> OfflineDataset:
+    """The transitions of a file or folder, checked and with actions in [-1, 1].
+
+    Args:
+        source, folder: see `parse`.
         obs_dim: O, entries of an observation of the environment.
         action_low, action_high: f[A], bounds of its actions in its own units.
 
@@ -40,24 +83,6 @@ def load(source: str, *, obs_dim: int, action_low: Any, action_high: Any) -> Off
         UserError: anything is not as it should be, in one sentence that begins with the source.
     """
     with located(f"dataset '{source}'"):
-        head, _, query = source.partition("?")
-        kind, colon, path = head.partition(":")
-        if kind not in KINDS or not colon or not path:
-            kinds = ", ".join(f"{name}:PATH" for name in KINDS)
-            raise UserError(f"there is no kind '{kind}' with a path behind it; write one of {kinds}.")
-        loader, options = KINDS[kind]
-        return loader(
-            Path(os.path.expanduser(path)),
-            checks.box(obs_dim, action_low, action_high),
-            **_options(query, kind, options),
-        )
-
-
-def _options(query: str, kind: str, known: frozenset[str]) -> dict[str, str]:
-    try:
-        found = dict(parse_qsl(query, strict_parsing=True, keep_blank_values=True)) if query else {}
-    except ValueError:
-        raise UserError("options are written ?name=value&name=value.") from None
-    if unknown := sorted(set(found) - known):
-        raise UserError(f"{kind} has no option '{unknown[0]}'; it has {', '.join(sorted(known)) or 'none'}.")
-    return found
+        kind, path, options = parse(source, folder)
+        with checks.reached():
+            return KINDS[kind][0](path, checks.box(obs_dim, action_low, action_high), **options)

@@ -1,33 +1,39 @@
 """This package's own file of a dataset: the arrays of `OfflineDataset` in one .npz, and a card that says what they are.
 
 The card is one JSON text, `card`: format, source, obs_dim, action_dim, action_low, action_high (of the environment; the
-stored actions are in [-1, 1]), transitions, episodes, returns (mean, min, max, histogram of ten bins) and the SHA-256
-of the arrays. Nothing is pickled, and the same dataset gives the same bytes.
+stored actions are in [-1, 1]), transitions, episodes, returns (mean, min, max, histogram of ten bins), the SHA-256 of
+the arrays, and `about`, further facts, where there are any. Nothing is pickled, and the same dataset gives the same
+bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sparserl_jax.data import checks
-from sparserl_jax.data.dataset import OfflineDataset
+from sparserl_jax.data.dataset import TYPES, OfflineDataset
 from sparserl_jax.errors import UserError
 
 FORMAT = "sparserl_jax-dataset-1"
 BINS = 10
-TYPES = {"terminated": "|b1", "truncated": "|b1"}
-"""Little-endian types of the fields; the others are f32."""
 
 
 def save(
-    path: Path | str, dataset: OfflineDataset, *, source: str, action_low: Any, action_high: Any
+    path: Path | str,
+    dataset: OfflineDataset,
+    *,
+    source: str,
+    action_low: Any,
+    action_high: Any,
+    about: Mapping[str, Any] | None = None,
+    new: bool = False,
 ) -> dict[str, Any]:
     """Write a dataset so that a reader sees the old or the new file, never half of one; returns its card.
 
@@ -35,12 +41,14 @@ def save(
         path: the file, by convention `.npz`; its folder is made where it is missing.
         source: where the transitions are from, in words or as `load` has it.
         action_low, action_high: f[A], the units of the environment in which -1 and 1 of the actions are.
+        about: further facts for the card, of JSON's kinds.
+        new: whether a file that is there stays as it is, and `FileExistsError` is raised.
     """
     given = {name: np.asarray(value) for name, value in dataset._asdict().items()}
     box = checks.box(given["obs"].shape[-1], action_low, action_high)
     checked = _checked(given, box)
     arrays = {name: np.asarray(value, TYPES.get(name, "<f4")) for name, value in checked._asdict().items()}
-    card = _card(checked, box, source)
+    card = {**_card(checked, box, source), **({} if about is None else {"about": dict(about)})}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
@@ -49,7 +57,11 @@ def save(
             np.savez(file, card=np.array(json.dumps(card, sort_keys=True)), **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        if new:
+            path.hardlink_to(temporary)  # at once, and only where nothing is
+            temporary.unlink()
+        else:
+            temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -66,7 +78,7 @@ def load(path: Path, box: checks.Box) -> OfflineDataset:
                 f"its card says {key} {card.get(key)}, and the environment has {ours}; load the data of this one."
             )
     made = _checked(arrays, box)
-    if card.get("sha256") != _sha256(made):
+    if card.get("sha256") != made.sha256:
         raise UserError(
             "its arrays are not those of its card (SHA-256); copy the file again, or write it with `save`."
         )
@@ -136,15 +148,5 @@ def _card(dataset: OfflineDataset, box: checks.Box, source: str) -> dict[str, An
             "max": float(returns.max()),
             "histogram": {"edges": edges.tolist(), "counts": np.histogram(returns, edges)[0].tolist()},
         },
-        "sha256": _sha256(dataset),
+        "sha256": dataset.sha256,
     }
-
-
-def _sha256(dataset: OfflineDataset) -> str:
-    """Of names, types, shapes and bytes of the arrays, in the order of the fields."""
-    digest = hashlib.sha256()
-    for name, value in dataset._asdict().items():
-        kind = TYPES.get(name, "<f4")
-        digest.update(f"{name} {kind} {value.shape}\n".encode())
-        digest.update(np.ascontiguousarray(value, kind).data)
-    return digest.hexdigest()

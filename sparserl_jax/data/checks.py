@@ -7,6 +7,7 @@ are checked before arrays are read, so that a damaged shape cannot ask for more 
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 import zipfile
 import zlib
@@ -76,10 +77,32 @@ def no_library(name: str, what: str) -> UserError:
 
 
 @contextlib.contextmanager
+def reached() -> Iterator[None]:
+    """Turn what a system says of a path that it cannot follow (too long, not permitted) into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"its path leads nowhere that can be read ({error.strerror or type(error).__name__}); check the path and "
+            "its permissions."
+        ) from None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at a path; a path that cannot be followed is one sentence."""
+    with reached():
+        return path.is_dir()
+
+
+@contextlib.contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a library raises at a file, missing or damaged, into one sentence; `what` it should be."""
-    if not path.is_file():
+    with reached():
+        found = path.is_file()
+    if not found:
         raise UserError(f"there is no file '{path}'; check the path.")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"'{path}' may not be read; check its permissions.")
     try:
         yield
     except UserError:

@@ -1,6 +1,7 @@
 """D4RL's HDF5 files (Fu et al., 2020, arXiv 2004.07219): flat arrays over all steps of all episodes.
 
-    observations [N,O]   actions [N,A]   rewards [N]   terminals [N]   timeouts [N]   next_observations [N,O] (optional)
+    observations [N,O]   actions [N,A]   rewards [N]   terminals [N]
+    timeouts [N] and next_observations [N,O], one of which may be missing
 
 Groups beside them (`infos`, `metadata`) are not read. `terminals` are the environment's own ends, `timeouts` those of
 the time limit. What becomes of the transition at a time limit is the one choice a reader of these files has:
@@ -10,6 +11,10 @@ the time limit. What becomes of the transition at a time limit is the one choice
            is the observation of row i + 1, and so the file's last row is left out, too
 
 Both leave the same episodes, one transition shorter under `drop` where the limit ended them.
+
+A stored next observation that is not the observation of the row below (it jumps) says that an episode ended there. In
+a file without `timeouts` the jumps behind rows that are not terminal are taken for them; in one with `timeouts` every
+jump has to be marked.
 """
 
 from __future__ import annotations
@@ -22,17 +27,23 @@ from sparserl_jax.data import checks, hdf5
 from sparserl_jax.data.dataset import OfflineDataset
 from sparserl_jax.errors import UserError
 
-KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
-NEXT = "next_observations"
+KEYS = ("observations", "actions", "rewards", "terminals")
+LIMITS, NEXT = "timeouts", "next_observations"
 TIMEOUTS = ("keep", "drop")
+ROUNDING = 1e-5
+"""How far two observations may lie apart, absolutely or as a share, and still be one that was stored twice."""
 
 
 def load(path: Path, box: checks.Box, timeouts: str = "keep") -> OfflineDataset:
-    """The transitions of a file; `timeouts` is `keep` or `drop`, see above."""
-    if timeouts not in TIMEOUTS:
-        raise UserError(f"timeouts is '{timeouts}'; it is {' or '.join(TIMEOUTS)}.")
+    """The transitions of a file; `timeouts` is one of `TIMEOUTS`, see above."""
     with hdf5.opened(path) as file:
-        found = {key: hdf5.array(file, key) for key in (*KEYS, NEXT) if key in KEYS or key in file}
+        wanted = (*KEYS, *(key for key in (LIMITS, NEXT) if key in file))
+        found = {key: hdf5.array(file, key) for key in wanted}
+        if NEXT not in found and LIMITS not in found:
+            raise UserError(
+                f"{LIMITS} is missing, and so is {NEXT}, without which nothing says where the time limit ended "
+                "episodes; store one of them."
+            )
         if timeouts == "keep" and NEXT not in found:
             raise UserError(
                 f"{NEXT} is missing, and timeouts=keep needs it behind a time limit; use timeouts=drop, which leaves "
@@ -42,11 +53,15 @@ def load(path: Path, box: checks.Box, timeouts: str = "keep") -> OfflineDataset:
         raw = {key: value[()] for key, value in found.items()}
     obs = checks.floats(raw["observations"], "observations")
     terminated = checks.flags(raw["terminals"], "terminals")
-    timed_out = checks.flags(raw["timeouts"], "timeouts")
-    if NEXT in raw:
-        following = checks.floats(raw[NEXT], NEXT)
-    else:
-        following = obs  # read at terminal rows only, behind which nothing follows
+    following = checks.floats(raw[NEXT], NEXT) if NEXT in raw else obs  # then read at terminal rows only
+    jumps = _jumps(obs, following) & ~terminated if NEXT in raw else np.zeros(len(obs), bool)
+    timed_out = checks.flags(raw[LIMITS], LIMITS) if LIMITS in raw else jumps
+    if (unsaid := jumps & ~timed_out).any():
+        raise UserError(
+            f"{NEXT} of row {np.argmax(unsaid)} is not the observation of the row below (so in {unsaid.sum()} rows), "
+            f"but neither terminals nor {LIMITS} say that an episode ended there; mark it in {LIMITS}, or leave "
+            f"{LIMITS} out of the file."
+        )
     kept = np.ones(len(obs), bool)
     if timeouts == "drop":
         # At a terminal row D4RL has the next episode's first observation, which no target reads; not ours to hand out.
@@ -67,3 +82,9 @@ def load(path: Path, box: checks.Box, timeouts: str = "keep") -> OfflineDataset:
         terminated=terminated[kept],
         truncated=last & ~terminated[kept],
     )
+
+
+def _jumps(obs: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Rows whose next observation is another than the observation of the row below, rounding aside, bool[N]."""
+    apart = ~np.isclose(following[:-1], obs[1:], rtol=ROUNDING, atol=ROUNDING).all(axis=1)
+    return np.append(apart, False)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
+
+TYPES = {"terminated": "|b1", "truncated": "|b1"}
+"""Little-endian types of the fields; the others are f32."""
 
 
 class OfflineDataset(NamedTuple):
@@ -37,3 +41,13 @@ class OfflineDataset(NamedTuple):
     def returns(self) -> np.ndarray:
         """Undiscounted return of every episode, f64[episodes]."""
         return np.bincount(self.episode, self.reward.astype(np.float64))
+
+    @property
+    def sha256(self) -> str:
+        """Of names, types, shapes and bytes of the arrays, in the order of the fields."""
+        digest = hashlib.sha256()
+        for name, value in self._asdict().items():
+            kind = TYPES.get(name, "<f4")
+            digest.update(f"{name} {kind} {value.shape}\n".encode())
+            digest.update(np.ascontiguousarray(value, kind).data)
+        return digest.hexdigest()

@@ -41,7 +41,7 @@ def load(folder: Path, box: checks.Box) -> OfflineDataset:
     An episode whose last row is no end is truncated there, for the data end.
     """
     data = folder / "data"
-    if not data.is_dir():
+    if not checks.is_folder(data):
         raise UserError(
             f"there is no folder '{data}'; give the folder of a Minari dataset, which holds `data`."
         )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from sparserl_jax.agents.agent import Range, refuse_idle
 from sparserl_jax.agents.awac import AWACConfig
+from sparserl_jax.agents.bc import BCConfig
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
 from sparserl_jax.agents.ddpg import DDPGConfig
 from sparserl_jax.agents.dqn import DQNConfig
@@ -30,9 +31,17 @@ from sparserl_jax.training.iterations import check_iterations, grid_of, updates_
 from sparserl_jax.training.recipe import Recipe
 
 OfflineConfig = (
-    IQLConfig | AWACConfig | TAWACConfig | InACConfig | SQLConfig | XQLConfig | FtTPOConfig | TD3BCConfig
+    IQLConfig
+    | AWACConfig
+    | TAWACConfig
+    | InACConfig
+    | SQLConfig
+    | XQLConfig
+    | FtTPOConfig
+    | TD3BCConfig
+    | BCConfig
 )
-"""Those of the algorithms that learn values from a dataset."""
+"""Those of the algorithms that learn from a dataset."""
 AgentConfig = TD3Config | SACConfig | DDPGConfig | DQNConfig | PPOConfig | OfflineConfig
 """Configurations of the algorithms that a suite may choose."""
 AnyConfig = AgentConfig | BehaviourCloningConfig
@@ -130,7 +139,8 @@ class Training:
     `agent` says how many updates come of an iteration. `env_object` stands for `env` when the user passed an object.
     With `start`, all members begin from the networks of a finished run, which then also acts in the warm-up.
     `matmul_precision`: see precision.py; None: what JAX is configured for. `dataset`: what it learns from instead of
-    its own steps, see datasets.py; `steps` and all other steps are then gradient updates.
+    its own steps, see datasets.py; `steps` and all other steps are then gradient updates. `logged`: what was read from
+    the file that it names, if it names one.
     """
 
     env: str
@@ -145,6 +155,12 @@ class Training:
     start: Start | None = None
     matmul_precision: str | None = None
     dataset: str | None = None
+    logged: datasets.Logged | None = None
+
+    @property
+    def best(self) -> float:
+        """Share of the episodes of its dataset that it learns from, the best by return; 1 for most algorithms."""
+        return getattr(self.agent, "best", 1.0)
 
     @property
     def replayed(self) -> bool:
@@ -227,7 +243,10 @@ class Training:
             if value < 1:
                 raise UserError(f"{name} = {value} must be at least 1.")
         precision.check(self.matmul_precision, "matmul_precision")
-        datasets.check(self.agent, self.dataset, self.num_envs, self.warm_up, f"environment '{self.env}'")
+        where = f"environment '{self.env}'"
+        datasets.check(self.agent, self.dataset, self.num_envs, self.warm_up, where)
+        if self.dataset is not None and self.logged is None and datasets.source(self.dataset, where) is None:
+            raise UserError(f"{where}: dataset '{self.dataset}' has not been read: give 'logged', too.")
         schedule = self.schedule
         for name, allowed in self.agent.TRACED.items():
             number = getattr(self.agent, name)

@@ -2,27 +2,34 @@
 
     own:random?episodes=50      whole episodes of uniform actions in the training's own environment, made inside `init`
                                 from a key of the run's seed: the same data for all arms, other data for every seed
+    PATH                        a file, see `sparserl_jax.data`: the same data for all arms and all seeds
 
-A dataset is kept by each member as arrays, beside its networks. (A file, one array that all members share, will be
-another kind of `Source`.)
+The first is kept by each member as arrays, beside its networks; a file is on every device once, for all members.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from sparserl_jax.envs import Environment, EnvState, Pool, Transition, advance, start
-from sparserl_jax.errors import UserError, suggest
+from sparserl_jax import data as files
+from sparserl_jax.data import OfflineDataset
+from sparserl_jax.envs import Environment, EnvSpec, EnvState, Pool, Transition, advance, start
+from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.replay import Batch
 from sparserl_jax.replay.windows import take
 
 WRITTEN = "own:random?episodes=50"
 """How a dataset is written, for messages."""
-POLICIES = ("own:random",)
+OWN = "own:"
+POLICIES = (f"{OWN}random",)
 
 
 class Source(NamedTuple):
@@ -35,7 +42,8 @@ class Source(NamedTuple):
 class Dataset(NamedTuple):
     """Transitions of one member, episode after episode; fields as of `data.OfflineDataset`, rows behind `rows` unused.
 
-    obs, next_obs f32[N,O]; action f32[N,A]; reward f32[N]; terminated, truncated bool[N]; rows i32[].
+    obs, next_obs f32[N,O]; action f32[N,A]; reward f32[N]; terminated, truncated bool[N]; rows i32[]. drawn: which of
+    them are learned from, as (i32[N], i32[]): row numbers, and how many of these; `()`: all.
     """
 
     obs: jax.Array
@@ -45,6 +53,25 @@ class Dataset(NamedTuple):
     terminated: jax.Array
     truncated: jax.Array
     rows: jax.Array
+    drawn: tuple[jax.Array, jax.Array] | tuple[()] = ()
+
+    @property
+    def held(self) -> jax.Array:
+        """How many rows are learned from, i32[]."""
+        return self.drawn[1] if self.drawn else self.rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """A dataset that was read from a file: its name as it is written, the SHA-256 of its arrays, and these."""
+
+    name: str
+    sha256: str
+    arrays: OfflineDataset = dataclasses.field(compare=False, repr=False)
+
+    def described(self) -> dict[str, Any]:
+        """See `described`."""
+        return described(self.name, self.arrays, self.sha256)
 
 
 class Made(NamedTuple):
@@ -56,17 +83,19 @@ class Made(NamedTuple):
     invalid: jax.Array
 
 
-def source(text: str, where: str) -> Source:
-    """What the name of a dataset says; `where` it stands, for messages.
+def source(text: str, where: str) -> Source | None:
+    """What the name of a dataset says, None where it is a file; `where` it stands, for messages.
 
     Raises:
         UserError: it says nothing that there is.
     """
-    policy, _, query = text.partition("?")
+    with located(f"{where}: dataset '{text}'"):
+        policy, options = files.split(text)
+    if not text.startswith(OWN):
+        return None
     if policy not in POLICIES:
         raise suggest(policy, list(POLICIES), f"dataset of {where}")
     try:
-        options = dict(parse_qsl(query, strict_parsing=True)) if query else {}
         episodes = int(options.pop("episodes"))
         if options or episodes < 1:
             raise ValueError
@@ -76,6 +105,53 @@ def source(text: str, where: str) -> Source:
             f"'{WRITTEN}'."
         ) from None
     return Source(policy, episodes)
+
+
+def read(text: str, spec: EnvSpec, folder: Path, where: str) -> Logged | None:
+    """The dataset of a file, for an environment; None where none is named. `folder`: where relative paths begin.
+
+    Raises:
+        UserError: there is no such file, or it holds no data of this environment.
+    """
+    if source(text, where) is not None:
+        return None
+    with located(where):
+        if spec.actions != "continuous":
+            raise UserError(
+                f"dataset '{text}' would hold real actions, and these are {spec.actions}; drop it."
+            )
+        bounds = {"action_low": spec.action_low, "action_high": spec.action_high}
+        found = files.load(text, obs_dim=spec.obs_dim, **bounds, folder=folder)
+    return Logged(text, found.sha256, found)
+
+
+def described(name: str, found: OfflineDataset, sha256: str | None = None) -> dict[str, Any]:
+    """What records say of a dataset: its name, how much it is, the mean return of its episodes, and the digest of its
+    arrays (taken where not given)."""
+    return {
+        "name": name,
+        "transitions": len(found.reward),
+        "episodes": int(found.ends.sum()),
+        "mean_return": float(found.returns.mean()),
+        "sha256": found.sha256 if sha256 is None else sha256,
+    }
+
+
+def line(logged: Logged, env: str) -> str:
+    """A dataset that was read, in words."""
+    returns = logged.arrays.returns
+    return (
+        f"data of {env}: {logged.name}, {len(logged.arrays.reward):,} transitions in {len(returns):,} episodes with "
+        f"returns from {returns.min():.4g} to {returns.max():.4g} (mean {returns.mean():.4g}), sha256 "
+        f"{logged.sha256[:12]}"
+    )
+
+
+def rows_of(data: Dataset) -> OfflineDataset:
+    """The rows that there are, of one member's dataset on the host."""
+    return OfflineDataset(
+        *(np.asarray(getattr(data, name))[: int(data.rows)] for name in OfflineDataset._fields)
+    )
 
 
 def check(agent: Any, dataset: str | None, num_envs: int, warm_up: int, where: str) -> None:
@@ -107,8 +183,11 @@ def check(agent: Any, dataset: str | None, num_envs: int, warm_up: int, where: s
             )
 
 
-def make(env: Environment, key: jax.Array, source: Source) -> Made:
-    """The dataset of `source` from one key: all of its episodes side by side, uniform actions in [-1, 1]."""
+def make(
+    env: Environment, key: jax.Array, source: Source, act: Callable[..., jax.Array] | None = None
+) -> Made:
+    """The dataset of `source` from one key: all of its episodes side by side, uniform actions in [-1, 1], or what
+    `act(key, obs [episodes, O])` does."""
     start_key, act_key, step_key = jax.random.split(key, 3)
     begun = start(env, start_key, source.episodes)
     pool = Pool(begun.state, begun.obs)  # what follows the end of an episode is not looked at
@@ -117,7 +196,10 @@ def make(env: Environment, key: jax.Array, source: Source) -> Made:
     def step(carry: Carry, time: jax.Array) -> tuple[Carry, tuple[Transition, jax.Array, jax.Array]]:
         envs, running = carry
         shape = (source.episodes, env.spec.action_dim)
-        action = jax.random.uniform(jax.random.fold_in(act_key, time), shape, minval=-1.0, maxval=1.0)
+        own = jax.random.fold_in(act_key, time)
+        action = (
+            jax.random.uniform(own, shape, minval=-1.0, maxval=1.0) if act is None else act(own, envs.obs)
+        )
         envs, seen, finished = advance(env, envs, jax.random.fold_in(step_key, time), action, pool)
         return (envs, running & ~finished.done), (seen, running, finished.invalid)
 
@@ -141,10 +223,44 @@ def make(env: Environment, key: jax.Array, source: Source) -> Made:
     return Made(data, returns, jnp.sum(invalid, dtype=jnp.int32))
 
 
+def best_count(share: float, episodes: int) -> int:
+    """How many episodes are the best `share` of so many, rounded up."""
+    return math.ceil(round(share * episodes, 9))  # 0.1 * 30 is a little more than 3
+
+
+def best_of(returns: Any, share: float, xp: Any = jnp) -> Any:
+    """The best `share` of episodes by return, bool[episodes]; of equal ones the earlier. returns: float[episodes]; xp:
+    numpy or jax.numpy."""
+    place = xp.arange(len(returns))
+    rank = xp.argsort(xp.lexsort((place, -returns)))
+    return rank < best_count(share, len(returns))
+
+
+def narrowed(data: Dataset, best: Any, xp: Any = jnp) -> Dataset:
+    """The dataset of which some episodes are learned from. best: bool[episodes], in their order."""
+    place = xp.arange(data.obs.shape[0])
+    ends = data.terminated | data.truncated
+    episode = xp.cumsum(ends) - ends
+    chosen = best[xp.minimum(episode, len(best) - 1)] & (place < data.rows)
+    order = xp.lexsort((place, ~chosen)).astype(np.int32)
+    return data._replace(drawn=(order, chosen.sum().astype(np.int32)))
+
+
+def shared(logged: Logged, share: float) -> Dataset:
+    """A file's dataset as members are trained on it, NumPy arrays; share: of the best of its episodes."""
+    found = logged.arrays
+    rows: Any = (*found, np.int32(len(found.reward)))
+    data = Dataset(*rows)
+    return data if share == 1 else narrowed(data, best_of(found.returns, share, np), np)
+
+
 def draw(data: Dataset, key: jax.Array, size: int) -> Batch:
     """`size` transitions, uniformly and with replacement, as windows of one step."""
-    chosen = jax.random.randint(key, (size,), 0, data.rows)
-    obs, action, reward, next_obs, terminated, truncated = (take(jnp.asarray(x), chosen) for x in data[:-1])
+    chosen = jax.random.randint(key, (size,), 0, data.held)
+    if data.drawn:
+        chosen = take(jnp.asarray(data.drawn[0]), chosen)
+    columns = (take(jnp.asarray(x), chosen) for x in data[: len(OfflineDataset._fields)])
+    obs, action, reward, next_obs, terminated, truncated = columns
     return Batch(
         obs=obs,
         action=action,

@@ -18,7 +18,7 @@ class Outcome:
     status: `ok` or `diverged`. curve: arrays [points] (env_step, update, return, and diagnostics). final_returns:
     f32[final_episodes]. params, masks: of every network, NumPy trees; the acting network's are the deployed ones.
     nnz: active weights per tensor. events: topology events that happened. measured: seconds and bytes, never part of
-    a result.
+    a result. data: the dataset that it learned from, see `datasets.described`.
     """
 
     run: Run
@@ -33,6 +33,7 @@ class Outcome:
     episodes: int
     invalid_steps: int
     measured: dict[str, float]
+    data: dict[str, Any] | None = None
 
 
 def counts(layers: LayerTable, masks: Any) -> list[int]:

@@ -69,7 +69,7 @@ class Member(NamedTuple):
     """The whole training state of one member; a Population is a Member whose arrays carry a leading member axis.
 
     envs: `()` where nothing acts. replay: `()` where the experience is rollouts, which are learned from and forgotten;
-    the dataset where there is one (`datasets.Dataset`). history: u8[weight] by network,
+    the member's dataset where it has one of its own (`datasets.Dataset`). history: u8[weight] by network,
     what masks have been at curve points (see diagnostics.py).
     """
 
@@ -115,7 +115,7 @@ def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> Member
     }
     names = dict.fromkeys(PURPOSES, run.key_name) | {"agent": run.draw_name}
     keys = {purpose: key_data("run", name, purpose) for purpose, name in names.items()}
-    if training.dataset is not None:  # the seed's, whatever the arm
+    if training.dataset is not None and training.logged is None:  # the seed's, whatever the arm
         keys["dataset"] = key_data("dataset", training.env, training.dataset, str(run.seed))
     return MemberSettings(
         keys=keys,

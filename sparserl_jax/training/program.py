@@ -19,6 +19,7 @@ from sparserl_jax.agents.registry import build
 from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
+from sparserl_jax.training import datasets
 from sparserl_jax.training.config import Run, Training
 from sparserl_jax.training.dataset_stages import DatasetStages
 from sparserl_jax.training.given import Given, shapes
@@ -80,7 +81,7 @@ class Program:
         """Name of its folder: what it trains, and a hash of its membership."""
         # An object has no name that lasts and may not be copied; what a recipe is called in lists changes nothing.
         start = self.training.start
-        training = dataclasses.replace(self.training, env_object=None, start=None)
+        training = dataclasses.replace(self.training, env_object=None, start=None, logged=None)
         named = [
             dataclasses.asdict(
                 dataclasses.replace(
@@ -90,7 +91,8 @@ class Program:
             for run in self.runs
         ]
         for run in named:
-            run["training"].pop("start")  # the names of programs that start afresh stay what they were
+            for digested in ("start", "logged"):  # the names of programs that have none stay what they were
+                run["training"].pop(digested)
             if training.matmul_precision is None:  # of those of unspoken precision, too
                 run["training"].pop("matmul_precision")
             if training.dataset is None:  # of those that learn from their own steps
@@ -103,7 +105,7 @@ class Program:
                 if not run[later]:
                     del run[later]
         words = [json.dumps(run, sort_keys=True, default=str) for run in named]
-        words += [] if start is None else [start.sha256]
+        words += [given.sha256 for given in (start, self.training.logged) if given is not None]
         digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
         env = "".join(c if c.isalnum() else "-" for c in self.training.env)
         return f"{env}-{self.training.agent.name}-{self.family}-n{self.n_max}-{digest}"
@@ -231,6 +233,12 @@ class Program:
         return self.layout.on_cpu and not self.host and self.fills_a_core
 
     @cached_property
+    def shared(self) -> tuple[Any, ...]:
+        """What all members are trained on together, arrays on the host: the dataset of a file, or nothing."""
+        logged = self.training.logged
+        return () if logged is None else (datasets.shared(logged, self.training.best),)
+
+    @cached_property
     def stages(self) -> dict[str, Any]:
         """The stages over the rows of the layout, jitted; the clock is unbatched and the state is donated."""
         if self.host:
@@ -241,14 +249,18 @@ class Program:
             kind = DatasetStages
         stages = kind(self.training, self.agent, self.env, self.n_max, self.keep_mean)
 
+        all_alike = (None,) * len(self.shared)
+
         def over_members(fn: Callable[..., Any], *axes: int | None, **how: Any) -> Any:
             return self.layout.stage(precise(fn, self.training.matmul_precision), *axes, **how)
 
         made = {
             "init": over_members(stages.init, 0),
             "warm_up": over_members(stages.warm_up, 0, 0, None, donate=(0,)),
-            "train": over_members(stages.train, 0, 0, None, donate=(0,), one_by_one=self.one_by_one),
-            "evaluate": over_members(stages.evaluate, 0, 0, None, None),
+            "train": over_members(
+                stages.train, 0, 0, None, *all_alike, donate=(0,), one_by_one=self.one_by_one
+            ),
+            "evaluate": over_members(stages.evaluate, 0, 0, None, None, *all_alike),
             "harvest": over_members(stages.harvest, 0),
         }
         return {name: made[name] for name in self.stage_names}
@@ -276,7 +288,8 @@ class Program:
         """Forecast of the bytes its population holds on each device."""
         held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.shapes()))
         # One after another, members are read from one copy and written to another.
-        return held // self.layout.members * self.layout.held * (2 if self.one_by_one else 1)
+        members = held // self.layout.members * self.layout.held * (2 if self.one_by_one else 1)
+        return members + sum(leaf.nbytes for leaf in jax.tree.leaves(self.shared))
 
     def arguments(self) -> dict[str, tuple[Any, ...]]:
         """Shapes, or values on the host, of what every stage is called with."""
@@ -287,8 +300,8 @@ class Program:
         given: dict[str, tuple[Any, ...]] = {
             "init": (settings,),
             "warm_up": (population, settings, clock),
-            "train": (population, settings, clock),
-            "evaluate": (population, settings, clock, np.int32(0)),
+            "train": (population, settings, clock, *self.shared),
+            "evaluate": (population, settings, clock, np.int32(0), *self.shared),
             "harvest": (population,),
         }
         return {name: given[name] for name in self.stage_names}

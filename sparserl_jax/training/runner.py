@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sparserl_jax.training import checkpoint, diagnostics, memory
+from sparserl_jax.training import checkpoint, datasets, diagnostics, memory
 from sparserl_jax.training.outcome import Outcome, counts
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress, Silent
@@ -139,6 +139,7 @@ class Execution:
         memory.check(self.peak or 0, layout, name)
         self.layout = layout
         self.settings = self.placed(self.program.settings)
+        self.shared = self.layout.share(self.program.shared)
 
     def placed(self, tree: Any) -> Any:
         """Arrays `[member, ...]` on the devices, as the stages take them."""
@@ -199,7 +200,8 @@ class Execution:
         if kind == "warm_up":
             self.population = self.compiled[kind](self.population, self.settings, clock)
         else:
-            self.population, metrics = self.compiled[kind](self.population, self.settings, clock)
+            given = (self.population, self.settings, clock, *self.shared)
+            self.population, metrics = self.compiled[kind](*given)
             self.metrics = {key: np.asarray(value)[: self.layout.members] for key, value in metrics.items()}
         jax.block_until_ready(self.population)
         self.step += self.training.dispatch_steps
@@ -256,7 +258,8 @@ class Execution:
         began = time.perf_counter()
         clock = clock_at(self.training, self.step)
         assert self.population is not None
-        seen, history = self.compiled["evaluate"](self.population, self.settings, clock, np.int32(repeat))
+        given = (self.population, self.settings, clock, np.int32(repeat), *self.shared)
+        seen, history = self.compiled["evaluate"](*given)
         seen = {key: np.asarray(value)[: self.layout.members] for key, value in seen.items()}
         self.seconds["evaluate"] += time.perf_counter() - began
         return seen, history
@@ -350,6 +353,17 @@ class Execution:
         left, tally = jax.device_get((self.compiled["harvest"](self.population), self.population.tally))
         return left, tally
 
+    def data(self) -> list[dict[str, Any] | None]:
+        """What is to be said of the members' datasets; None where they learn from their own steps."""
+        training, members = self.training, len(self.program.runs)
+        if training.dataset is None:
+            return [None] * members
+        if training.logged is not None:
+            return [training.logged.described()] * members
+        own = jax.device_get(self.population.replay)
+        found = [datasets.rows_of(jax.tree.map(lambda x, i=i: x[i], own)) for i in range(members)]
+        return [datasets.described(training.dataset, rows) for rows in found]
+
     def outcomes(self, final: np.ndarray) -> list[Outcome]:
         """One Outcome per Run."""
         agent, program = self.program.agent, self.program
@@ -362,6 +376,7 @@ class Execution:
         measured["memory_forecast_bytes"] = float(program.memory())
         if self.peak is not None:
             measured["memory_compiled_bytes"] = float(self.peak)
+        learned = self.data()
         outcomes = []
         for i, run in enumerate(program.runs):
 
@@ -385,6 +400,7 @@ class Execution:
                     episodes=int(tally.episodes[i]),
                     invalid_steps=int(tally.invalid[i]),
                     measured=measured,
+                    data=learned[i],
                 )
             )
         return outcomes

@@ -143,6 +143,12 @@ class Layout:
 
         return jax.tree.map(put, self.padded(tree))
 
+    def share(self, tree: Any) -> Any:
+        """Arrays on the host, which all members read, as arrays that every device has once."""
+        if len(self.devices) == 1:
+            return jax.device_put(tree)
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec()))
+
     def unpadded(self, tree: Any) -> Any:
         """Arrays or shapes `[row, ...]` as `[member, ...]`; arrays come to the host where there are copies to leave
         out, and stay as they are where not."""

@@ -100,6 +100,21 @@ def test_drop_leaves_out_the_last_row_of_the_file_as_d4rl_does(tmp_path: Path) -
     assert dropped.terminated.tolist() == [False, False] and dropped.truncated.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("options", ["", "?timeouts=drop"])
+def test_without_timeouts_episodes_end_where_stored_observations_jump(tmp_path: Path, options: str) -> None:
+    pytest.importorskip("h5py")
+    arrays = files.flat(files.episodes([(3, True), (4, False), (1, False), (2, True), (3, False)]))
+    whole = load(f"d4rl:{files.write_flat(tmp_path / 'a.hdf5', arrays)}{options}", **files.SPACE)
+    del arrays["timeouts"]
+    # A rounding is no jump.
+    arrays["next_observations"] = arrays["next_observations"] * np.float32(1 + 1e-7)
+    found = load(f"d4rl:{files.write_flat(tmp_path / 'b.hdf5', arrays)}{options}", **files.SPACE)
+    assert found.terminated.tolist() == whole.terminated.tolist()
+    assert found.truncated.tolist() == whole.truncated.tolist()
+    np.testing.assert_array_equal(found.obs, whole.obs)
+    np.testing.assert_allclose(found.next_obs, whole.next_obs, rtol=1e-6)
+
+
 def test_data_that_stop_within_an_episode_are_cut_there(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     arrays = files.flat(files.episodes([(3, True), (3, False)]))

@@ -97,6 +97,68 @@ def test_sources_are_checked_before_files(tmp_path: Path) -> None:
     refused(f"minari:{tmp_path}", "no episodes and no main_data.hdf5")
 
 
+def test_options_that_are_given_twice_are_refused() -> None:
+    refused("d4rl:a?timeouts=keep&timeouts=drop", "option 'timeouts' is given 2 times; give it once")
+    refused("d4rl:a?timeouts=keep&timeouts=keep", "given 2 times")
+
+
+def test_kinds_are_told_by_what_a_path_ends_in(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    save(path, small(), source="three steps", **BOUNDS)
+    named = load(f"npz:{path}", **files.SPACE)
+    for source, folder in ((f"{path}", None), ("a.npz", tmp_path), ("npz:a.npz", tmp_path)):
+        assert load(source, **files.SPACE, folder=folder).sha256 == named.sha256
+    refused("a.npz?timeouts=drop", "npz has no option 'timeouts'")
+    refused(f"{tmp_path / 'a.hdf5'}", "there is no file")
+    refused(f"{tmp_path}", "there is no folder", "holds `data`")  # a folder is Minari's
+    refused("a.csv", "'a.csv' names no file of a kind that is known", ".hdf5, .h5, .npz")
+    refused("", "names no file of a kind that is known")
+
+
+LONG = "a" * 5000
+
+
+@pytest.mark.parametrize(
+    "source", [f"npz:{LONG}", f"d4rl:{LONG}", f"minari:{LONG}", LONG, f"{LONG}.npz", "npz:a\0"]
+)
+def test_paths_that_lead_nowhere_are_one_sentence(source: str) -> None:
+    refused(source)
+
+
+def test_a_file_that_may_not_be_read_is_one_sentence(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.npz"
+    save(path, small(), source="three steps", **BOUNDS)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    refused(f"npz:{path}", "a.npz' may not be read; check its permissions")
+
+    def forbidden(*_: Any) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", forbidden)
+    refused(f"npz:{path}", "Permission denied", "check the path")
+
+
+@pytest.mark.parametrize("where", [1, 4])
+def test_a_jump_that_nothing_marks_is_named(tmp_path: Path, where: int) -> None:
+    """Rows 3 (terminal) and 6 (time limit) end episodes; a jump elsewhere is an end that is missing."""
+    pytest.importorskip("h5py")
+    arrays = files.flat(files.episodes(ENDS))
+    arrays["next_observations"][where, 0] += 1
+    path = files.write_flat(tmp_path / "a.hdf5", arrays)
+    for options in ("", "?timeouts=drop"):
+        refused(
+            f"d4rl:{path}{options}", f"next_observations of row {where}", "in 1 rows", "mark it in timeouts"
+        )
+
+
+def test_a_file_says_one_way_or_the_other_where_episodes_were_cut(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    arrays = files.flat(files.episodes(ENDS))
+    del arrays["timeouts"], arrays["next_observations"]
+    path = files.write_flat(tmp_path / "a.hdf5", arrays)
+    refused(f"d4rl:{path}?timeouts=drop", "timeouts is missing, and so is next_observations", "store one")
+
+
 def test_other_kinds_of_files_are_not_read(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     path = tmp_path / "a"

@@ -181,6 +181,19 @@ LOSSES: dict[str, dict[str, Loss]] = {
 """By agent, in the order of an update."""
 
 
+def squared(nets: Mapping[str, Any], batch: Any, k: Any, noise: np.ndarray) -> float:
+    """Mean over dimensions of (tanh(mean) - a)^2, of a policy that is nothing but its mean."""
+    error = (rlx2_numpy.action(nets["actor"], batch.obs) - batch.action) ** 2
+    return over(batch, error.mean(axis=-1))
+
+
+CLONING: dict[str, dict[str, Loss]] = {
+    "squashed": {"actor": lambda nets, batch, k, noise: cloned(nets, batch, 1.0)},
+    "deterministic": {"actor": squared},
+}
+"""Of BC, by policy."""
+
+
 # ---- one update --------------------------------------------------------------------------------------------
 
 
@@ -217,9 +230,9 @@ def gradient(loss: Callable[[], float], params: Any, step: float = 1e-6) -> dict
 def updated(
     agent: str, nets: dict[str, Any], batch: Any, k: Any, noise: np.ndarray, adam: Adam
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Networks and the losses of one update; `k` holds the agent's numbers by their names."""
+    """Networks and the losses of one update; `k` holds the agent's numbers by their names. BC goes by its policy."""
     nets, losses = copy.deepcopy(nets), {}
-    for name, loss in LOSSES[agent].items():
+    for name, loss in {**LOSSES, **CLONING}[agent].items():
         before = copy.deepcopy(nets)
 
         def now(loss: Loss = loss, before: Any = before) -> float:

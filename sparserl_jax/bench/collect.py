@@ -1,0 +1,128 @@
+"""`sparserl collect`: whole episodes of a trained policy as a dataset, in this package's own file (`data/archive.py`).
+
+The card says whose they are: environment, agent, recipe and method, the run, its score, the digest of its policy file,
+and how it was played. The same policy, seed and machine give the same file.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparserl_jax.bench import evaluate, records
+from sparserl_jax.bench.saved import Saved
+from sparserl_jax.data import OfflineDataset, archive
+from sparserl_jax.errors import UserError
+
+ENDING = ".npz"
+
+
+def collect(
+    saved: Saved, out: Path, *, episodes: int, seed: int = 0, noise: float = 0.0, env: str | None = None
+) -> dict[str, Any]:
+    """Play a policy and write what it did to a new file; returns the file's card.
+
+    Args:
+        out: the file, which must not be there yet.
+        episodes: at least 1.
+        seed: names the episodes, which are never those of any evaluation.
+        noise: standard deviation of the normal noise on actions in [-1, 1], which are clipped.
+        env: another environment's name; default that of the training.
+
+    Raises:
+        UserError: numbers out of range, a file that is there, or an environment that has no such data.
+    """
+    if episodes < 1 or seed < 0 or not 0 <= noise < math.inf:
+        raise UserError(
+            f"episodes = {episodes}, seed = {seed}, noise = {noise:g}: give at least 1 episode, a seed of 0 or more "
+            "and a noise of 0 or more."
+        )
+    refusal = _refusal(out)
+    if refusal is not None:
+        raise UserError(refusal)
+    played = evaluate.environment(saved, env)
+    spec = played.spec
+    made = _played(saved, played, episodes, seed, noise)
+    about = {**_about(saved), "env": spec.name, "seed": seed, "noise": noise}
+    words = f"{episodes} episodes of {saved.policy.description['agent']} on {spec.name}"
+    bounds = {"action_low": spec.action_low, "action_high": spec.action_high}
+    try:
+        return archive.save(out, made, source=words, about=about, new=True, **bounds)
+    except OSError as error:
+        raise UserError(
+            _refusal(out) or f"'{out}' cannot be written ({error.strerror}); give another --out."
+        ) from None
+
+
+def line(card: dict[str, Any], out: Path) -> str:
+    """What was written, in words."""
+    returns = card["returns"]
+    return (
+        f"{out}: {card['transitions']:,} transitions in {card['episodes']:,} episodes, returns from "
+        f"{returns['min']:.6g} to {returns['max']:.6g} (mean {returns['mean']:.6g}), sha256 {card['sha256'][:12]}"
+    )
+
+
+def _refusal(out: Path) -> str | None:
+    """Why nothing can be written to a path; None where something may be."""
+    if out.suffix != ENDING:
+        return f"--out '{out}' does not end in {ENDING}, by which a dataset of this package is known; let it."
+    try:
+        there = out.exists() or out.is_symlink()
+    except OSError as error:
+        return f"--out '{str(out):.80}' leads nowhere ({error.strerror}); give another path."
+    return f"--out '{out}' is there already, and no file is overwritten; give another one." if there else None
+
+
+def _about(saved: Saved) -> dict[str, Any]:
+    """Whose episodes they are, from the record where there is one."""
+    said = {
+        "agent": saved.policy.description["agent"],
+        "policy_sha256": records.digest(saved.path.read_bytes()),
+    }
+    if saved.record is None:
+        return said
+    result = saved.record["result"]
+    named = {key: result[key] for key in ("recipe", "method", "sparsity", "score", "final_score")}
+    return {**said, "run": saved.record["run_id"], "trained_on": result["env"], **named}
+
+
+def _played(saved: Saved, env: Any, episodes: int, seed: int, noise: float) -> OfflineDataset:
+    """That many episodes, one after another."""
+    import jax
+    import jax.numpy as jnp
+
+    from sparserl_jax.envs import HostEnvironment
+    from sparserl_jax.training import datasets
+    from sparserl_jax.training.population import key_data
+    from sparserl_jax.training.precision import precise
+
+    spec = env.spec
+    if isinstance(env, HostEnvironment) or spec.actions != "continuous":
+        kind = "runs on the host" if isinstance(env, HostEnvironment) else f"has {spec.actions} actions"
+        raise UserError(
+            f"'{spec.name}' {kind}, and datasets are collected in compiled environments of real actions; name one with "
+            "--env."
+        )
+    source = datasets.Source(saved.name, min(episodes, evaluate.AT_ONCE))
+
+    def act(key: jax.Array, obs: jax.Array) -> jax.Array:
+        action = saved.policy.act(obs)
+        return jnp.clip(action + noise * jax.random.normal(key, action.shape), -1.0, 1.0)
+
+    @jax.jit
+    def some(number: jax.Array) -> datasets.Dataset:
+        key = jax.random.wrap_key_data(jnp.asarray(key_data("collect", spec.name, str(seed))))
+        play = precise(
+            lambda key: datasets.make(env, key, source, act).data, evaluate.declared_precision(saved)
+        )
+        return play(jax.random.fold_in(key, number))  # type: ignore[no-any-return]
+
+    numbers = range(-(-episodes // source.episodes))
+    parts = [datasets.rows_of(jax.device_get(some(np.int32(number)))) for number in numbers]
+    whole = OfflineDataset(*map(np.concatenate, zip(*parts, strict=True)))
+    kept = whole.episode < episodes
+    return OfflineDataset(*(column[kept] for column in whole))
