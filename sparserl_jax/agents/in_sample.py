@@ -23,8 +23,9 @@ import numpy as np
 from sparserl_jax.agents.actor_critic import ActorCritic, Modules
 from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
 from sparserl_jax.agents.optimise import Loss, Network
-from sparserl_jax.agents.policies import Distribution, policy_of
+from sparserl_jax.agents.policies import COVERING, Distribution, policy_of
 from sparserl_jax.agents.targets import discounts, n_step_return
+from sparserl_jax.errors import UserError
 from sparserl_jax.networks import TwinCritic, Value
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
 
@@ -38,8 +39,9 @@ WEIGHTS = (1e-8, 1e4)
 class InSampleConfig:
     """What all of these algorithms are told.
 
-    policy: kind of policy, see `policies.policy_of`. network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience
-    as in `TD3Config`. NUMBERS: the record that `traced` fills. policy_delay: all networks move at every update.
+    policy: kind of policy, one of `policies.COVERING`, for all learn from likelihoods of logged actions. network,
+    hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. NUMBERS: the record that `traced`
+    fills. policy_delay: all networks move at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -66,6 +68,12 @@ class InSampleConfig:
     def __post_init__(self) -> None:
         check_network(self)
         policy_of(self.policy, self.hidden, 1, self.network)  # refuses kinds that there are not
+        if self.policy not in COVERING:
+            raise UserError(
+                f"agent '{self.name}': a policy '{self.policy}' gives logged actions outside its support no likelihood "
+                f"to learn from; give one of {', '.join(COVERING)}, or take the agent 'fttpo_corrected', which trains "
+                "such a policy on draws of its own."
+            )
 
     def traced(self, source: str = "released") -> Any:
         """The traced numbers, as NumPy arrays; the same for a recipe of either `source`."""

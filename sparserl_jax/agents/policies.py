@@ -39,6 +39,8 @@ LOG_SCALE = {
     "student": (-14.0, math.log(BOX)),
 }
 KINDS = (*LOG_SCALE, "beta")
+COVERING = tuple(kind for kind in KINDS if kind != "thin")
+"""Kinds whose support is the whole box: every logged action has a likelihood to learn from."""
 DENSITIES = ("corrected", "released")
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from sparserl_jax.accounting import flops, in_sample_flops
 from sparserl_jax.agents import awac, in_sample, iql, sql, tawac, xql
+from sparserl_jax.agents.policies import COVERING
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.conformance.laboratory import clock_at, hasty
 from sparserl_jax.distributions import TanhNormal
@@ -228,6 +229,18 @@ def test_settings_that_mean_nothing_are_refused():
         awac.AWACConfig(policy="squashd")
     with pytest.raises(UserError, match="at least 1"):
         tawac.TAWACConfig(q=0.5)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_policies_that_logged_actions_lie_outside_of_are_refused_in_one_sentence(name):
+    config = algorithm(name).config
+    for kind in COVERING:
+        assert config(policy=kind).policy == kind
+    with pytest.raises(UserError) as error:
+        config(policy="thin")
+    told = str(error.value)
+    assert f"agent '{name}': a policy 'thin' gives logged actions outside its support no likelihood" in told
+    assert "give one of squashed, fat, student, beta" in told and "\n" not in told
 
 
 # ---- acting ------------------------------------------------------------------------------------------------
