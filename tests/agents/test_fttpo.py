@@ -289,21 +289,22 @@ def test_without_copying_masks_go_their_own_ways_from_one_beginning():
     assert not equal(masks(lab, states[-1], "actor"), masks(lab, states[-1], "proposal"))
 
 
-@pytest.mark.slow
-def test_gates_compose_as_well():
-    """What is trained with the weights is the proposal's, too."""
-    lab = Small(CORRECTED, "l0")
-    state = lab.begin(1.0)
-    for update in range(2):
+@pytest.mark.parametrize("method", ["ste", "l0"])
+def test_supports_and_gates_that_move_with_every_step_are_those_of_the_proposal(method):
+    """Learned by its loss alone: of the actor's own step only weights are left."""
+    lab = Small(CORRECTED, method)
+    state = lab.begin({"ste": 0.5, "l0": 1.0}[method])
+    begun = state
+    for update in range(3):
         state, metrics = lab.update(state, transitions(update), update)
-        assert np.isfinite(float(metrics["actor_loss"]))
-        assert float(metrics["actor_grad_norm"]) > 0
-    families = dict.fromkeys(NETWORKS, METHODS["l0"].family)
-    common = fttpo.FatToThin(CORRECTED, OBS, ACTION, families, dict.fromkeys(NETWORKS, EVENTS))
-    handed = common.handed_down(state)
-    assert equal(handed.actor.extra, state.proposal.extra) and not equal(
-        state.actor.extra, state.proposal.extra
-    )
+        assert np.isfinite(float(metrics["actor_loss"])) and float(metrics["actor_grad_norm"]) > 0
+        assert equal(masks(lab, state, "actor"), masks(lab, state, "proposal"))
+        assert equal(host(state.actor.extra), host(state.proposal.extra))
+        assert equal(host(state.actor.sparsity), host(state.proposal.sparsity))
+        assert not equal(host(state.actor.params), host(state.proposal.params))
+    moved = state.proposal.extra if method == "l0" else masks(lab, state, "proposal")
+    first = begun.proposal.extra if method == "l0" else masks(lab, begun, "proposal")
+    assert not equal(host(moved), host(first))
 
 
 def test_given_masks_of_the_actor_are_also_the_proposals():
