@@ -81,7 +81,8 @@ class FtTPOConfig:
     those of the policies, see `policies.policy_of`.
 
     network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. NEEDS: settings that change
-    nothing unless another one has this value. policy_delay: all networks move at every update.
+    nothing unless another one has this value. SWITCHES: settings that decide which passes an update makes.
+    policy_delay: all networks move at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -95,6 +96,7 @@ class FtTPOConfig:
         "proposal_form": ("densities", "corrected"),
         "actor_form": ("densities", "corrected"),
     }
+    SWITCHES: ClassVar[tuple[str, ...]] = ("value_actor", "critic_actor", "actor_loss")
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "proposal", "critic", "value")
     BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")
@@ -279,8 +281,8 @@ class FatToThin(InSample):
             return super().step(name, state, loss, batch, **rest)
         state = self.handed_down(state)
         stepped, info = super().step(name, state, loss, batch, **rest)
-        # One mask evolves by one loss: at the event of its own the actor is the copy of the proposal after its, and what
-        # other ticks change (gates, supports that follow the weights) stays the proposal's.
+        # One mask evolves by one loss: at the event of its own the actor is the copy of the proposal after its, and
+        # what other ticks change (gates, supports that follow the weights) stays the proposal's.
         actor = _chosen(info.effects.happened & state.one_mask, state.actor, stepped.actor)
         if jax.tree.leaves(actor.extra) or self.trainers["actor"].sparsifier.refresh is not None:
             actor = self._under_one_mask(state, actor)

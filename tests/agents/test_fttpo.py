@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from sparserl_jax.accounting import in_sample_flops
+from sparserl_jax.accounting import flops, in_sample_flops
 from sparserl_jax.agents import fttpo
-from sparserl_jax.agents.policies import policy_of
+from sparserl_jax.agents.policies import Policy, policy_of
 from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.bench import costs
 from sparserl_jax.conformance.laboratory import clock_at, hasty
 from sparserl_jax.distributions import FatQGaussian, ReleasedFat, TanhNormal, ThinQGaussian
 from sparserl_jax.errors import UserError
@@ -23,7 +25,9 @@ from sparserl_jax.replay import Batch
 from sparserl_jax.sparsity import METHODS
 from sparserl_jax.sparsity import masks as mask_ops
 from sparserl_jax.sparsity.contract import Events
+from sparserl_jax.training import Run, recipe
 from tests.reference import fttpo_numpy as oracle
+from tests.reference import small
 from tests.reference.conformance import EVIDENCE, equal, host, zero_outside
 from tests.reference.in_sample_numpy import arrays, double
 from tests.reference.ppo_numpy import Adam
@@ -55,12 +59,15 @@ class Small:
         self._init = hasty(agent.init)
         self._update = hasty(lambda s, b, key, clock: agent.update(s, b, key, clock, EVIDENCE))
 
-    def begin(self, sparsity: float = 0.5) -> fttpo.State:
+    def settings(self, sparsity: float = 0.5) -> dict[str, Any]:
         own = {
             name: METHODS[self.methods[name]].settings(table, sparsity, EVENTS, "released")
             for name, table in self.agent.layers.items()
         }
-        return self._init(jax.random.key(0), {**own, "dense_targets": np.bool_(False)})
+        return {**own, "dense_targets": np.bool_(False)}
+
+    def begin(self, sparsity: float = 0.5) -> fttpo.State:
+        return self._init(jax.random.key(0), self.settings(sparsity))
 
     def update(self, state: Any, batch: Batch, updates: int) -> tuple[Any, Any]:
         with pytest.MonkeyPatch.context() as patch:
@@ -353,6 +360,43 @@ def test_an_update_costs_25_forward_passes():
     beside = {name: (layers[name], None) for name in ("proposal", "value")}
     cost = in_sample_flops.fttpo_run(layers["actor"], layers["critic"], updates=1, beside=beside)
     assert cost.total == cost.dense and cost.total == pytest.approx(0.87e9, rel=0.01)
+
+
+@pytest.mark.parametrize("switches", [
+    {},
+    {"value_actor": "fat"},
+    {"critic_actor": "thin", "copy": "none"},
+    {"actor_loss": "spot", "value_actor": "fat", "critic_actor": "thin"},
+    {"actor_loss": "mle", "proposal": "squashed"},
+])  # fmt: skip
+def test_costs_are_those_of_the_passes_that_an_update_makes_with_its_switches(switches, monkeypatch):
+    """Forward passes as traced; behind them two for each network that is trained, and critics back to their inputs."""
+    lab = Small(dataclasses.replace(RELEASED, **switches), "dense")
+    state = jax.eval_shape(lab.agent.init, jax.random.key(0), lab.settings())
+    seen = collections.Counter[str]()
+
+    def noted(owner: Any, name: str, of: Any) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda self, *given: (seen.update([of(self)]), real(self, *given))[1]
+        )
+
+    noted(Policy, "distribution", lambda self: "actor" if self.kind == "thin" else "proposal")
+    noted(fttpo.FatToThin, "values", lambda self: "twin")
+    noted(fttpo.FatToThin, "state_value", lambda self: "value")
+    jax.eval_shape(
+        lambda s: lab.agent.update(s, transitions(0), jax.random.key(0), clock_at(0), EVIDENCE), state
+    )
+    passes = {name: forward + 2 for name, forward in seen.items()}
+    passes["twin"] += switches.get("actor_loss") == "spot"
+    layers = lab.agent.layers
+    tables = {**layers, "twin": layers["critic"]}
+    by_hand = sum(times * flops.forward(tables[name]) for name, times in passes.items())
+    task = small.training(agent=lab.config, dataset="own:random?episodes=6", warm_up=0, num_envs=1, steps=40)
+    run = Run(task, recipe("dense"), 0.0, 0, "dense")
+    counts = {name: [layer.size for layer, _ in table.tensors] for name, table in layers.items()}
+    found = costs.costs(run, layers, counts, costs.declared(run, layers))
+    assert found["training_flops_theory"] == found["training_flops_executed"] == 40 * 256 * by_hand
 
 
 @pytest.mark.parametrize("changes, sentence", [
