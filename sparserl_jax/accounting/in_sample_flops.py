@@ -92,8 +92,6 @@ tawac_run = functools.partial(run, TAWAC)
 inac_run = functools.partial(run, INAC)
 
 
-def fttpo_run(
-    *tables: Any, switches: Mapping[str, str] = MappingProxyType({}), **rest: Any
-) -> TrainingCost:
+def fttpo_run(*tables: Any, switches: Mapping[str, str] = MappingProxyType({}), **rest: Any) -> TrainingCost:
     """FLOPs of a run of FtTPO, see `run` and `fttpo_passes`; `switches`: those that are not as usual."""
     return run(fttpo_passes(**switches), *tables, **rest)
