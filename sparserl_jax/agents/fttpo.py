@@ -81,7 +81,7 @@ class FtTPOConfig:
     those of the policies, see `policies.policy_of`.
 
     network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. NEEDS: settings that change
-    nothing unless another one has this value. SWITCHES: settings that decide which passes an update makes.
+    nothing unless others have these values. SWITCHES: settings that decide which passes an update makes.
     policy_delay: all networks move at every update.
     """
 
@@ -91,10 +91,10 @@ class FtTPOConfig:
         "tau": Range(0.0, 1.0, above=True),
         "temperature": Range(0.0, above=True),
     }
-    NEEDS: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "proposal_q": ("proposal", "fat"),
-        "proposal_form": ("densities", "corrected"),
-        "actor_form": ("densities", "corrected"),
+    NEEDS: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "proposal_q": {"proposal": "fat"},
+        "proposal_form": {"densities": "corrected", "proposal": "fat"},
+        "actor_form": {"densities": "corrected"},
     }
     SWITCHES: ClassVar[tuple[str, ...]] = ("value_actor", "critic_actor", "actor_loss")
     SCHEDULE: ClassVar[Mapping[str, int]] = {}

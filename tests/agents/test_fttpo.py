@@ -405,6 +405,8 @@ def test_costs_are_those_of_the_passes_that_an_update_makes_with_its_switches(sw
     ({"proposal_q": 3.5}, "1 < q < 3 only"),
     ({"actor_q": 1.0}, "give one below 1"),
     ({"proposal": "squashed", "proposal_q": 1.5}, "'proposal_q' changes nothing where proposal = \"squashed\""),
+    ({"proposal": "squashed", "proposal_form": "product"}, "'proposal_form' changes nothing where proposal = "),
+    ({"densities": "released", "proposal_form": "joint"}, "'proposal_form' changes nothing where densities = "),
     ({"densities": "released", "actor_form": "product"}, "'actor_form' changes nothing"),
     ({"weight_q": float("nan")}, "weight_q is nan"),
 ])  # fmt: skip
