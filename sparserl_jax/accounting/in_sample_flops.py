@@ -10,7 +10,9 @@ critics at a time, 6 C where they are trained):
 
     IQL, SQL, XQL   3 A + 10 C + 5 V
     FtTPO           4 A + 5 P + 12 C + 4 V, with P the fat proposal: 3 P to train it, P for the action drawn in s' and
-                    P in the loss of the thin actor, which is 3 A; A for the action drawn in s. 25 passes in all
+                    P in the loss of the thin actor, which is 3 A; A for the action drawn in s. 25 passes in all. An
+                    action that its switches have drawn by the other policy costs that one's pass; the actor's loss by
+                    SPOT takes both critics forward and back to their inputs besides, 4 C, and V
     AWAC            5 A + 12 C              (the weights' baseline is Q at an action drawn in s, A + 2 C)
     TAWAC           5 A + 12 C + 4 V
     InAC            5 A + 12 C + 4 V + 4 B  (B is trained, and divides the weights)
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from sparserl_jax.accounting.flops import TrainingCost, dense_gradient_surcharge, forward
@@ -30,8 +33,19 @@ IN_SAMPLE = {"actor": 3, "twin": 5, "value": 5}
 AWAC = {"actor": 5, "twin": 6}
 TAWAC = {**AWAC, "value": 4}
 INAC = {**TAWAC, "behaviour": 4}
-FTTPO = {"actor": 4, "proposal": 5, "twin": 6, "value": 4}
-"""With its usual losses and actions."""
+
+
+def fttpo_passes(
+    value_actor: str = "thin", critic_actor: str = "fat", actor_loss: str = "kl"
+) -> dict[str, int]:
+    """The same of FtTPO with these switches, see `agents.fttpo.FtTPOConfig`."""
+    drawn, spot = (value_actor, critic_actor), actor_loss == "spot"
+    return {
+        "actor": 3 + drawn.count("thin"),
+        "proposal": 4 + drawn.count("fat"),
+        "twin": 8 if spot else 6,
+        "value": 5 if spot else 4,
+    }
 
 
 def run(
@@ -76,4 +90,8 @@ iql_run = functools.partial(run, IN_SAMPLE)
 awac_run = functools.partial(run, AWAC)
 tawac_run = functools.partial(run, TAWAC)
 inac_run = functools.partial(run, INAC)
-fttpo_run = functools.partial(run, FTTPO)
+
+
+def fttpo_run(*tables: Any, switches: Mapping[str, str] = MappingProxyType({}), **rest: Any) -> TrainingCost:
+    """FLOPs of a run of FtTPO, see `run` and `fttpo_passes`; `switches`: those that are not as usual."""
+    return run(fttpo_passes(**switches), *tables, **rest)

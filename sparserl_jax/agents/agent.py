@@ -165,12 +165,12 @@ def refuse_idle(config: Any, name: str, where: str) -> None:
     Raises:
         UserError: it does not.
     """
-    field, needed = getattr(config, "NEEDS", {}).get(name, (None, None))
-    if field is not None and getattr(config, field) != needed:
-        raise UserError(
-            f"{where}: '{name}' changes nothing where {field} = \"{getattr(config, field)}\": drop it, or set "
-            f'{field} = "{needed}".'
-        )
+    for field, needed in getattr(config, "NEEDS", {}).get(name, {}).items():
+        if getattr(config, field) != needed:
+            raise UserError(
+                f"{where}: '{name}' changes nothing where {field} = \"{getattr(config, field)}\": drop it, or set "
+                f'{field} = "{needed}".'
+            )
 
 
 class Clock(NamedTuple):

@@ -85,7 +85,7 @@ class DDPGConfig:
         "action_l2": Range(0.0),
         "later_goals": Range(0.0),
     }
-    NEEDS: ClassVar[Mapping[str, tuple[str, str]]] = {"later_goals": ("replay", "hindsight")}
+    NEEDS: ClassVar[Mapping[str, Mapping[str, str]]] = {"later_goals": {"replay": "hindsight"}}
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic")
     BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")

@@ -88,7 +88,7 @@ class DQNConfig:
         "epsilon_end": Range(0.0, 1.0),
         "epsilon_steps": Range(1.0, whole=True),
     }
-    NEEDS: ClassVar[Mapping[str, tuple[str, str]]] = {"tau": ("target", "polyak")}
+    NEEDS: ClassVar[Mapping[str, Mapping[str, str]]] = {"tau": {"target": "polyak"}}
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor",)
     experience: ClassVar[str] = "replay"

@@ -81,7 +81,8 @@ class FtTPOConfig:
     those of the policies, see `policies.policy_of`.
 
     network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. NEEDS: settings that change
-    nothing unless another one has this value. policy_delay: all networks move at every update.
+    nothing unless others have these values. SWITCHES: settings that decide which passes an update makes.
+    policy_delay: all networks move at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -90,11 +91,12 @@ class FtTPOConfig:
         "tau": Range(0.0, 1.0, above=True),
         "temperature": Range(0.0, above=True),
     }
-    NEEDS: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "proposal_q": ("proposal", "fat"),
-        "proposal_form": ("densities", "corrected"),
-        "actor_form": ("densities", "corrected"),
+    NEEDS: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "proposal_q": {"proposal": "fat"},
+        "proposal_form": {"densities": "corrected", "proposal": "fat"},
+        "actor_form": {"densities": "corrected"},
     }
+    SWITCHES: ClassVar[tuple[str, ...]] = ("value_actor", "critic_actor", "actor_loss")
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "proposal", "critic", "value")
     BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")
@@ -255,22 +257,23 @@ class FatToThin(InSample):
 
     def handed_down(self, state: Any) -> Any:
         """The actor with the proposal's trunk and mean head, its own log-scale head and its own optimiser slots."""
-        (actor, proposal), (layers, trainer) = (
-            (state.actor, state.proposal),
-            (self.layers["actor"], self.trainers["actor"]),
-        )
-        params, (output,) = proposal.params, [layer for layer in layers if layer.output]
+        actor, params = state.actor, state.proposal.params
+        (output,) = [layer for layer in self.layers["actor"] if layer.output]
         for path in (output.kernel, output.bias):
             if path is not None:
                 spread = jnp.arange(output.units_out) >= self.action_dim
                 kept = jnp.where(spread, leaf(actor.params, path), leaf(params, path))
                 params = with_leaf(params, path, kept)
+        return state._replace(actor=self._under_one_mask(state, actor._replace(params=params)))
+
+    def _under_one_mask(self, state: Any, actor: Network) -> Network:
+        """`actor` as the proposal is sparse, where both policies have one mask."""
         extra, sparsity = actor.extra, actor.sparsity
         if self.one_family:
-            theirs = (proposal.extra, proposal.sparsity)
+            theirs = (state.proposal.extra, state.proposal.sparsity)
             extra, sparsity = _chosen(state.one_mask, theirs, (extra, sparsity))
-        masked = trainer.sparsifier.project(params, extra, actor.opt_state, sparsity)
-        return state._replace(actor=Network(*masked, sparsity))
+        masked = self.trainers["actor"].sparsifier.project(actor.params, extra, actor.opt_state, sparsity)
+        return Network(*masked, sparsity)
 
     def step(self, name: str, state: Any, loss: Loss, batch: Any, **rest: Any) -> tuple[Any, StepInfo]:
         """As of `ActorCritic.step`; the actor takes over from the proposal before its own."""
@@ -278,9 +281,12 @@ class FatToThin(InSample):
             return super().step(name, state, loss, batch, **rest)
         state = self.handed_down(state)
         stepped, info = super().step(name, state, loss, batch, **rest)
-        # One mask evolves by one loss: at the event of its own the actor is the copy of the proposal after its.
-        waits = info.effects.happened & state.one_mask
-        return stepped._replace(actor=_chosen(waits, state.actor, stepped.actor)), info
+        # One mask evolves by one loss: at the event of its own the actor is the copy of the proposal after its, and
+        # what other ticks change (gates, supports that follow the weights) stays the proposal's.
+        actor = _chosen(info.effects.happened & state.one_mask, state.actor, stepped.actor)
+        if jax.tree.leaves(actor.extra) or self.trainers["actor"].sparsifier.refresh is not None:
+            actor = self._under_one_mask(state, actor)
+        return stepped._replace(actor=actor), info
 
 
 def _chosen(flag: jax.Array, one: Any, other: Any) -> Any:

@@ -35,6 +35,7 @@ class Algorithm(NamedTuple):
         shape (`image=`). modules: (hidden, action_dim, network, image) to its networks.
     cost: FLOPs of a run, see `accounting.flops.td3_run`. actions: kinds of actions it chooses, `EnvSpec.actions`;
         with more than one, `make` is told which (`actions=`). goals: `make` is told of the environment's (`goal=`).
+        drawn: evaluations may draw from its policy (`Agent.sample_policy`).
     """
 
     config: type
@@ -44,6 +45,7 @@ class Algorithm(NamedTuple):
     summary: str
     actions: tuple[str, ...] = ("continuous",)
     goals: bool = False
+    drawn: bool = False
 
 
 AGENTS: dict[str, Algorithm] = {
@@ -60,6 +62,7 @@ AGENTS: dict[str, Algorithm] = {
         sac.modules,
         flops.sac_run,
         "soft actor-critic with a learned temperature",
+        drawn=True,
     ),
     "ddpg": Algorithm(
         ddpg.DDPGConfig,
@@ -91,6 +94,7 @@ AGENTS: dict[str, Algorithm] = {
         in_sample.modules,
         in_sample_flops.iql_run,
         "implicit Q-learning from a dataset, by expectiles of the logged actions' values",
+        drawn=True,
     ),
     "fttpo_released": Algorithm(
         fttpo.ReleasedConfig,
@@ -98,6 +102,7 @@ AGENTS: dict[str, Algorithm] = {
         fttpo.modules,
         in_sample_flops.fttpo_run,
         "fat-to-thin policy optimisation from a dataset, as in its released code",
+        drawn=True,
     ),
     "fttpo_corrected": Algorithm(
         fttpo.CorrectedConfig,
@@ -105,6 +110,7 @@ AGENTS: dict[str, Algorithm] = {
         fttpo.modules,
         in_sample_flops.fttpo_run,
         "fat-to-thin policy optimisation from a dataset, with normalised densities and their own sampler",
+        drawn=True,
     ),
     "awac": Algorithm(
         awac.AWACConfig,
@@ -112,6 +118,7 @@ AGENTS: dict[str, Algorithm] = {
         awac.modules,
         in_sample_flops.awac_run,
         "advantage weighted actor-critic from a dataset",
+        drawn=True,
     ),
     "tawac": Algorithm(
         tawac.TAWACConfig,
@@ -119,6 +126,7 @@ AGENTS: dict[str, Algorithm] = {
         in_sample.modules,
         in_sample_flops.tawac_run,
         "AWAC with Tsallis weights, which drop bad actions, from a dataset",
+        drawn=True,
     ),
     "inac": Algorithm(
         inac.InACConfig,
@@ -126,6 +134,7 @@ AGENTS: dict[str, Algorithm] = {
         inac.modules,
         in_sample_flops.inac_run,
         "in-sample actor-critic from a dataset, with a cloned behaviour policy",
+        drawn=True,
     ),
     "sql": Algorithm(
         sql.SQLConfig,
@@ -133,6 +142,7 @@ AGENTS: dict[str, Algorithm] = {
         in_sample.modules,
         in_sample_flops.iql_run,
         "sparse Q-learning from a dataset, regularised by the chi-square divergence",
+        drawn=True,
     ),
     "xql": Algorithm(
         xql.XQLConfig,
@@ -140,6 +150,7 @@ AGENTS: dict[str, Algorithm] = {
         in_sample.modules,
         in_sample_flops.iql_run,
         "extreme Q-learning from a dataset, by Gumbel regression",
+        drawn=True,
     ),
     "td3_bc": Algorithm(
         td3_bc.TD3BCConfig,

@@ -4,6 +4,8 @@
     lambda   = alpha / (mean over the batch of |Q1(s, pi(s))|), a constant in the gradient
 
 so that alpha means the same whatever the scale of rewards; 0 is behaviour cloning beside a critic that nobody asks.
+lambda is that of the authors' code: equation 5 has |Q(s, a)| of the logged actions in the place of |Q1(s, pi(s))|. The
+mean is held at 1e-6 or more, for a critic that says 0 everywhere.
 Critics, targets and their delay are those of TD3 (`td3.py`), all of whose parts are used. Observations are taken as
 they are; the paper also has results with standardised ones.
 """
@@ -34,6 +36,10 @@ class Traced(NamedTuple):
     target_noise: Any
     target_noise_clip: Any
     alpha: Any
+
+
+LEAST_SIZE = 1e-6
+"""Of the mean of |Q1(s, pi(s))|: lambda stays a number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +88,7 @@ def objective(traced: Any, value: jax.Array, action: jax.Array, batch: Any) -> j
     `td3.objective`."""
     weight = batch.valid.astype(jnp.float32)
     size = jax.lax.stop_gradient(jnp.mean(weight * jnp.abs(value)))
-    scale = traced.alpha / jnp.maximum(size, jnp.finfo(jnp.float32).tiny)  # a critic that says 0 everywhere
+    scale = traced.alpha / jnp.maximum(size, LEAST_SIZE)
     error = jnp.mean(weight * jnp.mean((action - batch.action) ** 2, axis=-1))
     return scale * td3.objective(traced, value, action, batch) + error
 

@@ -53,6 +53,12 @@ def _beside(tables: dict[str, LayerTable], counts: dict[str, list[int]] | None =
     return {"beside": found} if found else {}
 
 
+def _switches(agent: AnyConfig) -> dict[str, Any]:
+    """What a cost is told of settings that decide which passes an update makes (`SWITCHES` of a configuration)."""
+    names = getattr(agent, "SWITCHES", ())
+    return {"switches": {name: getattr(agent, name) for name in names}} if names else {}
+
+
 def _target_actions(run: Run, executed: bool = False) -> int:
     """Actor passes for the targets of all updates, per sample: multi-step targets begin with the schedule's delay."""
     agent, updates = run.training.agent, run.training.updates
@@ -104,6 +110,7 @@ def costs(
         "batch": agent.batch_size,
         "delay": agent.policy_delay,
         "convention": CONVENTION,
+        **_switches(agent),
     }
     events, count = events_of(training), trained_by(agent.name).cost
     theory = count(
@@ -158,9 +165,9 @@ def surcharge(run: Run, layers: dict[str, LayerTable], events: int) -> float:
     agent, updates = run.training.agent, max(run.training.updates, 1)
     tables = {**_NONE, **{network: layers[network] for network in agent.NETWORKS}}
     actor, critic = tables["actor"].weights, tables["critic"].weights
+    trained = sum(table.weights for table in tables.values()) - actor + actor / agent.policy_delay
     targets = 0 if run.training.iteration is not None else (critic + actor) / agent.policy_delay
-    masks = critic + actor / agent.policy_delay + targets
-    selection = events * 64 * (critic + actor / agent.policy_delay) / updates
+    selection = events * 64 * trained / updates
     delay = agent.policy_delay
     update = trained_by(agent.name).cost(
         tables["actor"],
@@ -170,6 +177,7 @@ def surcharge(run: Run, layers: dict[str, LayerTable], events: int) -> float:
         batch=agent.batch_size,
         delay=delay,
         **_beside(tables),
+        **_switches(agent),
         convention=CONVENTION,
     )
-    return float((masks + selection) / (update.updates / delay))
+    return float((trained + targets + selection) / (update.updates / delay))

@@ -207,9 +207,8 @@ def select(
     key = selection_key(env.spec.name, seed)
     every = low_rank.sweep(layers, factors)
     candidates = [low_rank.multiplied_out(one.params) for one in _truncated(layers, plain, every, factors)]
-    played = evaluate.side_by_side(
-        plain, env, key, 1 + len(every), episodes, evaluate.declared_precision(saved)
-    )
+    precision, draw = evaluate.declared_precision(saved), evaluate.sampler(saved, env)
+    played = evaluate.side_by_side(plain, env, key, 1 + len(every), episodes, precision, draw)
     undecomposed, *means = played(_stacked([plain.params, *candidates]), 0, 0).mean(axis=1).tolist()
     ends = declared_ends(saved)
     if ends is None:
@@ -274,17 +273,18 @@ def at_equal_rank(
     All play the fresh episodes of `seed`, in one compiled program. Returns run by run, undecomposed first.
 
     Raises:
-        UserError: policies that differ in environment, agent or widths, or ranks that do not fit them.
+        UserError: policies that differ in environment, agent, widths or whether evaluations drew actions, or ranks that
+            do not fit them.
     """
     if not runs or episodes < 1:
         raise UserError("equal ranks: give at least one policy and one episode.")
     actors = [actor(saved) for saved in runs]
-    (layers, first), shape = actors[0], _shape(actors[0][1])
+    (layers, first), shape = actors[0], _shape(runs[0], actors[0][1])
     for saved, (_, other) in zip(runs, actors, strict=True):
-        if _shape(other) != shape:
+        if _shape(saved, other) != shape:
             raise UserError(
-                f"'{saved.name}' ({_shape(other)}) cannot have the same ranks as '{runs[0].name}' ({shape}); give "
-                "policies of one environment, agent and widths."
+                f"'{saved.name}' ({_shape(saved, other)}) cannot have the same ranks as '{runs[0].name}' ({shape}); "
+                "give policies of one environment, agent and widths, evaluated in one way."
             )
     for each in ranks:
         low_rank.check_ranks(layers, each, least=1)
@@ -296,6 +296,7 @@ def at_equal_rank(
         1 + len(ranks),
         min(episodes, evaluate.AT_ONCE),
         evaluate.declared_precision(runs[0]),
+        evaluate.sampler(dataclasses.replace(runs[0], policy=first), env),
     )
     found = []
     for saved, (_, plain) in zip(runs, actors, strict=True):
@@ -308,10 +309,13 @@ def at_equal_rank(
     return found
 
 
-def _shape(plain: Policy) -> str:
+def _shape(saved: Saved, plain: Policy) -> str:
     described = plain.description
     kind = f", {described['network']}" if "network" in described else ""
-    return f"{described['agent']} on {described['env']}{kind}, hidden layers {list(described['hidden'])}"
+    drawn = ", actions drawn" if evaluate.sampled(saved) else ""
+    return (
+        f"{described['agent']} on {described['env']}{kind}, hidden layers {list(described['hidden'])}{drawn}"
+    )
 
 
 def check_target(path: Path | None) -> None:

@@ -125,7 +125,8 @@ def reproduce(saved: Saved) -> Comparison:
 
 
 def fresh(saved: Saved, env: str | None = None, episodes: int = EPISODES, seed: int = 0) -> np.ndarray:
-    """Undiscounted returns f32[episodes] of new episodes; one seed gives every policy the same initial states.
+    """Undiscounted returns f32[episodes] of new episodes, played as the training's evaluations were (see `sampler`);
+    one seed gives every policy the same initial states.
 
     Args:
         env: another environment's name; default that of the training.
@@ -141,7 +142,8 @@ def fresh(saved: Saved, env: str | None = None, episodes: int = EPISODES, seed: 
         )
     played = environment(saved, env)
     key, at_once = fresh_key(played.spec.name, seed), min(episodes, AT_ONCE)
-    evaluated = _evaluation(saved.policy, played, key, 1, at_once, declared_precision(saved))
+    draw = sampler(saved, played)
+    evaluated = _evaluation(saved.policy, played, key, 1, at_once, declared_precision(saved), draw)
     return gathered(lambda repeat: evaluated(0, repeat), episodes)[0]
 
 
@@ -167,8 +169,9 @@ def fresh_lines(saved: Saved, env: str | None, returns: np.ndarray, seed: int) -
     )
     mean, worst, best = found.value, returns.min(), returns.max()
     numbers = [f"mean {mean:.6g}", interval, f"worst {worst:.6g}", f"best {best:.6g}"]
+    drawn = ", actions drawn" if sampled(saved) else ""
     return [
-        f"{saved.name} on {name}: {returns.size} fresh episode{'s' * (returns.size > 1)}, seed {seed}",
+        f"{saved.name} on {name}: {returns.size} fresh episode{'s' * (returns.size > 1)}, seed {seed}{drawn}",
         "   ".join(number for number in numbers if number),
     ]
 
@@ -217,12 +220,11 @@ def _again(saved: Saved, env: Environment | HostEnvironment, members: int, place
     from sparserl_jax.training.population import key_data
 
     assert saved.record is not None
-    training = saved.record["provenance"]["config"]["training"]
+    training = _training(saved.record)
     plan, step = training["evaluation"], training["steps"]
     key = key_data("evaluation", training["env"])
     declared = _precision(saved.record)
-    draw = _sampler(training["agent"], env) if plan.get("sampled") else None
-    evaluated = _evaluation(saved.policy, env, key, members, plan["episodes"], declared, draw)
+    evaluated = _evaluation(saved.policy, env, key, members, plan["episodes"], declared, sampler(saved, env))
     point = records.number(evaluated(step, 0).mean(axis=1)[place])
     parts = [evaluated(step, 1 + repeat) for repeat in range(plan["final_episodes"] // plan["episodes"])]
     final = tuple(records.number(value) for value in np.concatenate(parts, axis=1)[place])
@@ -259,8 +261,7 @@ def side_by_side(
 ) -> Callable[[Any, int, int], np.ndarray]:
     """`(parameters, step, number of the evaluation) -> returns f32[members, episodes]`, compiled once, at a precision
     of matrix products. Members play the same episodes; their parameters are the policy's with an axis of members in
-    front, and may differ in everything but shapes. `draw`: `Agent.sample_policy` where actions are drawn, as they
-    may be in compiled environments."""
+    front, and may differ in everything but shapes. `draw`: see `sampler`."""
     import jax
 
     from sparserl_jax.envs import HostEnvironment
@@ -292,18 +293,42 @@ def side_by_side(
     return lambda params, step, repeat: np.asarray(compiled(params, key, np.int32(step), np.int32(repeat)))
 
 
-def _sampler(agent: dict[str, Any], env: Environment | HostEnvironment) -> Callable[..., Any]:
-    """`Agent.sample_policy` of a recorded agent, `agent` being its configuration."""
+def sampled(saved: Saved) -> bool:
+    """Whether the evaluations of a policy's training drew actions; not known to have where there is no record."""
+    return saved.record is not None and bool(_training(saved.record)["evaluation"].get("sampled"))
+
+
+def sampler(saved: Saved, env: Environment | HostEnvironment) -> Callable[..., Any] | None:
+    """`Agent.sample_policy` of a policy whose training's evaluations drew actions; None: its mode acts.
+
+    Raises:
+        UserError: they did, and this environment is on the host, where nothing is drawn.
+    """
     from sparserl_jax.agents.registry import algorithm, build
     from sparserl_jax.bench.strict import from_table
+    from sparserl_jax.envs import HostEnvironment
     from sparserl_jax.sparsity import method
     from sparserl_jax.sparsity.contract import Events
 
+    if saved.record is None or not sampled(saved):
+        return None
+    if isinstance(env, HostEnvironment):
+        raise UserError(
+            f"'{saved.name}' was evaluated with drawn actions, and '{env.spec.name}' runs on the host, where "
+            "evaluation is deterministic; name a compiled environment."
+        )
+    agent, policy = _training(saved.record)["agent"], saved.policy
     config: Any = from_table(algorithm(agent["name"]).config, agent, "record.json agent")
+    config = dataclasses.replace(config, hidden=tuple(policy.description["hidden"]))
     events = dict.fromkeys(config.NETWORKS, Events(1, 1, 0.0))  # of methods; acting knows none
-    made = build(config, env.spec, method("dense").family, events)
-    assert made.sample_policy is not None, "the training has refused it"
-    return made.sample_policy
+    draw = build(config, env.spec, method("dense").family, events).sample_policy
+    assert draw is not None, "the training has refused it"
+
+    def drawn(params: Any, obs: Any, key: Any) -> Any:
+        with policy.acting():
+            return draw(params, obs, key)
+
+    return drawn
 
 
 def declared_precision(saved: Saved) -> str | None:
@@ -313,7 +338,12 @@ def declared_precision(saved: Saved) -> str | None:
 
 def _precision(record: dict[str, Any]) -> str | None:
     """The precision of matrix products that a recorded training declared."""
-    return record["provenance"]["config"]["training"].get("matmul_precision")
+    return _training(record).get("matmul_precision")
+
+
+def _training(record: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a recorded training."""
+    return record["provenance"]["config"]["training"]  # type: ignore[no-any-return]
 
 
 def _different(saved: Saved) -> list[str]:

@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-ENDS = {"actor": ("observation", "action"), "policy": ("observation", "output"), "critic": ("input", "value")}
-"""What goes into a network and what comes out of it; `policy`: an actor whose outputs are not its actions."""
+ENDS = {
+    "actor": ("observation", "action"),
+    "critic": ("input", "value"),
+    "value": ("observation", "value"),
+    "policy": ("observation", "output"),
+}
+"""What goes into a network and what comes out of it; `policy`: an actor whose outputs are not its actions, and networks
+that are not named here."""
 FORMS = {
     "dense": "every weight, 32 bits",
     "bitmask": "live weights, one bit per weight",
@@ -143,6 +149,7 @@ def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
         trained_by(described["agent"]).config(),
         hidden=tuple(described["hidden"]),
         network=described.get("network", "mlp"),
+        **({"policy": described["policy"]} if "policy" in described else {}),
     )
     image = policy.image(described)
     layers = costs.layer_tables(config, described["obs_dim"], described["action_dim"], image)
@@ -150,7 +157,7 @@ def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
     file = saved.folder / "masks.npz"
     if saved.record is not None and file.is_file():
         masks = {**policy.load_masks(file), **masks}
-    layers = {name: layers[name] for name in ("actor", "critic") if name in masks}
+    layers = {name: table for name, table in layers.items() if name in masks}
     for name, table in layers.items():
         for layer in table:
             try:
@@ -170,6 +177,7 @@ def origin(saved: Saved) -> list[str]:
     described, record = saved.policy.description, saved.record
     sizes_text = " x ".join(str(width) for width in described["hidden"])
     kind = f", {described['network']}" if "network" in described else ""
+    kind += f", {described['policy']} policy" if "policy" in described else ""
     network = f"{described['agent']}{kind}, hidden layers {sizes_text}, on {described['env']}"
     if record is None:
         return [f"{saved.path}: {network}", "no record beside it: recipe, seed and score are not known"]
@@ -205,7 +213,8 @@ def origin(saved: Saved) -> list[str]:
 def _ends(facts: NetworkFacts, actions: int) -> str:
     """In words: what is connected with what; `actions`: dimensions of an action."""
     name = facts.name.partition("[")[0]
-    start, end = ENDS["policy" if name == "actor" and facts.outputs != actions else name]
+    acts = name != "actor" or facts.outputs == actions
+    start, end = ENDS.get(name if acts else "policy", ENDS["policy"])
     if not facts.connected:
         return f"no path leads from any {start} to any {end}: the {end}s are constant"
     return (

@@ -203,8 +203,12 @@ class Policy:
             image(self.description),
             **({"policy": self.description["policy"]} if "policy" in self.description else {}),
         )
-        with low_rank.acting() if self.decomposed else contextlib.nullcontext():
+        with self.acting():
             return found.policy(params, jnp.asarray(obs, jnp.float32))
+
+    def acting(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, networks compute with its factors, where it has some."""
+        return low_rank.acting() if self.decomposed else contextlib.nullcontext()
 
     def __call__(self, obs: Any) -> Any:
         """Action in environment units for observations `[..., obs]`, or images `[..., height, width, channels]`."""

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from sparserl_jax.agents.agent import Agent, Clock, unspoken
-from sparserl_jax.agents.registry import build
+from sparserl_jax.agents.registry import AGENTS, build
 from sparserl_jax.envs import Environment, HostEnvironment, make
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method
@@ -169,8 +169,8 @@ class Program:
         agent = build(training.agent, spec, family, events)
         if training.evaluation.sampled and agent.sample_policy is None:
             raise UserError(
-                f"evaluation.sampled: the policy of agent '{agent.name}' has nothing to draw actions from; drop it, or "
-                "take an agent with a stochastic policy, such as 'sac'."
+                f"evaluation.sampled: actions cannot be drawn from the policy of agent '{agent.name}'; drop it, or "
+                f"take one of {', '.join(name for name, known in AGENTS.items() if known.drawn)}."
             )
         return agent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from sparserl_jax.accounting import in_sample_flops
+from sparserl_jax.accounting import flops, in_sample_flops
 from sparserl_jax.agents import fttpo
-from sparserl_jax.agents.policies import policy_of
+from sparserl_jax.agents.policies import Policy, policy_of
 from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.bench import costs
 from sparserl_jax.conformance.laboratory import clock_at, hasty
 from sparserl_jax.distributions import FatQGaussian, ReleasedFat, TanhNormal, ThinQGaussian
 from sparserl_jax.errors import UserError
@@ -23,7 +25,9 @@ from sparserl_jax.replay import Batch
 from sparserl_jax.sparsity import METHODS
 from sparserl_jax.sparsity import masks as mask_ops
 from sparserl_jax.sparsity.contract import Events
+from sparserl_jax.training import Run, recipe
 from tests.reference import fttpo_numpy as oracle
+from tests.reference import small
 from tests.reference.conformance import EVIDENCE, equal, host, zero_outside
 from tests.reference.in_sample_numpy import arrays, double
 from tests.reference.ppo_numpy import Adam
@@ -55,12 +59,15 @@ class Small:
         self._init = hasty(agent.init)
         self._update = hasty(lambda s, b, key, clock: agent.update(s, b, key, clock, EVIDENCE))
 
-    def begin(self, sparsity: float = 0.5) -> fttpo.State:
+    def settings(self, sparsity: float = 0.5) -> dict[str, Any]:
         own = {
             name: METHODS[self.methods[name]].settings(table, sparsity, EVENTS, "released")
             for name, table in self.agent.layers.items()
         }
-        return self._init(jax.random.key(0), {**own, "dense_targets": np.bool_(False)})
+        return {**own, "dense_targets": np.bool_(False)}
+
+    def begin(self, sparsity: float = 0.5) -> fttpo.State:
+        return self._init(jax.random.key(0), self.settings(sparsity))
 
     def update(self, state: Any, batch: Batch, updates: int) -> tuple[Any, Any]:
         with pytest.MonkeyPatch.context() as patch:
@@ -289,21 +296,22 @@ def test_without_copying_masks_go_their_own_ways_from_one_beginning():
     assert not equal(masks(lab, states[-1], "actor"), masks(lab, states[-1], "proposal"))
 
 
-@pytest.mark.slow
-def test_gates_compose_as_well():
-    """What is trained with the weights is the proposal's, too."""
-    lab = Small(CORRECTED, "l0")
-    state = lab.begin(1.0)
-    for update in range(2):
+@pytest.mark.parametrize("method", ["ste", "l0"])
+def test_supports_and_gates_that_move_with_every_step_are_those_of_the_proposal(method):
+    """Learned by its loss alone: of the actor's own step only weights are left."""
+    lab = Small(CORRECTED, method)
+    state = lab.begin({"ste": 0.5, "l0": 1.0}[method])
+    begun = state
+    for update in range(3):
         state, metrics = lab.update(state, transitions(update), update)
-        assert np.isfinite(float(metrics["actor_loss"]))
-        assert float(metrics["actor_grad_norm"]) > 0
-    families = dict.fromkeys(NETWORKS, METHODS["l0"].family)
-    common = fttpo.FatToThin(CORRECTED, OBS, ACTION, families, dict.fromkeys(NETWORKS, EVENTS))
-    handed = common.handed_down(state)
-    assert equal(handed.actor.extra, state.proposal.extra) and not equal(
-        state.actor.extra, state.proposal.extra
-    )
+        assert np.isfinite(float(metrics["actor_loss"])) and float(metrics["actor_grad_norm"]) > 0
+        assert equal(masks(lab, state, "actor"), masks(lab, state, "proposal"))
+        assert equal(host(state.actor.extra), host(state.proposal.extra))
+        assert equal(host(state.actor.sparsity), host(state.proposal.sparsity))
+        assert not equal(host(state.actor.params), host(state.proposal.params))
+    moved = state.proposal.extra if method == "l0" else masks(lab, state, "proposal")
+    first = begun.proposal.extra if method == "l0" else masks(lab, begun, "proposal")
+    assert not equal(host(moved), host(first))
 
 
 def test_given_masks_of_the_actor_are_also_the_proposals():
@@ -354,12 +362,51 @@ def test_an_update_costs_25_forward_passes():
     assert cost.total == cost.dense and cost.total == pytest.approx(0.87e9, rel=0.01)
 
 
+@pytest.mark.parametrize("switches", [
+    {},
+    {"value_actor": "fat"},
+    {"critic_actor": "thin", "copy": "none"},
+    {"actor_loss": "spot", "value_actor": "fat", "critic_actor": "thin"},
+    {"actor_loss": "mle", "proposal": "squashed"},
+])  # fmt: skip
+def test_costs_are_those_of_the_passes_that_an_update_makes_with_its_switches(switches, monkeypatch):
+    """Forward passes as traced; behind them two for each network that is trained, and critics back to their inputs."""
+    lab = Small(dataclasses.replace(RELEASED, **switches), "dense")
+    state = jax.eval_shape(lab.agent.init, jax.random.key(0), lab.settings())
+    seen = collections.Counter[str]()
+
+    def noted(owner: Any, name: str, of: Any) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda self, *given: (seen.update([of(self)]), real(self, *given))[1]
+        )
+
+    noted(Policy, "distribution", lambda self: "actor" if self.kind == "thin" else "proposal")
+    noted(fttpo.FatToThin, "values", lambda self: "twin")
+    noted(fttpo.FatToThin, "state_value", lambda self: "value")
+    jax.eval_shape(
+        lambda s: lab.agent.update(s, transitions(0), jax.random.key(0), clock_at(0), EVIDENCE), state
+    )
+    passes = {name: forward + 2 for name, forward in seen.items()}
+    passes["twin"] += switches.get("actor_loss") == "spot"
+    layers = lab.agent.layers
+    tables = {**layers, "twin": layers["critic"]}
+    by_hand = sum(times * flops.forward(tables[name]) for name, times in passes.items())
+    task = small.training(agent=lab.config, dataset="own:random?episodes=6", warm_up=0, num_envs=1, steps=40)
+    run = Run(task, recipe("dense"), 0.0, 0, "dense")
+    counts = {name: [layer.size for layer, _ in table.tensors] for name, table in layers.items()}
+    found = costs.costs(run, layers, counts, costs.declared(run, layers))
+    assert found["training_flops_theory"] == found["training_flops_executed"] == 40 * 256 * by_hand
+
+
 @pytest.mark.parametrize("changes, sentence", [
     ({"copy": "trunk"}, "copy of agent 'fttpo_corrected' 'trunk': did you mean 'trunk_and_mean'"),
     ({"actor_loss": "rkl"}, "actor_loss of agent"),
     ({"proposal_q": 3.5}, "1 < q < 3 only"),
     ({"actor_q": 1.0}, "give one below 1"),
     ({"proposal": "squashed", "proposal_q": 1.5}, "'proposal_q' changes nothing where proposal = \"squashed\""),
+    ({"proposal": "squashed", "proposal_form": "product"}, "'proposal_form' changes nothing where proposal = "),
+    ({"densities": "released", "proposal_form": "joint"}, "'proposal_form' changes nothing where densities = "),
     ({"densities": "released", "actor_form": "product"}, "'actor_form' changes nothing"),
     ({"weight_q": float("nan")}, "weight_q is nan"),
 ])  # fmt: skip

@@ -14,9 +14,11 @@ import pytest
 from sparserl_jax.accounting import flops, in_sample_flops
 from sparserl_jax.agents import awac, in_sample, iql, sql, tawac, xql
 from sparserl_jax.agents.policies import COVERING
-from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.agents.registry import AGENTS as KNOWN
+from sparserl_jax.agents.registry import algorithm, build
 from sparserl_jax.conformance.laboratory import clock_at, hasty
 from sparserl_jax.distributions import TanhNormal
+from sparserl_jax.envs import EnvSpec
 from sparserl_jax.errors import UserError
 from sparserl_jax.replay import Batch
 from sparserl_jax.sparsity import METHODS, drop_grow
@@ -241,6 +243,15 @@ def test_policies_that_logged_actions_lie_outside_of_are_refused_in_one_sentence
     told = str(error.value)
     assert f"agent '{name}': a policy 'thin' gives logged actions outside its support no likelihood" in told
     assert "give one of squashed, fat, student, beta" in told and "\n" not in told
+
+
+def test_the_registry_knows_whose_policies_can_be_drawn_from():
+    spec = EnvSpec("x", OBS, ACTION, (-1.0,) * ACTION, (1.0,) * ACTION, 10)
+    for name, known in KNOWN.items():
+        if "continuous" in known.actions:
+            config = known.config(hidden=(4, 4))
+            agent = build(config, spec, drop_grow.DROP_GROW, dict.fromkeys(config.NETWORKS, EVENTS))
+            assert known.drawn == (agent.sample_policy is not None), name
 
 
 # ---- acting ------------------------------------------------------------------------------------------------

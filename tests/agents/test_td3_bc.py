@@ -77,12 +77,14 @@ def test_lambda_is_constant_in_the_gradient_and_alpha_belongs_to_the_member():
         )
 
 
-def test_a_critic_that_says_nothing_harms_nothing():
+@pytest.mark.parametrize("alpha", [2.5, 10.0])
+def test_a_critic_that_says_nothing_harms_nothing(alpha):
+    """Neither the loss nor its slope, which is that at the least size of Q that counts."""
     batch, nothing = conformance.batch(6), np.zeros(conformance.BATCH, np.float32)
-    traced = TD3BCConfig().traced()
-    assert np.isfinite(td3_bc.objective(traced, nothing, batch.action, batch))
-    slope = jax.grad(lambda value: td3_bc.objective(traced, value, batch.action, batch))(nothing + 1e-3)
-    assert np.isfinite(slope).all()
+    traced = TD3BCConfig(alpha=alpha).traced()
+    assert td3_bc.objective(traced, nothing, batch.action, batch) == 0.0
+    slope = jax.grad(lambda value: td3_bc.objective(traced, value, batch.action, batch))(nothing)
+    np.testing.assert_allclose(slope, -alpha / 1e-6 * batch.valid / conformance.BATCH, rtol=1e-5)
 
 
 def test_it_does_not_explore(lab, state):

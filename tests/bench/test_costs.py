@@ -17,7 +17,8 @@ from sparserl_jax.agents.td3 import TD3Config
 from sparserl_jax.bench import costs
 from sparserl_jax.sparsity import METHODS, drop_grow
 from sparserl_jax.sparsity.contract import Events
-from tests.reference import conformance
+from sparserl_jax.training import Run, recipe
+from tests.reference import conformance, small
 
 OBS, ACTION, BATCH = 17, 6, 128
 
@@ -25,7 +26,7 @@ OBS, ACTION, BATCH = 17, 6, 128
 def dense_member(config: Any) -> tuple[Any, Any]:
     """An agent, and shapes of a dense member of it without events."""
     events = Events(interval=1000, end=0, drop_fraction=0.5)
-    networks = dict.fromkeys(conformance.NETWORKS, drop_grow.DROP_GROW)
+    networks = dict.fromkeys(config.NETWORKS, drop_grow.DROP_GROW)
     agent = algorithm(config.name).make(config, OBS, ACTION, networks, dict.fromkeys(networks, events))
     settings = {
         name: METHODS["dense"].settings(agent.layers[name], 0.0, events, "released") for name in networks
@@ -38,7 +39,7 @@ def counted_part(part: Any, state: Any, batch: Any) -> float:
     """XLA's own count of `update` or `delayed`."""
     fn = jax.jit(lambda state, batch, key, clock: part(state, batch, key, clock, conformance.EVIDENCE))
     lowered = fn.lower(state, batch, jax.random.key(1), Clock(np.int32(1), np.int32(1)))
-    return float(lowered.cost_analysis()["flops"])
+    return float(lowered.cost_analysis().get("flops", 0.0))
 
 
 def counted(config: Any, window: int) -> float:
@@ -69,6 +70,45 @@ def test_the_formula_of_an_update_is_what_xla_counts(config, window):
         formula = flops.sac_update(actor, critic, batch=BATCH, n=window, delay=config.policy_delay)
     # The compiler also counts element-wise work and leaves out gradients with respect to observations.
     assert 0.9 < counted(config, window) / formula < 1.1
+
+
+OFFLINE = {
+    "iql": {},
+    "awac": {},
+    "tawac": {},
+    "inac": {},
+    "fttpo_corrected": {},
+    "fttpo_released": {"actor_loss": "spot", "critic_actor": "thin"},
+}
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_the_formulas_of_algorithms_that_learn_from_datasets_are_what_xla_counts(name):
+    config = algorithm(name).config(hidden=(64, 64), batch_size=BATCH, **OFFLINE[name])
+    layers = costs.layer_tables(config, OBS, ACTION)
+    beside = {network: (layers[network], None) for network in config.NETWORKS[1:] if network != "critic"}
+    switches = {"switches": OFFLINE[name]} if OFFLINE[name] else {}
+    cost = algorithm(name).cost(
+        layers["actor"], layers["critic"], updates=1, batch=BATCH, beside=beside, **switches
+    )
+    # A pass too many or too few would be 4 % and more.
+    assert 0.98 < counted(config, 1) / cost.total < 1.02
+
+
+@pytest.mark.parametrize("name", ["td3", "fttpo_corrected"])
+def test_the_surcharge_of_masks_is_that_of_all_networks(name):
+    """An operation per weight and optimiser step, and per target; an event counts every weight 64 times."""
+    config = algorithm(name).config(hidden=(8, 8), batch_size=BATCH)
+    layers = costs.layer_tables(config, OBS, ACTION)
+    run = Run(small.training(agent=config, steps=400), recipe("dense"), 0.0, 0, "dense")
+    actor, critic, *others = (layers[network].weights for network in sorted(config.NETWORKS))
+    ticks = critic + sum(others) + actor / config.policy_delay
+    operations = ticks + (critic + actor) / config.policy_delay + 7 * 64 * ticks / run.training.updates
+    passes = {"td3": 2 * (2.5 * actor + 4.5 * critic), "fttpo_corrected": 0.0}
+    if others:
+        proposal, value = others
+        passes[name] = 2 * (4 * actor + 5 * proposal + 6 * critic + 4 * value)
+    assert costs.surcharge(run, layers, 7) == pytest.approx(operations / (BATCH * passes[name]))
 
 
 def test_the_formula_of_ppo_is_what_xla_counts():

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sparserl_jax.bench import inspect, paths, records, saved
+from sparserl_jax.bench import inspect, paths, records, saved, suites
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
-from tests.bench import fake
+from tests.bench import fake, test_algorithms
 
 RUN = "gymnax-Pendulum-v1/rlx2-s0800-seed000"
 
@@ -125,6 +125,30 @@ def test_the_page_of_a_record_fits_a_narrow_terminal_and_agrees_with_it(folder: 
     assert f"{tensor['nnz']:,} of {tensor['size']:,}" in said
     assert said.count("critic[") >= 4 and "observations reach an action" in said
     assert f"{result['costs']['actor_blob_bytes']:,}" in said
+
+
+@pytest.mark.parametrize(
+    ("agent", "names"),
+    [
+        ({"name": "inac", "policy": "student"}, ["actor", "critic[0]", "critic[1]", "value", "behaviour"]),
+        ({"name": "fttpo_released"}, ["actor", "proposal", "critic[0]", "critic[1]", "value"]),
+    ],
+)
+def test_every_network_of_a_record_is_listed_and_every_policy_is_what_it_was_trained_as(
+    agent, names, tmp_path: Path
+):
+    arm = {"recipe": "rigl", "name": "x", "agent": agent}
+    plan = fake.make_plan(suites.parse(test_algorithms.offline(arm, seeds=1), "x"))
+    fake.finished(tmp_path / "x", plan)
+    (run,) = (tmp_path / "x/records/own-Treatment-III").glob("x-*")
+    said = printed(run)
+    for name in names:
+        assert f"\n {name} " in said and f"\n{name}: " in said
+    outputs = 3 if agent["name"] == "inac" else 2  # of a dose: mean, spread and tail
+    assert f"\nactor: 4 of 4 observations reach an output; {outputs} of {outputs} outputs depend on" in said
+    assert "\nvalue: 4 of 4 observations reach a value; 1 of 1 values depend on an observation" in said
+    law = ", student policy" if "policy" in agent else ""
+    assert f"{agent['name']}{law}, hidden layers 8 x 8" in said
 
 
 def test_a_policy_alone_tells_what_it_can(folder: Path, tmp_path: Path):

@@ -65,9 +65,9 @@ def test_a_mistake_is_one_sentence(wrong):
         suites.parse(fake.table(environments=tasks), "mini.toml")
 
 
-def row(found: summary.Summary, arm: str, **changes: object) -> Row:
+def row(found: summary.Summary, source: str, **changes: object) -> Row:
     """A row of the stand-in with other numbers."""
-    of = next(row for row in found.blocks[0].rows if row.arm == arm)
+    of = next(row for row in found.blocks[0].rows if row.arm == source)
     return dataclasses.replace(of, **changes)
 
 

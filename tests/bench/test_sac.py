@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -17,6 +19,7 @@ from sparserl_jax.bench import (
     check,
     continuing,
     costs,
+    decompose,
     evaluate,
     inspect,
     paths,
@@ -26,6 +29,7 @@ from sparserl_jax.bench import (
     suites,
 )
 from sparserl_jax.bench import plan as plans
+from sparserl_jax.deploy import low_rank
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import METHODS, allocation
 from sparserl_jax.training import SACConfig, group, recipe
@@ -72,6 +76,48 @@ def test_the_recorded_evaluation_is_reproduced_bit_for_bit(original: Path):
         assert compared.agrees and len(set(compared.found.final)) == 4
     again = evaluate.fresh(saved.find(original / RUN), episodes=3, seed=1)
     assert again.shape == (3,) and np.isfinite(again).all()
+
+
+@pytest.fixture
+def drawn(original: Path, tmp_path: Path) -> saved.Saved:
+    """A copy of the run whose record says that actions were drawn in its evaluations."""
+    folder = Path(shutil.copytree(original / RUN, tmp_path / RUN))
+    record = records.read(folder)
+    record["provenance"]["config"]["training"]["evaluation"]["sampled"] = True
+    (folder / "record.json").write_text(json.dumps(record))
+    return saved.find(folder)
+
+
+def test_a_record_of_drawn_actions_is_played_with_drawn_actions(
+    original: Path, drawn: saved.Saved, monkeypatch
+):
+    mode, fresh = (evaluate.fresh(one, episodes=3, seed=1) for one in (saved.find(original / RUN), drawn))
+    assert not np.isclose(mode, fresh).any()
+    assert "seed 1, actions drawn" in evaluate.fresh_lines(drawn, None, fresh, 1)[0]
+    assert "drawn" not in evaluate.fresh_lines(saved.find(original / RUN), None, mode, 1)[0]
+    made = decompose.decompose(drawn, low_rank.rule("rank=1,1,1"), episodes=3, seed=1)
+    np.testing.assert_array_equal(made.before, fresh)
+    plain, thin = decompose.at_equal_rank([drawn], [(1, 1, 1)], episodes=3, seed=1)
+    np.testing.assert_allclose(plain.returns, fresh, rtol=1e-2)
+    np.testing.assert_allclose(thin.returns, made.after, rtol=1e-2)
+    # On the selection episodes, too.
+    monkeypatch.setattr(decompose, "declared_ends", lambda saved: decompose.Ends(-2000.0, -100.0, "here"))
+    layers, _ = decompose.actor(drawn)
+    chosen = decompose.select(drawn, layers, 0.05, 3, 2, 1)
+    key, env = decompose.selection_key("gymnax:Pendulum-v1", 1), evaluate.environment(drawn)
+    played = evaluate.side_by_side(drawn.policy, env, key, 1, 2, None, evaluate.sampler(drawn, env))
+    alone = played(jax.tree.map(lambda x: x[None], drawn.policy.params), 0, 0)
+    assert chosen.undecomposed == pytest.approx(alone.mean(), rel=1e-2)
+
+
+def test_what_was_drawn_is_not_compared_with_what_was_not_nor_played_on_the_host(
+    original: Path, drawn: saved.Saved
+):
+    with pytest.raises(UserError, match="actions drawn.*evaluated in one way"):
+        decompose.at_equal_rank([drawn, saved.find(original / RUN)], [(1, 1, 1)], episodes=1)
+    pytest.importorskip("gymnasium")
+    with pytest.raises(UserError, match="runs on the host, where evaluation is deterministic"):
+        evaluate.fresh(drawn, env="gymnasium:Pendulum-v1", episodes=1)
 
 
 def test_inspect_speaks_of_outputs_where_they_are_not_the_actions(original: Path):
