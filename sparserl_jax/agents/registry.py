@@ -165,6 +165,7 @@ AGENTS: dict[str, Algorithm] = {
         bc.modules,
         flops.cloning_run,
         "behaviour cloning of a dataset, or of the best share of its episodes",
+        drawn=True,
     ),
     "bc10": Algorithm(
         bc.BC10Config,
@@ -172,6 +173,7 @@ AGENTS: dict[str, Algorithm] = {
         bc.modules,
         flops.cloning_run,
         "behaviour cloning of the best tenth of a dataset's episodes",
+        drawn=True,
     ),
 }
 

@@ -157,15 +157,15 @@ class _Look:
 def _law(agent: dict[str, Any], action_dim: int) -> Any:
     """What a recorded agent draws its actions from, `agents.policies.Policy`; None where it draws from nothing."""
     from sparserl_jax.agents import fttpo
-    from sparserl_jax.agents.policies import policy_of
+    from sparserl_jax.agents.policies import KINDS, policy_of
     from sparserl_jax.agents.registry import algorithm
     from sparserl_jax.bench.strict import from_table
 
     config: Any = from_table(algorithm(agent["name"]).config, agent, "record.json agent")
     if isinstance(config, fttpo.FtTPOConfig):
         return fttpo.policies(config, action_dim)[0]
-    kind = getattr(config, "policy", None)
-    return None if kind is None else policy_of(kind, config.hidden, action_dim, config.network)
+    kind = getattr(config, "policy", "")
+    return None if kind not in KINDS else policy_of(kind, config.hidden, action_dim, config.network)
 
 
 def visited(env: Treatment, key: jax.Array, count: int) -> tuple[TreatmentState, jax.Array]:
