@@ -23,7 +23,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
 	  printf '  make %-16s %s\n' "$$target" "$$text"; done
 	@echo
-	@echo '  SUITE=name or my_suite.toml   PAPER=rlx2   ACCEL=auto|cpu|cuda12|cuda13|tpu   PYTHON=python3.12   VENV=.venv   JOBS=2   ARGS="..."'
+	@echo '  SUITE=name or my_suite.toml   PAPER=rlx2|l0   ACCEL=auto|cpu|cuda12|cuda13|tpu   PYTHON=python3.12   VENV=.venv   JOBS=2   ARGS="..."'
 
 install: ## make .venv for the accelerator of this machine
 	$(MAKE_ENVIRONMENT)

@@ -290,10 +290,11 @@ class Inspect:
 
 @dataclasses.dataclass(frozen=True)
 class Decompose:
-    """Store a trained policy as low-rank factors: its return then, and the bytes of every form."""
+    """Store a trained policy as low-rank factors: its return then, and the bytes of every form. Of a finished suite:
+    dense and sparse policies at equal ranks."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    """A run's folder (records/<environment>/<run>) or its policy.npz; or the folder of a suite."""
     rule: str = "z=0.05"
     """How ranks are chosen: energy=0.99, numerical, fraction=0.25, z=0.05 (loss of z accepted), rank=3,16,1."""
     factors: Literal[2, 3] = 3
@@ -304,8 +305,12 @@ class Decompose:
     """Which fresh episodes."""
     selection_episodes: int = 20
     """Other episodes, on which the rule z compares ranks."""
+    only: Rows = ()
+    """Of a suite: the sparse rows to compare with dense, each written ENV/ARM@SPARSITY, ARM@SPARSITY or ARM;
+    repeatable; default all that are as wide."""
     out: Path | None = None
-    """A new file for the decomposed policy; default: print only."""
+    """A new file for the decomposed policy; default: print only. Of a suite: the folder for low_rank.md and
+    low_rank.csv; default its own."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _failed(row: Row) -> str:
     return f"{text} ({row.diverged} div.)" if row.diverged else text
 
 
-def _bounded(found: Comparison | Interval | None, show: str) -> str:
+def bounded(found: Comparison | Interval | None, show: str) -> str:
     """A number and its bounds, which a single run has not."""
     if found is None:
         return ""
@@ -100,7 +100,7 @@ def cells(row: Row, pooled: bool = False) -> list[str]:
         _sparsity(row),
         value,
         z,
-        _bounded(row.comparison, "+.3f"),
+        bounded(row.comparison, "+.3f"),
         row.verdict,
         show(row.worst),
         show(row.p10),
@@ -111,10 +111,10 @@ def cells(row: Row, pooled: bool = False) -> list[str]:
         _share(row.training_ratio),
         _share(row.executed_ratio),
         speed,
-        _bounded(row.tiny_comparison, "+.3f"),
-        _bounded(row.improvement, ".2f"),
+        bounded(row.tiny_comparison, "+.3f"),
+        bounded(row.improvement, ".2f"),
         str(row.width),
-        _bounded(row.peer_comparison, "+.3f"),
+        bounded(row.peer_comparison, "+.3f"),
     ]
 
 

@@ -142,13 +142,7 @@ def decompose(
     Raises:
         UserError: ranks that do not fit, a policy that cannot be decomposed, or an environment that cannot be played.
     """
-    if factors not in forms.FACTORS:
-        raise UserError(f"factors = {factors}: a matrix is stored as 2 or 3 factors.")
-    if min(episodes, selection) < 1 or seed < 0:
-        raise UserError(
-            f"episodes = {episodes}, of the selection {selection}, seed = {seed}: give at least 1 episode of each and "
-            "a seed of 0 or more."
-        )
+    check_episodes(factors, episodes, seed, selection)
     layers, plain = actor(saved)
     values = low_rank.singular_values(layers, plain.params, plain.masks)
     same = dataclasses.replace(saved, policy=plain)
@@ -176,6 +170,17 @@ def decompose(
     )
 
 
+def check_episodes(factors: int, episodes: int, seed: int, selection: int) -> None:
+    """Refuse another number of factors than 2 or 3, no episodes, or a negative seed; raises `UserError`."""
+    if factors not in forms.FACTORS:
+        raise UserError(f"factors = {factors}: a matrix is stored as 2 or 3 factors.")
+    if min(episodes, selection) < 1 or seed < 0:
+        raise UserError(
+            f"episodes = {episodes}, of the selection {selection}, seed = {seed}: give at least 1 episode of each and "
+            "a seed of 0 or more."
+        )
+
+
 def selection_key(env: str, seed: int) -> np.ndarray:
     """Key data of selection episodes: never those of a fresh evaluation or of a training's."""
     from sparserl_jax.training.population import key_data
@@ -183,7 +188,8 @@ def selection_key(env: str, seed: int) -> np.ndarray:
     return key_data("selection of ranks", env, str(seed))
 
 
-def _stacked(trees: Sequence[Any]) -> Any:
+def stacked(trees: Sequence[Any]) -> Any:
+    """One tree whose leaves have an axis in front, one entry for each tree."""
     import jax
 
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
@@ -209,7 +215,7 @@ def select(
     candidates = [low_rank.multiplied_out(one.params) for one in _truncated(layers, plain, every, factors)]
     precision, draw = evaluate.declared_precision(saved), evaluate.sampler(saved, env)
     played = evaluate.side_by_side(plain, env, key, 1 + len(every), episodes, precision, draw)
-    undecomposed, *means = played(_stacked([plain.params, *candidates]), 0, 0).mean(axis=1).tolist()
+    undecomposed, *means = played(stacked([plain.params, *candidates]), 0, 0).mean(axis=1).tolist()
     ends = declared_ends(saved)
     if ends is None:
         low = float(_random(env, key, episodes).mean())
@@ -301,7 +307,7 @@ def at_equal_rank(
     found = []
     for saved, (_, plain) in zip(runs, actors, strict=True):
         made = _truncated(layers, plain, ranks, factors)
-        params = _stacked([plain.params, *(low_rank.multiplied_out(one.params) for one in made)])
+        params = stacked([plain.params, *(low_rank.multiplied_out(one.params) for one in made)])
         every = evaluate.gathered(functools.partial(played, params, 0), episodes)
         live = sum(int(np.count_nonzero(leaf(plain.masks, layer.kernel))) for layer in layers)
         for one, returns in zip((None, *made), every, strict=True):

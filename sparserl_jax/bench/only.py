@@ -17,6 +17,15 @@ from sparserl_jax.errors import UserError, located, suggest
 _FORM = re.compile(r"(?:(?P<env>.+)/)?(?P<arm>[A-Za-z0-9_]+)(?:@(?P<sparsity>[0-9.eE+-]+))?")
 
 
+class Place(NamedTuple):
+    """Where a run stands in a suite: its environment and that one's folder, its arm and its actor's sparsity."""
+
+    env: str
+    folder: str
+    arm: str
+    sparsity: float
+
+
 class Wanted(NamedTuple):
     """Rows to run: an arm, on one environment or on all, at one sparsity (of the actor) or at all."""
 
@@ -24,17 +33,23 @@ class Wanted(NamedTuple):
     arm: str
     sparsity: float | None
 
-    def meets(self, planned: Planned) -> bool:
+    def meets(self, place: Place) -> bool:
         """Whether a run belongs to these rows."""
         return (
-            self.env in (None, planned.task.name)
-            and self.arm == planned.arm.name
-            and self.sparsity in (None, planned.run.knobs["actor"])
+            self.env in (None, place.env)
+            and self.arm == place.arm
+            and self.sparsity in (None, place.sparsity)
         )
 
 
-def parse(text: str, plan: Plan) -> Wanted:
-    """`[ENV/]ARM[@SPARSITY]`, held against a plan.
+def place(planned: Planned) -> Place:
+    """Where a planned run stands."""
+    folder = planned.folder.parent.as_posix()
+    return Place(planned.task.name, folder, planned.arm.name, planned.run.knobs["actor"])
+
+
+def parse(text: str, places: Sequence[Place], suite: str) -> Wanted:
+    """`[ENV/]ARM[@SPARSITY]`, held against the places of a suite's runs.
 
     ENV is an environment's full name, that name without its options, or its folder in `records/`.
 
@@ -50,44 +65,47 @@ def parse(text: str, plan: Plan) -> Wanted:
     if form is None:
         raise UserError(f"{where}: write ENV/ARM@SPARSITY, for example 'brax:hopper/rlx2@0.9', or ARM alone.")
     envs: dict[str, str] = {}
-    for planned in plan.runs:
-        name = planned.task.name
-        envs[planned.folder.parent.as_posix()] = envs[name] = name
-        envs.setdefault(name.partition("?")[0], name)
-    arms = list(dict.fromkeys(planned.arm.name for planned in plan.runs))
+    for one in places:
+        envs[one.folder] = envs[one.env] = one.env
+        envs.setdefault(one.env.partition("?")[0], one.env)
+    arms = list(dict.fromkeys(one.arm for one in places))
     with located(where):
         if form["env"] is not None and form["env"] not in envs:
             raise suggest(form["env"], sorted(set(envs.values())), "environment of the suite")
         if form["arm"] not in arms:
             raise suggest(form["arm"], arms, "arm of the suite")
     env = None if form["env"] is None else envs[form["env"]]
-    mine = [planned for planned in plan.runs if Wanted(env, form["arm"], None).meets(planned)]
-    knobs = {planned.run.knobs["actor"] for planned in mine}
+    knobs = {one.sparsity for one in places if Wanted(env, form["arm"], None).meets(one)}
     if sparsity is not None and sparsity not in knobs:
-        place = f"in suite '{plan.suite.name}'" + ("" if env is None else f" on {env}")
+        there = f"in suite '{suite}'" + ("" if env is None else f" on {env}")
         raise UserError(
-            f"{where}: '{form['arm']}' has no sparsity {sparsity:g} {place}; it has "
+            f"{where}: '{form['arm']}' has no sparsity {sparsity:g} {there}; it has "
             f"{', '.join(format(knob, 'g') for knob in sorted(knobs))}."
         )
     return Wanted(env, form["arm"], sparsity)
 
 
+def _wanted(plan: Plan, texts: Sequence[str]) -> list[Wanted]:
+    places = [place(planned) for planned in plan.runs]
+    return [parse(text, places, plan.suite.name) for text in texts]
+
+
 def select(plan: Plan, texts: Sequence[str]) -> Plan:
     """The plan with only the Programs that hold a wanted run; its suite, runs, folder and hash are unchanged."""
-    wanted = [parse(text, plan) for text in texts]
+    wanted = _wanted(plan, texts)
     chosen = tuple(
         program
         for program in plan.programs
-        if any(one.meets(planned) for one in wanted for planned in plan.of(program))
+        if any(one.meets(place(planned)) for one in wanted for planned in plan.of(program))
     )
     return dataclasses.replace(plan, programs=chosen)
 
 
 def lines(plan: Plan, texts: Sequence[str]) -> list[str]:
     """What a selected plan runs, what runs along, and what it leaves for another time."""
-    wanted = [parse(text, plan) for text in texts]
+    wanted = _wanted(plan, texts)
     inside = [planned for program in plan.programs for planned in plan.of(program)]
-    along = [planned for planned in inside if not any(one.meets(planned) for one in wanted)]
+    along = [planned for planned in inside if not any(one.meets(place(planned)) for one in wanted)]
     rows = dict.fromkeys(
         f"{planned.arm.name}@{planned.run.knobs['actor']:g} on {planned.task.name}" for planned in along
     )

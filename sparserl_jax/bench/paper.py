@@ -8,13 +8,14 @@ be compared. What has no record yet is named with the command that makes it; wha
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import partial, published, records, statistics
+from sparserl_jax.bench import equal_rank_page, partial, published, records, statistics
 from sparserl_jax.bench.published import AVERAGE, Paper, Table
 from sparserl_jax.bench.rows import Block, reference
 from sparserl_jax.bench.rows import Row as Ours
@@ -34,6 +35,11 @@ class Source:
         """Its configuration."""
         return self.summary.settings
 
+    @functools.cached_property
+    def low_rank(self) -> dict[tuple[str, str, float], float]:
+        """Share of weights saved by (environment, arm, knob), where `sparserl decompose` has been run on the folder."""
+        return equal_rank_page.savings(self.path)
+
     @property
     def budget(self) -> str:
         """`--budget ...` of its suite, or nothing."""
@@ -43,7 +49,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A published number beside ours. Shares are relative to dense; None where there is no record or no number."""
+    """A published number beside ours. Shares are relative to dense; None where there is no record or no number.
+
+    low_rank: share of weights saved, as `sparserl decompose` of the folder has found. success: share of the final
+    episodes that reached their goal.
+    """
 
     environment: str
     method: str
@@ -54,6 +64,8 @@ class Line:
     training: float | None = None
     inference: float | None = None
     differs: tuple[str, ...] = ()
+    low_rank: float | None = None
+    success: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +130,9 @@ def section(paper: Paper, table: Table, source: Source) -> Section:
         for block in blocks:
             dense = reference(block.rows)
             if dense is not None:  # what the percentages are of; no paper prints it as one
-                lines += _lines(paper, published.Row(row.environment, {}), dense.arm, block, source)
-        for method in row.returns:
-            made = [line for block in blocks for line in _lines(paper, row, method, block, source)]
+                lines += _lines(paper, table, published.Row(row.environment), dense.arm, block, source)
+        for method in row.methods:
+            made = [line for block in blocks for line in _lines(paper, table, row, method, block, source)]
             lines += made or [Line(row.environment, method, row)]
     for row in (row for row in table.rows if row.environment == AVERAGE):
         lines += [_average(row, method, lines) for method in row.returns]
@@ -130,27 +142,36 @@ def section(paper: Paper, table: Table, source: Source) -> Section:
             f"Missing: {partial.words(source.settings['runs'], present)}. `sparserl bench "
             f"{source.suite}{source.budget}` goes on (`--only ENV/ARM` for single programs)."
         )
-    said = (_comparable(paper, source), *missing, *([table.note] if table.note else []))
+    unfit = (
+        []
+        if source.summary.result
+        else ["Not a result: the suite says that its numbers never are at this length."]
+    )
+    said = (*unfit, _comparable(paper, source), *missing, *([table.note] if table.note else []))
     return Section(table, source, tuple(lines), said)
 
 
-def _lines(paper: Paper, row: published.Row, method: str, block: Block, source: Source) -> list[Line]:
-    """Our row of a published number on one environment, if there is one."""
+def _lines(
+    paper: Paper, table: Table, row: published.Row, method: str, block: Block, source: Source
+) -> list[Line]:
+    """Our rows of a published number on one environment: one, or one for each coefficient of a method that is swept by
+    one."""
     dense = reference(block.rows)
+    made: list[Line] = []
     for ours in block.rows:
-        if ours.arm != method or not _same_level(row, ours):
+        if ours.arm != method or not _same_level(row, ours) or (made and ours.outcome is None):
             continue
         mine = [record for record in source.summary.records if record["run_id"] in ours.runs]
         share = None
         if dense is not None:
             share = statistics.ratio(ours.returns[:, None], dense.returns[:, None])
-        steps = source.settings["suite"]["steps"]
+        steps, protocol = source.settings["suite"]["steps"], paper.protocol
         differs = [
-            *(["steps"] if steps != paper.protocol.steps else []),
+            *(["steps"] if protocol.steps not in (None, steps) else []),
             "environment",  # none of ours is the published version
-            *(["seeds"] if len(ours.seeds) < paper.protocol.seeds else []),
+            *(["seeds"] if protocol.seeds is not None and len(ours.seeds) < protocol.seeds else []),
         ]
-        return [
+        made.append(
             Line(
                 block.env,
                 method,
@@ -161,9 +182,17 @@ def _lines(paper: Paper, row: published.Row, method: str, block: Block, source: 
                 ours.training_ratio,
                 ours.inference_ratio,
                 tuple(differs),
+                source.low_rank.get((block.env, ours.arm, ours.sparsity)),
+                None if table.success is None else success_share(mine, table.success),
             )
-        ]
-    return []
+        )
+    return made
+
+
+def success_share(found: Sequence[dict[str, Any]], level: float) -> float:
+    """Share of the final episodes of all runs whose return is above `level`; none of a run that diverged is."""
+    every = [value for record in found for value in record["result"]["final_returns"]]
+    return float(np.mean([value is not None and value > level for value in every]))
 
 
 def _same_level(row: published.Row, ours: Ours) -> bool:
@@ -199,7 +228,7 @@ def _comparable(paper: Paper, source: Source) -> str:
     """What ours differ in from the published runs, in a sentence."""
     suite, protocol = source.settings["suite"], paper.protocol
     parts = []
-    if suite["steps"] != protocol.steps:
+    if protocol.steps is not None and suite["steps"] != protocol.steps:
         parts.append(f"{suite['steps']:,} steps per run (published {protocol.steps:,})")
     envs = [
         f"{task['name']} for {protocol.versions[environment(task['name'])]}"
@@ -208,10 +237,19 @@ def _comparable(paper: Paper, source: Source) -> str:
     ]
     parts.append(f"environments ({', '.join(envs)} of {protocol.environments})")
     seeds = sorted({len(row.seeds) for block in source.summary.blocks for row in block.rows})
-    if seeds and (seeds[0] < protocol.seeds):
-        shown = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    shown = "" if not seeds else f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    if seeds and protocol.seeds is not None and seeds[0] < protocol.seeds:
         parts.append(f"{shown} seeds (published {protocol.seeds})")
-    return f"Not comparable number by number, only in order and in shares of dense: ours differ in {'; '.join(parts)}."
+    unknown = ""
+    if protocol.steps is None:
+        unknown = (
+            " How long, with how many seeds and with which settings the published runs were trained is not known; "
+            f"ours: {suite['steps']:,} steps, {shown} seeds."
+        )
+    return (
+        "Not comparable number by number, only in order and in shares of dense: ours differ in "
+        f"{'; '.join(parts)}.{unknown}"
+    )
 
 
 def sections(paper: Paper, found: Sequence[Source]) -> list[Section]:
@@ -221,7 +259,7 @@ def sections(paper: Paper, found: Sequence[Source]) -> list[Section]:
         mine = [source for source in found if source.suite in table.suites]
         made += [section(paper, table, source) for source in mine]
         if not mine:
-            lines = [Line(row.environment, method, row) for row in table.rows for method in row.returns]
+            lines = [Line(row.environment, method, row) for row in table.rows for method in row.methods]
             said = f"No records yet: run {' or '.join(f'`sparserl bench {name}`' for name in table.suites)}."
             made.append(Section(table, None, tuple(lines), (said, *([table.note] if table.note else []))))
     return made

@@ -19,25 +19,40 @@ from sparserl_jax.errors import suggest
 if TYPE_CHECKING:
     from rich.console import Console
 
-HEADINGS = (
-    "environment",
-    "method",
-    "sparsity, actor / critic",
-    "published, % of dense",
-    "ours, % of dense",
-    "return, IQM [95 % CI]",
-    "delta to dense [95 % CI]",
-    "verdict",
-    "seeds",
-    "size, published",
-    "ours",
-    "training FLOPs, published",
-    "ours",
-    "FLOPs/action, published",
-    "ours",
-    "comparable",
+COLUMNS = (
+    ("environment", ""),
+    ("method", ""),
+    ("sparsity, actor / critic", "returns"),
+    ("coefficient", "arms"),
+    ("sparsity, published", "outcome"),
+    ("ours", "outcome"),
+    ("saved by low rank, published", "low_rank"),
+    ("ours", "low_rank"),
+    ("published, % of dense", "returns"),
+    ("ours, % of dense", "returns"),
+    ("return, IQM [95 % CI]", ""),
+    ("success", "success"),
+    ("delta to dense [95 % CI]", ""),
+    ("P(beats dense) [95 % CI]", "arms"),
+    ("verdict", ""),
+    ("seeds", ""),
+    ("size, published", "size"),
+    ("ours", "size"),
+    ("training FLOPs, published", "training_flops"),
+    ("ours", "training_flops"),
+    ("FLOPs/action, published", "inference_flops"),
+    ("ours", "inference_flops"),
+    ("comparable", ""),
 )
-"""Columns of the page."""
+"""Columns of the page, and the field that a row of the paper must have for a column to be shown."""
+
+
+def shown(paper: Paper) -> list[int]:
+    """Indices of the columns of a paper's page: what it prints anywhere, and ours beside it."""
+    rows = [row for table in paper.tables for row in table.rows]
+    prints = {field for row in rows for field, value in vars(row).items() if value not in (None, {}, ())}
+    prints |= {"success" for table in paper.tables if table.success is not None}
+    return [index for index, (_, field) in enumerate(COLUMNS) if not field or field in prints]
 
 
 def _number(value: float | None, show: str) -> str:
@@ -50,15 +65,23 @@ def cells(line: Line) -> list[str]:
     text = tables.cells(ours) if ours is not None else [""] * len(tables.COLUMNS)
     said = (row.sparsity, row.critic_sparsity) if ours is None else (ours.sparsity, ours.critic_sparsity)
     level = " / ".join(f"{one:g}" for one in said if one is not None)
+    swept = ours is not None and ours.outcome is not None
     comparable = f"no: {', '.join(line.differs)}" if line.differs else ""
     return [
         line.environment if ours is None else figures.short_name(line.environment),
         line.method,
         level,
+        f"{ours.sparsity:g}" if ours is not None and swept else "",
+        _number(row.outcome, ".2f"),
+        "" if ours is None else _number(ours.came_out, ".3f"),
+        _number(row.low_rank, ".2f"),
+        _number(line.low_rank, ".3f"),
         _number(row.returns.get(line.method), ".1f"),
         _number(line.percent, ".1f"),
         text[2],
+        _number(line.success, ".3f"),
         text[4],
+        text[16],
         text[5],
         "" if ours is None else str(len(ours.seeds)),
         _number(row.size, ".3f"),
@@ -71,27 +94,52 @@ def cells(line: Line) -> list[str]:
     ]
 
 
+def explained(paper: Paper, columns: Sequence[int]) -> str:
+    """What the columns of numbers are, published and ours."""
+    fields = {COLUMNS[index][1] for index in columns}
+    said = [f"Published numbers are {paper.unit}, point estimates, read from: {paper.version}."]
+    if "returns" in fields:
+        said.append(
+            "Ours in % of dense is the ratio of interquartile means of returns (blank where one of them is not "
+            "positive); size counts the weights of online and target networks, FLOPs live weights, by formula: "
+            "training with masks executes the dense ones (2 per weight are counted here, by some papers one less per "
+            "unit: shares differ by 1 %)."
+        )
+    if "outcome" in fields:
+        said.append(
+            "Sparsity of ours: share of the actor's weights that are zero as deployed, mean over seeds; every "
+            "coefficient is a line, none of them chosen by its outcome."
+        )
+    if "low_rank" in fields:
+        said.append(
+            "Saved by low rank: share of the actor's weights, biases not counted, at the fewest weights that lose "
+            "little on selection episodes; blank where `sparserl decompose` of the folder has not been run."
+        )
+    if "success" in fields:
+        said.append(
+            "Success: share of the final episodes of all seeds with a return above "
+            + ", ".join(f"{t.success:g} ({t.label})" for t in paper.tables if t.success is not None)
+            + "."
+        )
+    return " ".join([*said, "Verdicts are explained under each folder's own table."])
+
+
 def markdown(paper: Paper, found: Sequence[Source]) -> str:
     """The whole page."""
-    lines = [
-        f"# {paper.paper} ({paper.venue}): published beside ours",
-        "",
-        f"Published numbers are {paper.unit}, point estimates, read from: {paper.version}. Ours in % of dense is the "
-        "ratio of interquartile means of returns (blank where one of them is not positive); size counts the weights of "
-        "online and target networks, FLOPs live weights, by formula: training with masks executes the dense ones (2 "
-        "per weight are counted here, by some papers one less per unit: shares differ by 1 %). Verdicts are "
-        "explained under each folder's own table.",
-        "",
-    ]
+    columns = shown(paper)
+    names = [COLUMNS[index][0] for index in columns]
+    lines = [f"# {paper.paper} ({paper.venue}): published beside ours", "", explained(paper, columns), ""]
     for part in sections(paper, found):
         beside = "nothing yet" if part.source is None else f"`{part.source.path.as_posix()}`"
         lines += [f"## {part.table.label}: {part.table.title}; beside {beside}", ""]
         for block in () if part.source is None else part.source.summary.blocks:
             if block.reason is not None:
                 lines += [f"{figures.short_name(block.env)}: {block.reason}.", ""]
-        lines += ["| " + " | ".join(HEADINGS) + " |"]
-        lines += ["|---|---|" + "---:|" * (len(HEADINGS) - 3) + "---|"]
-        lines += ["| " + " | ".join(cells(line)) + " |" for line in part.lines]
+        lines += ["| " + " | ".join(names) + " |"]
+        lines += ["|---|---|" + "---:|" * (len(names) - 3) + "---|"]
+        for line in part.lines:
+            texts = cells(line)
+            lines += ["| " + " | ".join(texts[index] for index in columns) + " |"]
         lines += ["", *(text for said in part.said for text in (said, ""))]
         if part.source is not None:
             lines += [part.source.summary.caption[-1], ""]
@@ -116,7 +164,8 @@ def comma_separated(paper: Paper, found: Sequence[Source]) -> str:
     writer.writerow(
         "table,agent,folder,environment,method,sparsity,critic_sparsity,published_percent,percent,return_iqm,"
         "return_lower,return_upper,delta,delta_lower,delta_upper,verdict,seeds,published_size,size,"
-        "published_training_flops,training_flops,published_inference_flops,inference_flops,differs".split(",")
+        "published_training_flops,training_flops,published_inference_flops,inference_flops,differs,"
+        "published_outcome,outcome,published_low_rank,low_rank,success".split(",")
     )
     for part in sections(paper, found):
         for line in part.lines:
@@ -144,6 +193,11 @@ def comma_separated(paper: Paper, found: Sequence[Source]) -> str:
                 row.inference_flops,
                 line.inference,
                 " ".join(line.differs),
+                row.outcome,
+                None if ours is None else ours.realised,
+                row.low_rank,
+                line.low_rank,
+                line.success,
             ]
             writer.writerow("" if v is None else repr(v) if isinstance(v, float) else v for v in values)
     return out.getvalue()

@@ -14,32 +14,53 @@ from sparserl_jax.errors import UserError, suggest
 
 AVERAGE = "average"
 """What stands for the environment in a row of averages."""
+SHARES = (
+    "sparsity",
+    "critic_sparsity",
+    "size",
+    "training_flops",
+    "inference_flops",
+    "outcome",
+    "low_rank",
+)
+"""Numbers of a row that are shares."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One environment of a table. returns: by our arm, in the paper's unit; shares relative to dense: size,
-    training_flops, inference_flops."""
+    training_flops, inference_flops. Where a paper prints what came out of a training and no returns, `arms` are ours
+    that stand beside it: outcome is the share of weights that was removed, low_rank what thin factors saved."""
 
     environment: str
-    returns: Any
+    returns: Any = dataclasses.field(default_factory=dict)
+    arms: tuple[str, ...] = ()
     sparsity: float | None = None
     critic_sparsity: float | None = None
     size: float | None = None
     training_flops: float | None = None
     inference_flops: float | None = None
+    outcome: float | None = None
+    low_rank: float | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Our arms that stand beside it."""
+        return tuple(self.returns) or self.arms
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """One table of the paper (or half of one). suites: ours that test it, any budget."""
+    """One table of the paper (or half of one). agent: empty where the paper does not say. suites: ours that test it,
+    any budget. success: return above which an episode of ours has reached its goal, where there is one."""
 
     label: str
     title: str
-    agent: str
     suites: tuple[str, ...]
+    agent: str = ""
     rows: tuple[Row, ...] = ()
     note: str = ""
+    success: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +74,12 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """What the published runs were. environments: the physics; versions: published name by ours."""
+    """What the published runs were. environments: the physics; versions: published name by ours. None: not in print."""
 
-    steps: int
-    seeds: int
     environments: str
     versions: Any
+    steps: int | None = None
+    seeds: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +149,14 @@ def _table(content: Any, where: str) -> Table:
 def _row(content: Any, where: str) -> Row:
     row = from_table(Row, content, where)
     where = f"{where}, '{row.environment}'"
-    if not isinstance(row.returns, Mapping) or not row.returns:
-        raise UserError(f"{where}: 'returns' must hold a number per arm.")
+    if not isinstance(row.returns, Mapping) or bool(row.returns) == bool(row.arms):
+        raise UserError(
+            f"{where}: 'returns' must hold a number per arm, or 'arms' their names and no returns."
+        )
     for arm, value in row.returns.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"{where}: the return of '{arm}' must be a number, not {value!r}; leave it out.")
-    for name in ("sparsity", "critic_sparsity", "size", "training_flops", "inference_flops"):
+    for name in SHARES:
         share = getattr(row, name)
         if share is not None and not 0.0 <= share <= 1.0:
             raise UserError(f"{where}: '{name}' is a share of dense, between 0 and 1, not {share:g}.")

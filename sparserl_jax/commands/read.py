@@ -18,6 +18,7 @@ from sparserl_jax.arguments import (
     Plot,
     Publish,
     Table,
+    flat,
 )
 from sparserl_jax.commands.console import say
 from sparserl_jax.errors import UserError
@@ -150,10 +151,23 @@ def inspect(command: Inspect, console: Console) -> int:
 def decompose(command: Decompose, console: Console) -> int:
     """`sparserl decompose`."""
     from sparserl_jax.bench import decompose as decomposing
-    from sparserl_jax.bench import decompose_page, saved
+    from sparserl_jax.bench import decompose_page, equal_rank, equal_rank_page, records, saved
     from sparserl_jax.deploy import low_rank
 
     rule, out = low_rank.rule(command.rule), command.out
+    if equal_rank.is_suite(command.path):
+        settings = equal_rank.Settings(
+            rule, command.factors, command.episodes, command.seed, command.selection_episodes
+        )
+        sections = equal_rank.compare(command.path, settings, flat(command.only))
+        title = records.read_configuration(command.path)["suite"]["title"]
+        say(console, equal_rank_page.markdown(title, sections, settings))
+        folder = command.path if out is None else out
+        for path in equal_rank_page.write(folder, title, sections, settings):
+            say(console, f"Written: {path}")
+        return 0
+    if command.only:
+        raise UserError(f"--only chooses rows of a suite, and '{command.path}' is not the folder of one.")
     decomposing.check_target(out)
     found = decomposing.decompose(
         saved.find(command.path),

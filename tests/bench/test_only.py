@@ -124,8 +124,9 @@ def test_every_row_of_a_table_has_a_command_that_selects_exactly_its_programs(tm
             assert words[:4] == ["sparserl", "bench", "suite.toml", "--only"]
             chosen = only.select(plan, words[4:])
             assert sorted(program.name for program in chosen.programs) == sorted(row.programs)
-            wanted = only.parse(words[4], plan)
-            mine = [p.folder.as_posix() for p in plan.runs if wanted.meets(p)]
+            places = [only.place(p) for p in plan.runs]
+            wanted = only.parse(words[4], places, plan.suite.name)
+            mine = [p.folder.as_posix() for p in plan.runs if wanted.meets(only.place(p))]
             assert mine == list(row.runs)
     page = reproduce.page(found)
     assert "whole Programs" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import shutil
 from pathlib import Path
@@ -177,6 +178,72 @@ def test_environments_have_one_name_in_papers_and_suites():
     names = ("brax:hopper?backend=mjx", "gymnasium:Hopper-v5", "Hopper-v3", "hopper")
     assert {paper.environment(name) for name in names} == {"hopper"}
     assert paper.environment("my_pkg.envs:Swing-vain") == "swing-vain"
+
+
+GATES = {
+    "paper": "Gates",
+    "venue": "Nowhere 2021",
+    "version": "the abstract",
+    "unit": "shares of weights",
+    "suites": ["mini"],
+    "protocol": {"environments": "a robot", "versions": {"pendulum": "Swing-v0"}},
+    "tables": [
+        {"label": "Abstract", "title": "how far", "suites": ["mini"], "success": -100.0,
+         "rows": [{"environment": "pendulum", "arms": ["l0"], "outcome": 0.36, "low_rank": 0.46}]},
+    ],
+}  # fmt: skip
+
+
+def test_numbers_that_came_out_of_a_training_stand_beside_every_coefficient(tmp_path: Path):
+    paper_of_gates = published.parse(GATES, "gates.toml")
+    arms = [
+        {"recipe": "dense"},
+        {"recipe": "placebo", "sparsities": [0.95]},
+        {"recipe": "l0", "sparsities": [0.1, 3.0]},
+    ]
+    options = {"sparsities": [], "environments": [fake.SUITE["environments"][0]], "arms": arms}
+    folder = tmp_path / "mini-1"
+    fake.finished(folder, fake.make_plan(suites.parse(fake.table(**options), "mini.toml")))
+    (folder / "low_rank.csv").write_text(
+        "environment,arm,sparsity,chosen_for,saved\n"
+        "gymnax:Pendulum-v1,l0,3.0,dense,0.7\n"
+        "gymnax:Pendulum-v1,l0,3.0,l0@3,0.25\n"
+    )
+    found = paper.sources(paper_of_gates, [tmp_path])
+    lines = list(csv.DictReader(io.StringIO(paper_page.comma_separated(paper_of_gates, found))))
+    assert [(line["method"], line["sparsity"]) for line in lines] == [
+        ("dense", "0.0"),
+        ("l0", "0.1"),
+        ("l0", "3.0"),
+    ]
+    dense, weak, strong = lines
+    assert [line["published_outcome"] for line in lines] == ["", "0.36", "0.36"]
+    assert [line["low_rank"] for line in lines] == ["", "", "0.25"]
+    every = {record["run_id"]: record["result"] for record in records.load_all(folder)[1]}
+    mine = [result for run, result in every.items() if "/l0-c3-" in run]
+    realised = sum(result["realised_sparsity"]["actor"] for result in mine) / len(mine)
+    assert len(mine) == 6 and float(strong["outcome"]) == pytest.approx(realised)
+    episodes = [value for result in mine for value in result["final_returns"]]
+    assert float(strong["success"]) == sum(value > -100.0 for value in episodes) / len(episodes)
+    text = paper_page.markdown(paper_of_gates, found)
+    assert (
+        "| environment | method | coefficient | sparsity, published | ours | saved by low rank, published |"
+        in text
+    )
+    assert (
+        "% of dense" not in text.partition("##")[2].partition("Not comparable")[0]
+        and "size, published" not in text
+    )
+    assert (
+        "with which settings the published runs were trained is not known; ours: 4,000 steps, 6 seeds."
+        in text
+    )
+    assert dense["differs"] == weak["differs"] == "environment"
+    assert "Not a result" not in text
+    found[0] = dataclasses.replace(found[0], summary=dataclasses.replace(found[0].summary, result=False))
+    assert "Not a result: the suite says" in paper_page.markdown(paper_of_gates, found)
+    # A paper of returns has none of these columns.
+    assert "coefficient" not in paper_page.markdown(published.parse(CONTENT, "small.toml"), [])
 
 
 def test_the_command_writes_the_page_without_any_record(tmp_path, monkeypatch, capsys):

@@ -76,11 +76,13 @@ def test_averages_in_print_are_those_of_the_rows():
             assert mean == pytest.approx(printed, abs=0.0501), (table.label, arm)
 
 
-def test_every_published_arm_is_trained_by_every_suite_that_is_set_beside_it():
-    shipped = set(paths.suite_names())
-    for part in (*PAPER.tables, *PAPER.figures):
+@pytest.mark.parametrize("paper", published.names())
+def test_every_published_arm_is_trained_by_every_suite_that_is_set_beside_it(paper: str):
+    shipped, found = set(paths.suite_names()), published.find(paper)
+    assert set(found.suites) <= shipped
+    for part in (*found.tables, *found.figures):
         for name in part.suites:
-            if getattr(part, "agent", "td3") not in AGENTS:
+            if getattr(part, "agent", "") not in ("", *AGENTS):
                 continue
             assert name in shipped
             content = strict.content(paths.suite_path(name))
@@ -89,7 +91,7 @@ def test_every_published_arm_is_trained_by_every_suite_that_is_set_beside_it():
                 arms = {arm.name: arm for arm in suite.arms}
                 tasks = {environment(task.name): task for task in suite.tasks}
                 for row in getattr(part, "rows", ()):
-                    assert set(row.returns) <= set(arms), name
+                    assert set(row.methods) <= set(arms), name
                     task = tasks.get(row.environment)
                     if task is not None and row.sparsity is not None:
                         assert (task.sparsity, task.critic_sparsity or task.sparsity) == (
@@ -115,6 +117,8 @@ CONTENT = tomllib.loads(paths.published_path("rlx2").read_text(encoding="utf-8")
         (lambda c: c["tables"][0]["rows"][0]["returns"].update(rlx2="99.8"), "'rlx2' must be a number"),
         (lambda c: c["tables"][0]["rows"][0]["returns"].update(rlx2=float("nan")), "leave it out"),
         (lambda c: c["tables"][0]["rows"][0].update(returns={}), "a number per arm"),
+        (lambda c: c["tables"][0]["rows"][0].update(arms=["rlx2"]), "or 'arms' their names and no returns"),
+        (lambda c: c["tables"][0]["rows"][0].update(outcome=93.0), "'outcome' is a share of dense"),
         (lambda c: c["tables"][0]["rows"][0].update(size=13.3), "a share of dense"),
         (lambda c: c["tables"][0]["rows"].append(c["tables"][0]["rows"][0]), "has 'halfcheetah' twice"),
     ],
@@ -125,6 +129,16 @@ def test_a_mistake_gives_one_sentence(change, sentence):
     with pytest.raises(UserError, match=sentence) as error:
         published.parse(content, "rlx2.toml")
     assert "rlx2.toml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_of_the_l0_paper_there_are_the_numbers_of_its_abstract_and_no_others():
+    paper = published.find("l0")
+    printed = {row.environment: (row.outcome, row.low_rank) for table in paper.tables for row in table.rows}
+    assert printed == {"needlereach": (0.36, 0.46), "breakout-minatar": (0.93, 0.70)}
+    assert (paper.protocol.steps, paper.protocol.seeds) == (None, None)
+    rows = [row for table in paper.tables for row in table.rows]
+    assert not any(row.returns or row.size or row.sparsity or row.inference_flops for row in rows)
+    assert set(paper.protocol.versions) == {row.environment for row in rows}
 
 
 def test_an_unknown_paper_is_named():
