@@ -58,6 +58,10 @@ def _curves(summary: Summary, root: Path) -> dict[tuple[Any, ...], dict[str, np.
     return found
 
 
+MOST_COLUMNS = 7
+"""Panels side by side: more are too wide to be read on a page."""
+
+
 def _levels(axes: Axes, block: Block) -> None:
     """Declared levels as thin lines, named in the margin."""
     for name, style in (("learned", (0, (4, 3))), ("random", (0, (1, 2)))):
@@ -70,17 +74,42 @@ def _levels(axes: Axes, block: Block) -> None:
             )  # fmt: skip
 
 
+def _cut(axes: Axes, block: Block, whole: bool = False) -> None:
+    """End the axis half a scale of z below random actions, and say how many rows lie under it: a policy that has gone
+    to pieces would leave no room for the others. `whole`: the axis holds more than the rows' final returns."""
+    random, reference = block.levels.get("random"), block.levels.get("reference")
+    if random is None or reference is None:
+        return
+    floor = random - 0.5 * (reference - random)
+    low, high = axes.get_ylim()
+    if low >= floor:
+        return
+    top = max(max(float(row.value.upper), float(row.returns.max())) for row in block.rows)
+    axes.set_ylim(floor, high if whole else min(high, top + 0.08 * (top - floor)))
+    under = sum(float(row.value.value) < floor for row in block.rows)
+    if under and not whole:
+        axes.text(
+            0.02, 0.02, f"{under} row{'s' if under > 1 else ''} further down", transform=axes.transAxes, fontsize=6.5,
+            color="#666666", va="bottom", zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+        )  # fmt: skip
+
+
 def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
-    """IQM return over environment steps: one row per environment, one column per sparsity; and its data as CSV."""
+    """IQM return over environment steps: a panel per sparsity, new rows for every environment; and its data as CSV."""
     curves, arms = _curves(summary, root), figures.arms_of(summary)
-    columns = max(len(figures.panels_of(block)) for block in summary.blocks)
+    parts = [
+        (block, panels[start : start + MOST_COLUMNS])
+        for block in summary.blocks
+        for panels in [figures.panels_of(block)]
+        for start in range(0, len(panels), MOST_COLUMNS)
+    ]
+    columns = max(len(panels) for _, panels in parts)
     drawn = dict.fromkeys(
         figures.name_of(r) for block in summary.blocks for r in block.rows if r.role != "aa"
     )
-    figure, grid, bottom, height = figures.frame(len(summary.blocks), columns, list(drawn))
+    figure, grid, bottom, height = figures.frame(len(parts), columns, list(drawn))
     handles: dict[str, Any] = {}
-    for line, block in zip(grid, summary.blocks, strict=True):
-        panels = figures.panels_of(block)
+    for line, (block, panels) in zip(grid, parts, strict=True):
         low, high = _range(curves, block)
         for axes in line[len(panels) :]:
             axes.set_axis_off()
@@ -101,6 +130,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
             axes.set_title(f"{figures.short_name(block.env)}, {panel.title}", loc="left")
             axes.set_xlim(0, curve["step"][-1])
             axes.set_ylim(low, high)
+            _cut(axes, block, whole=True)
             axes.xaxis.set_major_formatter(figures.thousands)
             axes.set_xlabel("environment steps")
         line[0].set_ylabel("return")
@@ -159,7 +189,7 @@ def _apart(places: Sequence[float], rows: Sequence[float], limits: tuple[float, 
     """Which places have room for their label, those of most `rows` first."""
     told: list[float] = []
     for place in sorted(places, key=lambda place: (-list(rows).count(place), place)):
-        if all(abs(place - other) > 0.05 * (limits[1] - limits[0]) for other in told):
+        if all(abs(place - other) > 0.11 * (limits[1] - limits[0]) for other in told):
             told.append(place)
     return set(told)
 
@@ -215,11 +245,15 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
         outcomes = [_place(row) for row in swept if row.realised is not None]
         axes.set_xlim(
             min([places[0], *outcomes]) - 0.5 * gap,
-            max([places[-1] + (0.5 if sweep and places[-1] == sweep[-1] else 0.2) * gap, *outcomes]),
+            max(
+                places[-1] + (0.5 if sweep and places[-1] == sweep[-1] else 0.2) * gap,
+                max(outcomes, default=0) + 0.1,
+            ),
         )
         told = _apart(places, [_place(row) for row in asked], axes.get_xlim())
         axes.set_xticks(places, [f"{1 - 10**-place:.4g}" if place in told else "" for place in places])
         axes.set_xlabel("sparsity (log density)")
+        _cut(axes, block)
         axes.grid(axis="x", visible=False)
     grid[0][0].set_ylabel("return")
     figures.heading(figure, summary, "Return versus sparsity", height)
@@ -293,6 +327,7 @@ def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}x")
         axes.set_xlabel("times smaller than dense, bytes")
+        _cut(axes, block)
     grid[0][0].set_ylabel("return")
     figures.heading(figure, summary, "Return versus bytes", height)
     figures.legend(figure, handles, bottom)

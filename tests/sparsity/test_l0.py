@@ -440,3 +440,24 @@ def test_a_table_names_emptied_layers(tmp_path):
     assert emptied.sentences(tmp_path, [record])[0].startswith("LAYERS WITHOUT A WEIGHT: env/l0")
     record["result"]["tensors"]["critic"][0]["nnz"] = 1
     assert emptied.sentences(tmp_path, [record]) == []
+
+
+def test_a_table_names_emptied_layers_of_several_seeds_once(tmp_path):
+    def record(seed, step, *nnz):
+        run = f"env/l0-c3-seed{seed:03d}"
+        folder = tmp_path / "records" / run
+        folder.mkdir(parents=True)
+        columns = "live_actor_hidden_0,live_actor_output"
+        shares = ",".join("0.0" if count == 0 else "0.5" for count in nnz)
+        rows = f"env_step,update,return,{columns}\n1000,9,1.0,0.5,0.5\n{step},9,1.0,{shares}\n"
+        (folder / "curve.csv").write_text(rows, encoding="utf-8")
+        tensors = [
+            {"name": name, "path": f"mlp/{name}/kernel", "nnz": count}
+            for name, count in zip(("hidden_0", "output"), nnz, strict=True)
+        ]
+        return {"run_id": run, "result": {"promise": "none", "tensors": {"actor": tensors}}}
+
+    found = [record(0, 3000, 0, 4), record(1, 2000, 4, 0), record(2, 5000, 4, 4)]
+    (said,) = emptied.sentences(tmp_path, found)
+    row = "env/l0-c3, 2 of 3 seeds (hidden_0 of the actor, output of the actor; the first from step 2,000)"
+    assert said == f"LAYERS WITHOUT A WEIGHT, by too large a coefficient: {row}."
