@@ -10,15 +10,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sparserl_jax.bench import policy as policies_of
-from sparserl_jax.bench import records, rows, statistics
+from sparserl_jax.bench import evaluate, records, rows, saved, statistics
 from sparserl_jax.bench.rows import Row
 from sparserl_jax.bench.summary import summarise
 from sparserl_jax.errors import UserError
@@ -111,7 +109,7 @@ class _Look:
         self.env, self.draws = env, draws
         self.key, visit = jax.random.split(jax.random.key(seed))
         self.states, self.obs = visited(env, visit, states)
-        self.compiled: dict[str, Callable[[Any], Any]] = {}
+        self.compiled: dict[Any, Callable[[Any], Measured]] = {}
 
     def uniform(self) -> Measured:
         """Uniform doses, for comparison."""
@@ -131,22 +129,21 @@ class _Look:
 
         from sparserl_jax.agents.policies import danger_of
 
-        saved = policies_of.load(folder)
-        agent = records.read(folder)["provenance"]["config"]["training"]["agent"]
-        kind = json.dumps(agent, sort_keys=True)
-        if kind not in self.compiled:
+        found = saved.find(folder)
+        assert found.record is not None, "the row was made from it"
+        agent = evaluate.agent_of(found.record)
+        if agent not in self.compiled:
             law = _law(agent, self.env.spec.action_dim)
             if law is None:  # it always does the same in a state
-                act = saved.apply
-                self.compiled[kind] = lambda params: self._measured(
+                act = found.policy.apply
+                self.compiled[agent] = lambda params: self._measured(
                     lambda key, obs: act(params, obs), lambda obs: (act(params, obs),) * 2, 1
                 )
             else:
                 given = (law, self.env, self.key, self.states, self.obs, self.draws)
                 looked = jax.jit(lambda params: danger_of(given[0], params, *given[1:]))
-                self.compiled[kind] = lambda params: _over_states(looked(params))
-        found: Measured = self.compiled[kind](saved.params)
-        return found
+                self.compiled[agent] = lambda params: _over_states(looked(params))
+        return self.compiled[agent](found.policy.params)
 
     def _measured(self, sample: Any, support: Any, draws: int) -> Measured:
         from sparserl_jax.envs.treatment import danger
@@ -154,14 +151,11 @@ class _Look:
         return _over_states(danger(self.env, self.key, self.states, self.obs, sample, support, draws))
 
 
-def _law(agent: dict[str, Any], action_dim: int) -> Any:
-    """What a recorded agent draws its actions from, `agents.policies.Policy`; None where it draws from nothing."""
+def _law(config: Any, action_dim: int) -> Any:
+    """What an agent draws its actions from, `agents.policies.Policy`; None where it draws from nothing."""
     from sparserl_jax.agents import fttpo
     from sparserl_jax.agents.policies import KINDS, policy_of
-    from sparserl_jax.agents.registry import algorithm
-    from sparserl_jax.bench.strict import from_table
 
-    config: Any = from_table(algorithm(agent["name"]).config, agent, "record.json agent")
     if isinstance(config, fttpo.FtTPOConfig):
         return fttpo.policies(config, action_dim)[0]
     kind = getattr(config, "policy", "")

@@ -304,8 +304,7 @@ def sampler(saved: Saved, env: Environment | HostEnvironment) -> Callable[..., A
     Raises:
         UserError: they did, and this environment is on the host, where nothing is drawn.
     """
-    from sparserl_jax.agents.registry import algorithm, build
-    from sparserl_jax.bench.strict import from_table
+    from sparserl_jax.agents.registry import build
     from sparserl_jax.envs import HostEnvironment
     from sparserl_jax.sparsity import method
     from sparserl_jax.sparsity.contract import Events
@@ -317,9 +316,8 @@ def sampler(saved: Saved, env: Environment | HostEnvironment) -> Callable[..., A
             f"'{saved.name}' was evaluated with drawn actions, and '{env.spec.name}' runs on the host, where "
             "evaluation is deterministic; name a compiled environment."
         )
-    agent, policy = _training(saved.record)["agent"], saved.policy
-    config: Any = from_table(algorithm(agent["name"]).config, agent, "record.json agent")
-    config = dataclasses.replace(config, hidden=tuple(policy.description["hidden"]))
+    policy = saved.policy
+    config = dataclasses.replace(agent_of(saved.record), hidden=tuple(policy.description["hidden"]))
     events = dict.fromkeys(config.NETWORKS, Events(1, 1, 0.0))  # of methods; acting knows none
     draw = build(config, env.spec, method("dense").family, events).sample_policy
     assert draw is not None, "the training has refused it"
@@ -329,6 +327,15 @@ def sampler(saved: Saved, env: Environment | HostEnvironment) -> Callable[..., A
             return draw(params, obs, key)
 
     return drawn
+
+
+def agent_of(record: dict[str, Any]) -> Any:
+    """The algorithm of a recorded training, with all that it was told."""
+    from sparserl_jax.agents.registry import algorithm
+    from sparserl_jax.bench.strict import from_table
+
+    told = _training(record)["agent"]
+    return from_table(algorithm(told["name"]).config, told, "record.json agent")
 
 
 def declared_precision(saved: Saved) -> str | None:

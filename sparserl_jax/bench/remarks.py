@@ -9,7 +9,7 @@ from collections import defaultdict
 import numpy as np
 
 from sparserl_jax.bench import statistics
-from sparserl_jax.bench.rows import Block, Row, generator
+from sparserl_jax.bench.rows import Block, Row, generator, improvement
 
 APART = 1.5
 """Densities up to this many times each other are about the same: 0.8 and 0.74, 0.98 and 0.97."""
@@ -36,14 +36,9 @@ def against_pruning(block: Block) -> str | None:
         if not ratios or min(ratios) > math.log(APART) + 1e-6:
             continue
         other = pruned[int(np.argmin(ratios))]
-        arms = [each.returns.reshape(len(each.seeds), -1) for each in (row, other)]
-        rng = generator("pruning", block.env, *row.key)
-        chance = statistics.bootstrap(statistics.probability_of_improvement, *arms, rng=rng)
-        parts.append(
-            f"{row.arm} {row.came_out:.3g} over {other.came_out:.3g} {{:.2f}} [{{:.2f}}, {{:.2f}}]".format(
-                *map(float, chance)
-            )
-        )
+        value, low, high = map(float, improvement(row, other, generator("pruning", block.env, *row.key)))
+        bounds = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
+        parts.append(f"{row.arm} {row.came_out:.3g} over {other.came_out:.3g} {value:.2f}{bounds}")
     if not parts:
         return None
     return (
@@ -72,7 +67,7 @@ def _named(row: Row) -> str:
 
 
 def _reached(row: Row) -> str:
-    """The same in words."""
+    """The sparsity a row ended at, and the knob where that is another number."""
     if row.realised is None:
         return row.level_text
     return f"{row.realised:.3g} ({'asked for' if row.outcome is None else 'coefficient'} {row.sparsity:g})"

@@ -287,15 +287,13 @@ def _difference(row: Row, other: Row | None, words: tuple[Any, ...]) -> statisti
     return statistics.compare(_matrix(row.z), _matrix(other.z), generator(*words, *row.key))
 
 
-def _improvement(row: Row, dense: Row | None, words: tuple[Any, ...]) -> statistics.Interval | None:
-    """Probability of improvement over dense: it needs no levels, for only the order of returns counts."""
-    if dense is None or dense is row:
-        return None
-    arms = _matrix(row.returns), _matrix(dense.returns)
+def improvement(row: Row, other: Row, rng: np.random.Generator) -> statistics.Interval:
+    """Chance that a run of a row is above one of another, ties counting half: it needs no levels, for only the order of
+    returns counts. Without bounds (nan) where one of them has a single seed."""
+    arms = _matrix(row.returns), _matrix(other.returns)
     if min(map(len, arms)) < 2:
         alone, unknown = statistics.probability_of_improvement(*arms), np.array(math.nan)
         return statistics.Interval(alone, unknown, unknown)
-    rng = generator("improvement", *words, *row.key)
     return statistics.bootstrap(statistics.probability_of_improvement, *arms, rng=rng)
 
 
@@ -308,7 +306,9 @@ def judge(rows: Sequence[Row], words: tuple[Any, ...]) -> list[Row]:
             dataclasses.replace(
                 row,
                 comparison=_difference(row, dense, ("delta", *words)),
-                improvement=_improvement(row, dense, words),
+                improvement=None
+                if dense is None or dense is row
+                else improvement(row, dense, generator("improvement", *words, *row.key)),
                 tiny=None if tiny is None else tiny.label,
                 tiny_comparison=_difference(row, tiny, ("tiny", *words)),
                 peer_comparison=_difference(row, peer(row, rows), ("peer", *words)),
