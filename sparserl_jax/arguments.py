@@ -281,6 +281,43 @@ class Collect:
 
 
 @dataclasses.dataclass(frozen=True)
+class Datasets:
+    """Train an agent and make datasets of it: random, medium, medium-replay, full-replay, expert, medium-expert. A set
+    that is there is kept."""
+
+    env: str
+    """brax:hopper, gymnasium:Hopper-v5, my_pkg.my_module:Factory."""
+    out: Path
+    """Folder for the sets (NAME.npz), the training and its policies."""
+    steps: int
+    """Environment steps of the training."""
+    agent: str = "td3"
+    """td3 or sac."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the hidden layers."""
+    batch_size: int | None = None
+    """Samples per update."""
+    seed: int = 0
+    """Of the training and of the sets."""
+    interval: int = 5000
+    """Steps between evaluations, among whose policies medium and expert are chosen."""
+    episodes: int = 10
+    """Episodes per evaluation."""
+    reference: float | None = None
+    """Return with z = 1, uniform actions having z = 0; default that of the best evaluation."""
+    medium: tuple[float, float] = (0.3, 0.4)
+    """Range of z from which the medium policy is taken, the first."""
+    expert: float = 0.9
+    """Least z of the expert policy, the best."""
+    transitions: int = 100_000
+    """Of random, medium and expert, at least, in whole episodes."""
+    noise: float = 0.1
+    """Standard deviation of normal noise on the actions of medium and expert."""
+    time_budget: Duration = None
+    """Time (90, 10m, 1h30m) after which to stop with exit code 3; run again to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspect:
     """Show what a trained policy is made of: layers, dead units, bytes."""
 
@@ -349,6 +386,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[Datasets, tyro.conf.subcommand("datasets")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Danger, tyro.conf.subcommand("danger")]

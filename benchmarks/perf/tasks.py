@@ -1,11 +1,13 @@
 """A whole task: how long 16 dense runs of a published suite's agent take to train, and what they come to.
 
 Whoever makes a training loop fast by making it wrong is found out here: beside the seconds stand the returns. Seeds are
-of no suite.
+of no suite. Every task is a process of its own, set up as the commands set theirs up (on CPUs, every core a device).
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable
@@ -22,6 +24,14 @@ SEEDS, SEEDS_FROM = 16, 16000
 TASKS = {"quick_dqn": (120.0, 450.0), "ppo_classic": (15.0, 475.0)}
 """Suites, with the seconds of training on two CPU cores and the level of CartPole that are wanted."""
 ENV = "gymnax:CartPole-v1"
+AS_A_COMMAND = """
+import pathlib, sys
+from sparserl_jax.accelerator import device_per_core, keep_freed_memory
+device_per_core()  # before jax is imported
+keep_freed_memory()
+from benchmarks.perf import tasks
+tasks.train(sys.argv[1], pathlib.Path(sys.argv[2]))
+"""
 
 
 def _dense(name: str) -> suites.Suite:
@@ -37,12 +47,12 @@ def measure(row: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of every task: seconds of training, interquartile mean and worst of the seeds' scores."""
     rows = []
     for name, (seconds, level) in TASKS.items():
-        made = plan.make(_dense(name))
+        suite = _dense(name)
         with tempfile.TemporaryDirectory() as folder:
-            run.run(made, Path(folder) / "run", Console(quiet=True))
+            subprocess.run([sys.executable, "-c", AS_A_COMMAND, name, folder], check=True)
             _, found = records.load_all(Path(folder) / "run")
         scores = np.array([record["result"]["score"] for record in found])
-        text = f"{made.suite.title}, CartPole, {SEEDS} dense seeds: "
+        text = f"{suite.title}, CartPole, {SEEDS} dense seeds: "
         rows += [
             row(
                 text + "training",
@@ -54,3 +64,8 @@ def measure(row: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
             row(text + "return, worst seed", scores.min(), "", ""),
         ]
     return rows
+
+
+def train(name: str, folder: Path) -> None:
+    """Train the dense arm into a folder."""
+    run.run(plan.make(_dense(name)), folder / "run", Console(quiet=True))

@@ -10,9 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sparserl_jax.bench import evaluate, records
+from sparserl_jax.bench import evaluate, played, records
 from sparserl_jax.bench.saved import Saved
 from sparserl_jax.data import OfflineDataset, archive
 from sparserl_jax.errors import UserError
@@ -43,9 +41,9 @@ def collect(
     refusal = _refusal(out)
     if refusal is not None:
         raise UserError(refusal)
-    played = evaluate.environment(saved, env)
-    spec = played.spec
-    made = _played(saved, played, episodes, seed, noise)
+    there = evaluate.environment(saved, env)
+    spec = there.spec
+    made = _played(saved, there, episodes, seed, noise)
     about = {**_about(saved), "env": spec.name, "seed": seed, "noise": noise}
     words = f"{episodes} episodes of {saved.policy.description['agent']} on {spec.name}"
     bounds = {"action_low": spec.action_low, "action_high": spec.action_high}
@@ -91,38 +89,9 @@ def _about(saved: Saved) -> dict[str, Any]:
 
 
 def _played(saved: Saved, env: Any, episodes: int, seed: int, noise: float) -> OfflineDataset:
-    """That many episodes, one after another."""
-    import jax
-    import jax.numpy as jnp
-
-    from sparserl_jax.envs import HostEnvironment
-    from sparserl_jax.training import datasets
+    """That many episodes."""
     from sparserl_jax.training.population import key_data
-    from sparserl_jax.training.precision import precise
 
-    spec = env.spec
-    if isinstance(env, HostEnvironment) or spec.actions != "continuous":
-        kind = "runs on the host" if isinstance(env, HostEnvironment) else f"has {spec.actions} actions"
-        raise UserError(
-            f"'{spec.name}' {kind}, and datasets are collected in compiled environments of real actions; name one with "
-            "--env."
-        )
-    source = datasets.Source(saved.name, min(episodes, evaluate.AT_ONCE))
-
-    def act(key: jax.Array, obs: jax.Array) -> jax.Array:
-        action = saved.policy.act(obs)
-        return jnp.clip(action + noise * jax.random.normal(key, action.shape), -1.0, 1.0)
-
-    @jax.jit
-    def some(number: jax.Array) -> datasets.Dataset:
-        key = jax.random.wrap_key_data(jnp.asarray(key_data("collect", spec.name, str(seed))))
-        play = precise(
-            lambda key: datasets.make(env, key, source, act).data, evaluate.declared_precision(saved)
-        )
-        return play(jax.random.fold_in(key, number))  # type: ignore[no-any-return]
-
-    numbers = range(-(-episodes // source.episodes))
-    parts = [datasets.rows_of(jax.device_get(some(np.int32(number)))) for number in numbers]
-    whole = OfflineDataset(*map(np.concatenate, zip(*parts, strict=True)))
-    kept = whole.episode < episodes
-    return OfflineDataset(*(column[kept] for column in whole))
+    key = key_data("collect", env.spec.name, str(seed))
+    precision = evaluate.declared_precision(saved)
+    return played.play(env, saved.policy.act, key, episodes=episodes, noise=noise, precision=precision)

@@ -237,6 +237,22 @@ def plain_number(value: Any) -> Any:
     return number(value) if isinstance(value, float) else value
 
 
+def description(plan: Plan, planned: Planned) -> dict[str, Any]:
+    """What a policy file of a run says of its environment and network."""
+    spec, agent = plan.specs[planned.task.name], planned.run.training.agent
+    return {
+        "env": planned.task.name,
+        "agent": agent.name,
+        "hidden": list(agent.hidden),
+        "obs_dim": spec.obs_dim,
+        "action_dim": spec.action_dim,
+        "action_low": list(spec.action_low),
+        "action_high": list(spec.action_high),
+        **policy.kinds(spec, agent),
+        "normalisation": None,
+    }
+
+
 def write(
     root: Path, plan: Plan, planned: Planned, outcome: Any, program: Any, provenance: Mapping[str, Any]
 ) -> Path:
@@ -244,7 +260,6 @@ def write(
     config = config_of(planned)
     config_hash = digest(canonical(config).encode())[:12]
     members = [entry.folder.as_posix() for entry in plan.of(program)]
-    spec = plan.specs[planned.task.name]
     final = root / "records" / planned.folder
     staging = final.with_name(f".{final.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
@@ -253,19 +268,7 @@ def write(
         staging / "policy.npz",
         outcome.params["actor"],
         outcome.masks["actor"],
-        {
-            "env": planned.task.name,
-            "agent": planned.run.training.agent.name,
-            "hidden": list(planned.run.training.agent.hidden),
-            "obs_dim": spec.obs_dim,
-            "action_dim": spec.action_dim,
-            "action_low": list(spec.action_low),
-            "action_high": list(spec.action_high),
-            **policy.kinds(spec, planned.run.training.agent),
-            "normalisation": None,
-            "config_hash": config_hash,
-            "run_id": planned.folder.as_posix(),
-        },
+        {**description(plan, planned), "config_hash": config_hash, "run_id": planned.folder.as_posix()},
     )
     policy.save_masks(staging / "masks.npz", outcome.masks)
     policy.save_networks(staging / policy.NETWORKS, outcome.params)

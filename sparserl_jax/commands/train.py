@@ -6,7 +6,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserl_jax.arguments import Bench, Paper, PlanSuite, Profile, Stamp, Train, Tune, Unpack, flat
+from sparserl_jax.arguments import (
+    Bench,
+    Datasets,
+    Paper,
+    PlanSuite,
+    Profile,
+    Stamp,
+    Train,
+    Tune,
+    Unpack,
+    flat,
+)
 from sparserl_jax.commands.console import say
 
 if TYPE_CHECKING:
@@ -170,4 +181,31 @@ def train(command: Train, console: Console) -> int:
     say(console, *single.told(made.suite, settings))
     runs.run(made, folder, console, time_budget=budget)
     show(made, folder, console)
+    return runs.EXIT_OK
+
+
+def datasets(command: Datasets, console: Console) -> int:
+    """`sparserl datasets`."""
+    from sparserl_jax.bench import generate
+    from sparserl_jax.bench import plan as plans
+    from sparserl_jax.bench import run as runs
+
+    runs.check_budget(command.time_budget)
+    wanted = generate.Wanted(
+        command.reference, command.medium, command.expert, command.transitions, command.noise
+    )
+    wanted.check()
+    made = generate.training(
+        command.env,
+        command.agent,
+        interval=command.interval,
+        hidden=command.hidden,
+        batch_size=command.batch_size,
+        first_seed=command.seed,
+        steps=command.steps,
+        episodes=command.episodes,
+    )
+    plans.show(made, console)
+    found = generate.train(made, command.out, console, command.time_budget)
+    say(console, *generate.sets(command.out, command.env, found, wanted, command.seed))
     return runs.EXIT_OK

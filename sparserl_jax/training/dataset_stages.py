@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.agents.agent import Clock
-from sparserl_jax.envs import EnvState
+from sparserl_jax.envs import EnvState, Lookahead
 from sparserl_jax.training import datasets
 from sparserl_jax.training.population import Member, MemberSettings
 from sparserl_jax.training.stages import Stages, member_key
@@ -76,6 +76,17 @@ class DatasetStages(Stages):
     ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
         """See Stages.evaluate."""
         return Stages.evaluate(self._on(shared), member, settings, clock, repeat)
+
+    def look(
+        self,
+        member: Member,
+        settings: MemberSettings,
+        clock: Clock,
+        ahead: Lookahead,
+        *shared: datasets.Dataset,
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """`evaluate` where the host has played the episodes: diagnostics and history; `ahead` is what it found."""
+        return self._on(shared)._seen(member, settings, clock, ahead)
 
     # ---- parts ----------------------------------------------------------------------------------------------------
 

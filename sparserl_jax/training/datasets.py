@@ -23,7 +23,8 @@ from sparserl_jax import data as files
 from sparserl_jax.data import OfflineDataset
 from sparserl_jax.envs import Environment, EnvSpec, EnvState, Pool, Transition, advance, start
 from sparserl_jax.errors import UserError, located, suggest
-from sparserl_jax.replay import Batch
+from sparserl_jax.replay import Batch, Replay
+from sparserl_jax.replay.storage import FLAG_BITS, TERMINATED, TRUNCATED
 from sparserl_jax.replay.windows import take
 
 WRITTEN = "own:random?episodes=50"
@@ -152,6 +153,27 @@ def rows_of(data: Dataset) -> OfflineDataset:
     return OfflineDataset(
         *(np.asarray(getattr(data, name))[: int(data.rows)] for name in OfflineDataset._fields)
     )
+
+
+def of_replay(replay: Replay, rows: int) -> OfflineDataset:
+    """The first `rows` transitions of a run from its replay, which must hold all of them.
+
+    Args:
+        replay: of one member with one environment, NumPy arrays. It does not store what a terminal state looks like:
+            the next observation of such a row is the one before it; no target reads it.
+
+    Raises:
+        UserError: it has lost some of them.
+    """
+    if replay.left != 0 or rows >= len(replay.reward):
+        raise UserError(f"the replay does not hold the first {rows:,} transitions: make its buffer larger.")
+    flags, obs = replay.flags[:rows, 0], replay.obs[:, 0]
+    terminated, truncated = (flags & TERMINATED) > 0, (flags & TRUNCATED) > 0
+    next_obs = np.where(terminated[:, None], obs[:rows], obs[1 : rows + 1])
+    next_obs[truncated] = replay.final_obs[flags[truncated] >> FLAG_BITS, 0]
+    truncated[-1] |= not terminated[-1]
+    before = (obs[:rows], replay.action[:rows, 0], replay.reward[:rows, 0])
+    return OfflineDataset(*before, next_obs, terminated, truncated)  # type: ignore[arg-type]
 
 
 def check(agent: Any, dataset: str | None, num_envs: int, warm_up: int, where: str) -> None:

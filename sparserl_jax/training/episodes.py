@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserl_jax.data import OfflineDataset
 from sparserl_jax.envs import HostEnvironment, Lookahead, Step, start_steps
 from sparserl_jax.envs.host import Broken, begin, env_units, instances, proceed
 from sparserl_jax.training.host_stages import Taken
@@ -211,6 +212,28 @@ def play_ahead(
         raise BrokenAt(member, str(broken)) from broken
     exact = {"returns": seen.returns.astype(np.float32), "discount": seen.discount.astype(np.float32)}
     return returns.astype(np.float32), seen._replace(**exact)
+
+
+def record(
+    env: HostEnvironment, act: Callable[[np.random.Generator, np.ndarray], np.ndarray], seed: int
+) -> OfflineDataset:
+    """One whole episode as a dataset.
+
+    Args:
+        act: random numbers of the episode and an observation f32[O] to an action f32[A], which is clipped to [-1, 1].
+        seed: of the reset and of the random numbers.
+
+    Raises Broken.
+    """
+    rng = np.random.default_rng([seed, 1])  # of two words: the seed by itself is the environment's
+    obs, done, rows = begin(env, seed), False, []
+    while not done:
+        action = np.clip(act(rng, obs), np.float32(-1.0), np.float32(1.0))
+        step = proceed(env, obs, env_units(env.spec, action))
+        flags = np.bool_(step.terminated), np.bool_(step.truncated)
+        rows.append((obs, action, np.float32(step.reward), step.obs, *flags))
+        obs, done = step.obs, step.terminated or step.truncated
+    return OfflineDataset(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
 def _look(

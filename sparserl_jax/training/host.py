@@ -17,25 +17,20 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
 
-from sparserl_jax.envs import HostEnvironment, check
-from sparserl_jax.envs.host import instances
-from sparserl_jax.errors import UserError
-from sparserl_jax.training.episodes import BrokenAt, Episodes, Log, play_ahead, reset_seed
+from sparserl_jax.training.episodes import BrokenAt, Episodes, Log
+from sparserl_jax.training.host_evaluation import HostEvaluation
+from sparserl_jax.training.interrupts import whole
 from sparserl_jax.training.outcome import Outcome
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress
-from sparserl_jax.training.runner import Execution, Stopped, whole
-
-NEWS_SECONDS = 1.0
-"""Most time between two reports of progress: vector steps are slow, and Ctrl-C is looked for there."""
 
 
-class HostExecution(Execution):
+class HostExecution(HostEvaluation):
     """The moving parts of `execute` for environments on the host."""
 
     def __init__(
@@ -47,22 +42,12 @@ class HostExecution(Execution):
         self.cut = np.zeros(len(program.runs), np.int32)
 
     def prepare(self) -> None:
-        """Look at the environment once more, make everybody's, and compile."""
-        program = self.program
-        env = check(program.env)
-        assert isinstance(env, HostEnvironment)
-        self.env = env
-        if not env.repeatable:
-            self.progress.warn(
-                program.name,
-                f"{env.spec.name} is not repeatable (equal seeds and actions gave different results): a run that is "
-                "stopped goes on, but not to the same end.",
-            )
-        keys = np.asarray(program.settings.keys["start"])
-        longest = min(env.spec.max_episode_steps, self.training.steps)
-        self.episodes = Episodes(env, keys, longest)
-        self.playground = instances(env, len(keys))
+        """Make everybody's environment, too."""
         super().prepare()
+        program = self.program
+        keys = np.asarray(program.settings.keys["start"])
+        longest = min(self.env.spec.max_episode_steps, self.training.steps)
+        self.episodes = Episodes(self.env, keys, longest)
         like = program.host_stages.sums(program.shapes(), program.settings, clock_at(self.training, 0))
         self.zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in like.items()}
         self.sums = self.layout.deal(self.zeros)
@@ -81,35 +66,12 @@ class HostExecution(Execution):
             self.compiled["init"](*wave) for wave in zip(self.settings, self.layout.split(first), strict=True)
         ]
 
-    def loop(self, deadline: float | None) -> None:
-        """Vector step after vector step, up to the last evaluation of the curve."""
-        training, name = self.training, self.program.name
-        told = time.monotonic()
-        while self.step < training.steps or self.point_due():
-            if deadline is not None and time.monotonic() >= deadline:
-                self.save()
-                raise Stopped("time budget", self.step)
-            try:
-                # An evaluation changes nothing; one that was interrupted is still due.
-                if self.point_due():
-                    self.evaluate()
-                else:
-                    self.vector_step()
-            except BrokenAt as broken:
-                self._refuse(broken)
-            if self.point_due():
-                continue
-            if self.checkpoint_due():
-                with whole():
-                    self.save()
-            if self.step % training.dispatch_steps == 0 or time.monotonic() - told >= NEWS_SECONDS:
-                told = time.monotonic()
-                self.progress.advance(name, self.step, training.steps)
-
-    def point_due(self) -> bool:
-        """Whether the curve lacks the point of this step."""
-        at = self.points[-1]["env_step"][0] if self.points else 0
-        return self.step % self.training.evaluation.interval == 0 and self.step > at
+    def proceed(self) -> None:
+        """See Execution.proceed."""
+        try:
+            self.vector_step()
+        except BrokenAt as broken:
+            self._refuse(broken)
 
     def vector_step(self) -> None:
         """One step of every member, with its update."""
@@ -148,20 +110,14 @@ class HostExecution(Execution):
 
     def _evaluate(self, repeat: int) -> tuple[dict[str, np.ndarray], Any]:
         began = time.perf_counter()
-        plan, clock = self.training.evaluation, clock_at(self.training, self.step)
+        clock = clock_at(self.training, self.step)
         harvest, evaluate = self.compiled["harvest"], self.compiled["evaluate"]
         actors = [harvest(wave)["params"]["actor"] for wave in self.population]
         # On one device, whole and without copies: a call for every step of the episodes.
         together = len(actors) == len(self.layout.devices) == 1
         params = actors[0] if together else jax.device_put(self.layout.join(actors))
-        key = np.asarray(self.program.settings.evaluation_key)[0]  # common to all arms
-        seeds = [reset_seed(key, self.step, repeat, episode) for episode in range(plan.episodes)]
-
-        def act(obs: np.ndarray) -> np.ndarray:
-            return np.asarray(self.compiled["policy"](params, obs))
-
         gamma = self.layout.join([self.program.agent.gamma(wave.agent) for wave in self.population])
-        returns, ahead = play_ahead(self.playground, act, seeds, gamma)
+        returns, ahead = self.play(params, gamma, repeat)
         found = [
             evaluate(wave, own, clock, looked)
             for wave, own, looked in zip(
@@ -177,24 +133,6 @@ class HostExecution(Execution):
         self.population = [
             wave._replace(history=own) for wave, own in zip(self.population, history, strict=True)
         ]
-
-    def final_returns(self) -> np.ndarray:
-        """See Execution.final_returns."""
-        try:
-            return super().final_returns()
-        except BrokenAt as broken:
-            self._refuse(broken)
-
-    def _refuse(self, broken: BrokenAt) -> NoReturn:
-        """Keep everybody's work, then say what broke where."""
-        self.save()  # which does nothing while there is no population, as before a resume is complete
-        kept = self.folder is not None and self.population is not None
-        run = self.program.runs[broken.member]
-        raise UserError(
-            f"environment '{self.env.spec.name}' broke at environment step {self.step} of member {broken.member} "
-            f"({run.id}): {broken}; mend it and run again"
-            + (", all members go on from the checkpoint of this step." if kept else ".")
-        ) from broken
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
@@ -246,12 +184,10 @@ class HostExecution(Execution):
     def outcomes(self, final: np.ndarray) -> list[Outcome]:
         """See Execution.outcomes; the record also says whether a stop can have changed it."""
         found = super().outcomes(final)
-        for env in (*self.episodes.envs, *self.playground):
-            env.close()
-        facts = {"environment_repeatable": self.env.repeatable}
+        self.episodes.close()
         return [
             dataclasses.replace(
-                outcome, measured={**outcome.measured, **facts, "episodes_cut_by_resuming": float(cut)}
+                outcome, measured={**outcome.measured, "episodes_cut_by_resuming": float(cut)}
             )
             for outcome, cut in zip(found, self.cut, strict=True)
         ]

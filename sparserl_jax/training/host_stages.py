@@ -19,6 +19,7 @@ import numpy as np
 from sparserl_jax.agents.agent import Clock
 from sparserl_jax.envs import EnvState, Lookahead, Step, as_taken, follow, start_steps
 from sparserl_jax.replay import cut
+from sparserl_jax.training.config import Training
 from sparserl_jax.training.population import Member, MemberSettings
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.sharding import Layout
@@ -147,20 +148,6 @@ class HostStages(Stages):
         done = follow(member.envs, action, taken.step, taken.invalid, (), taken.next_obs)
         return self._store(member, clock, settings, mean, *done)
 
-    def _ahead(self, members: int) -> Lookahead:
-        """Shapes of what the host finds in evaluation episodes."""
-        episodes, obs = self.training.evaluation.episodes, self.env.spec.obs_dim
-        looked = (members, len(start_steps(self.env)), episodes)
-        number = jax.ShapeDtypeStruct(looked, np.float32)
-        shapes: Any = (
-            jax.ShapeDtypeStruct((*looked, obs), np.float32),
-            jax.ShapeDtypeStruct(looked, np.bool_),
-            number,
-            number,
-            jax.ShapeDtypeStruct((members, episodes, obs), np.float32),
-        )
-        return Lookahead(*shapes)
-
     # ---- as a Program uses them -------------------------------------------------------------------------------------
 
     def jitted(self, layout: Layout) -> dict[str, Any]:
@@ -170,19 +157,16 @@ class HostStages(Stages):
         def over_members(fn: Callable[..., Any], *axes: int | None, donate: tuple[int, ...] = ()) -> Any:
             return layout.stage(precise(fn, self.training.matmul_precision), *axes, donate=donate)
 
-        def at_once(fn: Callable[..., Any], *axes: int | None) -> Any:
-            return jax.jit(jax.vmap(precise(fn, self.training.matmul_precision), in_axes=axes))
-
         return {
             "init": over_members(self.init, 0, 0),
             "uniform": over_members(self.uniform, 0, 0, None),
             "act": over_members(self.act, 0, 0, None),
             "warm_up": over_members(self.warm_up, 0, 0, None, 0, 0, 0, donate=(0,)),
             "train": over_members(self.train, 0, 0, None, 0, 0, 0, 0, donate=(0, 6)),
-            "policy": at_once(self.agent.policy, 0, 0),
+            "policy": at_once(self.agent.policy, self.training.matmul_precision, 0, 0),
             "evaluate": over_members(self.evaluate, 0, 0, None, 0),
             "harvest": over_members(self.harvest, 0),
-            "restart": at_once(self.restart, 0, None, 0, 0),
+            "restart": at_once(self.restart, self.training.matmul_precision, 0, None, 0, 0),
         }
 
     def sums(self, population: Any, settings: MemberSettings, clock: Clock) -> dict[str, Any]:
@@ -223,7 +207,7 @@ class HostStages(Stages):
                 self.sums(population, settings, clock),
             ),
             "policy": (whole(params), whole(obs)),
-            "evaluate": (population, settings, clock, self._ahead(rows)),
+            "evaluate": (population, settings, clock, ahead_of(self.env, self.training, rows)),
             "harvest": (population,),
         }
 
@@ -232,3 +216,23 @@ def _begun(obs: jax.Array) -> EnvState:
     """Episodes that have just begun."""
     count = obs.shape[0]
     return EnvState((), obs, jnp.zeros(count, jnp.int32), jnp.zeros(count, jnp.float32))
+
+
+def at_once(fn: Callable[..., Any], precision: str | None, *axes: int | None) -> Any:
+    """A per-member function over all members on one device, jitted, at a precision of matrix products."""
+    return jax.jit(jax.vmap(precise(fn, precision), in_axes=axes))
+
+
+def ahead_of(env: Any, training: Training, members: int) -> Lookahead:
+    """Shapes of what the host finds in the evaluation episodes of so many members."""
+    episodes, obs = training.evaluation.episodes, env.spec.obs_dim
+    looked = (members, len(start_steps(env)), episodes)
+    number = jax.ShapeDtypeStruct(looked, np.float32)
+    shapes: Any = (
+        jax.ShapeDtypeStruct((*looked, obs), np.float32),
+        jax.ShapeDtypeStruct(looked, np.bool_),
+        number,
+        number,
+        jax.ShapeDtypeStruct((members, episodes, obs), np.float32),
+    )
+    return Lookahead(*shapes)

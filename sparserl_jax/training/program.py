@@ -23,7 +23,7 @@ from sparserl_jax.training import datasets
 from sparserl_jax.training.config import Run, Training
 from sparserl_jax.training.dataset_stages import DatasetStages
 from sparserl_jax.training.given import Given, shapes
-from sparserl_jax.training.host_stages import HOST_STAGES, HostStages
+from sparserl_jax.training.host_stages import HOST_STAGES, HostStages, ahead_of, at_once
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.rollout_stages import RolloutStages
@@ -123,12 +123,15 @@ class Program:
     @property
     def compilations(self) -> int:
         """XLA compilations it costs: one per stage."""
-        return len(HOST_STAGES if self.host else self.stage_names)
+        return len(self.stage_names)
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The jitted functions that it has, where its environments are compiled, too."""
-        return tuple(name for name in STAGES if self.training.replayed or name != "warm_up")
+        """The jitted functions that it has."""
+        if self.stepped_on_host:
+            return HOST_STAGES
+        own = tuple(name for name in STAGES if self.training.replayed or name != "warm_up")
+        return (*own, "policy") if self.host else own
 
     # ---- how it is built -------------------------------------------------------------------------------------------
 
@@ -136,11 +139,15 @@ class Program:
     def env(self) -> Environment | HostEnvironment:
         """The environment all members train in."""
         env = make(self.training.env if self.training.env_object is None else self.training.env_object)
-        if isinstance(env, HostEnvironment) and not self.training.replayed:
-            experience = "rollouts" if self.training.dataset is None else "a dataset of its environment"
+        if isinstance(env, HostEnvironment) and self.training.iteration is not None:
             raise UserError(
-                f"agent '{self.training.agent.name}' learns from {experience}, which environments on the host cannot "
+                f"agent '{self.training.agent.name}' learns from rollouts, which environments on the host cannot "
                 f"give yet, and '{env.spec.name}' is one: choose another agent, or a compiled environment."
+            )
+        if isinstance(env, HostEnvironment) and self.training.dataset is not None and not self.shared:
+            raise UserError(
+                f"dataset '{self.training.dataset}' is made inside compiled stages, and '{env.spec.name}' runs on the "
+                "host: name a file, such as one that `sparserl collect` wrote."
             )
         if isinstance(env, HostEnvironment) and self.training.evaluation.sampled:
             raise UserError(
@@ -156,8 +163,13 @@ class Program:
 
     @property
     def host(self) -> bool:
-        """Whether its environments run on the host, outside the compiled stages (`training/host.py`)."""
+        """Whether its environments run on the host, outside the compiled stages (`training/host_evaluation.py`)."""
         return isinstance(self.env, HostEnvironment)
+
+    @property
+    def stepped_on_host(self) -> bool:
+        """Whether its members also train in such environments (`training/host.py`)."""
+        return self.host and self.training.replayed
 
     @cached_property
     def agent(self) -> Agent:
@@ -207,10 +219,10 @@ class Program:
 
     @cached_property
     def layout(self) -> Layout:
-        """Its members over the local devices. Where the environments run on the host: on cores that a member fills, in
+        """Its members over the local devices. Where they train on the host: on cores that a member fills, in
         waves; else on one device."""
         layout = Layout.of(len(self.runs))
-        if not self.host:
+        if not self.stepped_on_host:
             return layout
         if layout.on_cpu and self.fills_a_core:
             return layout.in_waves(WAVE)
@@ -230,7 +242,7 @@ class Program:
     def one_by_one(self) -> bool:
         """Whether a device trains its members one after another: on CPUs, where one fills a core, and several at once
         only drive each other out of its caches."""
-        return self.layout.on_cpu and not self.host and self.fills_a_core
+        return self.layout.on_cpu and not self.stepped_on_host and self.fills_a_core
 
     @cached_property
     def shared(self) -> tuple[Any, ...]:
@@ -241,13 +253,13 @@ class Program:
     @cached_property
     def stages(self) -> dict[str, Any]:
         """The stages over the rows of the layout, jitted; the clock is unbatched and the state is donated."""
-        if self.host:
+        if self.stepped_on_host:
             return self.host_stages.jitted(self.layout)
-        assert not isinstance(self.env, HostEnvironment)
+        env: Any = self.env  # of one on the host, only its spec is used
         kind = Stages if self.training.replayed else RolloutStages
         if self.training.dataset is not None:
             kind = DatasetStages
-        stages = kind(self.training, self.agent, self.env, self.n_max, self.keep_mean)
+        stages = kind(self.training, self.agent, env, self.n_max, self.keep_mean)
 
         all_alike = (None,) * len(self.shared)
 
@@ -263,6 +275,10 @@ class Program:
             "evaluate": over_members(stages.evaluate, 0, 0, None, None, *all_alike),
             "harvest": over_members(stages.harvest, 0),
         }
+        if self.host:
+            assert isinstance(stages, DatasetStages)
+            made["evaluate"] = over_members(stages.look, 0, 0, None, 0, *all_alike)
+            made["policy"] = at_once(self.agent.policy, self.training.matmul_precision, 0, 0)
         return {name: made[name] for name in self.stage_names}
 
     @cached_property
@@ -278,7 +294,7 @@ class Program:
     @cached_property
     def _shapes(self) -> Member:
         # Asked for by the plan, the memory checks, the compilation and the resume: traced once.
-        if self.host:
+        if self.stepped_on_host:
             first = jax.ShapeDtypeStruct((len(self.runs), 1, self.env.spec.obs_dim), np.float32)
             return jax.eval_shape(jax.vmap(self.host_stages.init), self.settings, first)
         rows = jax.eval_shape(self.stages["init"], self.layout.padded(self.settings))
@@ -295,7 +311,7 @@ class Program:
         """Shapes, or values on the host, of what every stage is called with."""
         population, settings = (self.layout.split(tree)[0] for tree in (self.shapes(), self.settings))
         clock = clock_at(self.training, 0)
-        if self.host:
+        if self.stepped_on_host:
             return self.host_stages.arguments(population, settings, clock, len(self.runs))
         given: dict[str, tuple[Any, ...]] = {
             "init": (settings,),
@@ -304,6 +320,21 @@ class Program:
             "evaluate": (population, settings, clock, np.int32(0), *self.shared),
             "harvest": (population,),
         }
+        if self.host:
+            members, env = len(self.runs), self.env
+            rows = jax.tree.leaves(population)[0].shape[0]
+            given["evaluate"] = (
+                population,
+                settings,
+                clock,
+                ahead_of(env, self.training, rows),
+                *self.shared,
+            )
+            params = jax.eval_shape(self.stages["harvest"], population)["params"]["actor"]
+            given["policy"] = (
+                self.layout.unpadded(params),
+                jax.ShapeDtypeStruct((members, 1, env.spec.obs_dim), np.float32),
+            )
         return {name: given[name] for name in self.stage_names}
 
     def lower(self) -> dict[str, Any]:

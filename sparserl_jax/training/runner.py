@@ -7,19 +7,16 @@ kind of device; killing the process and executing again gives the same arrays.
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
 
 from sparserl_jax.training import checkpoint, datasets, diagnostics, memory
+from sparserl_jax.training.interrupts import whole
 from sparserl_jax.training.outcome import Outcome, counts
 from sparserl_jax.training.program import Program, clock_at
 from sparserl_jax.training.progress import Progress, Silent
@@ -28,6 +25,8 @@ CHECKPOINT_SECONDS = 300.0
 """Least time between checkpoints."""
 CHECKPOINT_SHARE = 0.05
 """Largest share of the run spent on writing them."""
+NEWS_SECONDS = 1.0
+"""Most time between two reports of progress where pieces of training are small."""
 
 
 class Stopped(Exception):
@@ -45,6 +44,7 @@ def execute(
     progress: Progress | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     rehearsed: Callable[[float, float], None] | None = None,
+    observe: Callable[[Execution], None] | None = None,
 ) -> list[Outcome]:
     """Train and evaluate all members of `program`; one Outcome per Run, in order.
 
@@ -57,11 +57,13 @@ def execute(
         rehearsed: told, before a fresh beginning, the seconds that all dispatches and evaluations will take by a few
             timed ones, and those of the compilation; what it raises ends the execution. Not called for environments
             on the host.
+        observe: called with the moving parts after every point of the curve; it must not change them.
 
     Raises:
         Stopped: at the deadline or on Ctrl-C, after a checkpoint.
     """
     execution = _kind(program)(program, folder, progress or Silent(), checkpoint_seconds)
+    execution.observe = observe
     try:
         return execution.run(deadline, rehearsed)
     except KeyboardInterrupt:
@@ -69,31 +71,13 @@ def execute(
         raise Stopped("interrupted", execution.step) from None
 
 
-@contextlib.contextmanager
-def whole() -> Iterator[None]:
-    """Hold Ctrl-C back while the state is in pieces (buffers donated, step not counted, curve point not kept); what
-    handles it otherwise is called at the end. Outside the main thread, where signals do not arrive, nothing is done.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held and callable(before):
-        before(*held[0])
-
-
 def _kind(program: Program) -> type[Execution]:
     """The loop that the program's environments need."""
     if not program.host:
         return Execution
-    from sparserl_jax.training.host import HostExecution  # which builds on this file
+    from sparserl_jax.training import host, host_evaluation  # which build on this file
 
-    return HostExecution
+    return host.HostExecution if program.stepped_on_host else host_evaluation.HostEvaluation
 
 
 class Execution:
@@ -109,6 +93,7 @@ class Execution:
         self.points: list[dict[str, np.ndarray]] = []
         self.metrics: dict[str, np.ndarray] = {}
         self.seconds = {"warm_up": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, "compile": 0.0}
+        self.observe: Callable[[Execution], None] | None = None
         self.saved_at = time.monotonic()
         self.saved_step: int | None = None
 
@@ -177,20 +162,36 @@ class Execution:
         return sum(calls[kind] * each[kind] for kind in calls)
 
     def loop(self, deadline: float | None) -> None:
-        """Dispatch after dispatch, up to the last evaluation of the curve."""
+        """Piece after piece of training, up to the last evaluation of the curve."""
         training, name = self.training, self.program.name
-        while self.step < training.steps:
+        told = time.monotonic()
+        while self.step < training.steps or self.point_due():
             if deadline is not None and time.monotonic() >= deadline:
                 self.save()
                 raise Stopped("time budget", self.step)
-            with whole():
-                self.dispatch()
-                if self.step % training.evaluation.interval == 0:
-                    self.evaluate()
+            # An evaluation changes nothing; one that was interrupted is still due.
+            if self.point_due():
+                self.evaluate()
+            else:
+                self.proceed()
+            if self.point_due():
+                continue
             if self.checkpoint_due():
                 with whole():
                     self.save()
-            self.progress.advance(name, self.step, training.steps)
+            if self.step % training.dispatch_steps == 0 or time.monotonic() - told >= NEWS_SECONDS:
+                told = time.monotonic()
+                self.progress.advance(name, self.step, training.steps)
+
+    def point_due(self) -> bool:
+        """Whether the curve lacks the point of this step."""
+        at = self.points[-1]["env_step"][0] if self.points else 0
+        return self.step % self.training.evaluation.interval == 0 and self.step > at
+
+    def proceed(self) -> None:
+        """The least piece of training."""
+        with whole():
+            self.dispatch()
 
     def dispatch(self) -> None:
         """One jitted call."""
@@ -227,6 +228,8 @@ class Execution:
             self.remember(history)
         self.tell_emptied()
         self.progress.score(self.program.name, self.step, [float(x) for x in point["return"]])
+        if self.observe is not None:
+            self.observe(self)
 
     def curve(self, member: int, columns: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """The curve of one member so far, columns [points]; only these, or all."""

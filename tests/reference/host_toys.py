@@ -7,6 +7,7 @@ gymnasium are registered when this module is imported.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -123,10 +124,12 @@ def training(env: Any, **changes: Any) -> Training:
     return dataclasses.replace(of, **changes)
 
 
-def program(env: Any, **changes: Any) -> Program:
+def program(env: Any, arms: Sequence[str] = ARMS, **changes: Any) -> Program:
     """The Program of one run of each arm."""
     of = training(env, **changes)
-    (only,) = group([Run(of, recipe(name), 0.0 if name == "dense_rvl" else 0.6, 0, name) for name in ARMS])
+    (only,) = group(
+        [Run(of, recipe(name), 0.0 if name.startswith("dense") else 0.6, 0, name) for name in arms]
+    )
     return only
 
 

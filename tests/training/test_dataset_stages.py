@@ -265,14 +265,6 @@ def test_policies_that_are_not_drawn_from_are_refused():
         _ = group(runs(of))[0].agent
 
 
-def test_environments_on_the_host_are_refused(monkeypatch):
-    pytest.importorskip("gymnasium")
-    with pytest.raises(
-        UserError, match="learns from a dataset of its environment, which environments on the host"
-    ):
-        _ = group(runs(training(env="gymnasium:Pendulum-v1")))[0].env
-
-
 # ---- suites ------------------------------------------------------------------------------------------------
 
 

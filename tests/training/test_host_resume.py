@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("gymnasium")
 
 from sparserl_jax.replay.storage import FLAG_BITS, TERMINATED, TRUNCATED
-from sparserl_jax.training import Stopped, checkpoint, execute, host, runner
+from sparserl_jax.training import Stopped, checkpoint, execute, host, host_evaluation, runner
 from sparserl_jax.training.episodes import Episodes
 from sparserl_jax.training.program import Program
 from tests.reference import host_toys, small
@@ -213,7 +213,7 @@ def test_evaluation_that_was_interrupted_is_made_after_the_resume(quickly, tmp_p
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        patch.setattr(host, "play_ahead", interrupted)
+        patch.setattr(host_evaluation, "play_ahead", interrupted)
         with pytest.raises(Stopped) as stopped:
             execute(program, tmp_path)
     assert stopped.value.step == 80

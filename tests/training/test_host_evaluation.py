@@ -1,0 +1,139 @@
+"""Training on a dataset, evaluated on the host: the numbers of the compiled kind, stops and broken environments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from sparserl_jax.agents.td3_bc import TD3BCConfig
+from sparserl_jax.data import OfflineDataset, save
+from sparserl_jax.errors import UserError
+from sparserl_jax.training import Evaluation, Program, Stopped, datasets, execute
+from sparserl_jax.training.episodes import record
+from tests.reference import host_toys, small
+
+pytest.importorskip("gymnasium")
+
+
+@pytest.fixture(scope="module")
+def data() -> OfflineDataset:
+    """Forty episodes of uniform actions."""
+
+    def uniform(rng: np.random.Generator, _: np.ndarray) -> np.ndarray:
+        return rng.uniform(-1.0, 1.0, 1).astype(np.float32)
+
+    parts = [record(host_toys.Seeded(), uniform, seed) for seed in range(40)]
+    return OfflineDataset(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@pytest.fixture(scope="module")
+def logged(data: OfflineDataset, tmp_path_factory) -> datasets.Logged:
+    folder = tmp_path_factory.mktemp("data")
+    save(folder / "pull.npz", data, source="test", action_low=[-1.0], action_high=[1.0])
+    found = datasets.read("pull.npz", host_toys.SPEC, folder, "here")
+    assert found is not None
+    return found
+
+
+def program(env: Any, logged: datasets.Logged | None, dataset: str = "pull.npz") -> Program:
+    return host_toys.program(
+        env,
+        agent=TD3BCConfig(hidden=(8, 8), batch_size=8, learning_rate=3e-3, gamma=0.9, tau=0.02),
+        arms=("dense", "rigl"),
+        steps=80,
+        warm_up=0,
+        dispatch=10,
+        evaluation=Evaluation(20, 2, 4),
+        dataset=dataset,
+        logged=logged,
+    )
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(monkeypatch):
+    monkeypatch.setattr(Program, "compile", host_toys.compile_quickly)
+
+
+@pytest.fixture(scope="module")
+def outcomes(logged):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Program, "compile", host_toys.compile_quickly)
+        return execute(program(host_toys.HostPull(), logged))
+
+
+def test_episodes_are_recorded_as_they_were(data: OfflineDataset):
+    assert data.ends.sum() == 40 and data.terminated.any() and data.truncated.any()
+    within = np.flatnonzero(~data.ends)
+    np.testing.assert_array_equal(data.next_obs[within], data.obs[within + 1])
+    after = 0.5 * data.obs[:, 0] + (0.5 * data.obs[:, 1] + 0.5 * data.action[:, 0])
+    np.testing.assert_array_equal(data.next_obs[:, 0], after)
+    np.testing.assert_array_equal(data.terminated, np.abs(after) > host_toys.WALL)
+    assert len(np.unique(data.obs[np.flatnonzero(data.ends)[:-1] + 1, 0])) == 39
+
+
+def test_what_is_trained_and_seen_is_that_of_the_compiled_environment(outcomes, logged):
+    for ours, theirs in zip(outcomes, execute(program(host_toys.Pull(), logged)), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, ours.masks, theirs.masks)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours.params, theirs.params)
+        np.testing.assert_allclose(ours.final_returns, theirs.final_returns, atol=1e-4)
+        assert set(ours.curve) == set(theirs.curve) and len(ours.curve["return"]) == 4
+        for name, values in theirs.curve.items():
+            np.testing.assert_allclose(ours.curve[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
+        assert (ours.data, ours.events) == (theirs.data, theirs.events)
+        assert ours.measured["environment_repeatable"] and "episodes_cut_by_resuming" not in ours.measured
+    assert outcomes[1].events["critic"] > 1
+
+
+def test_nothing_of_the_training_is_on_the_host(logged):
+    own = program(host_toys.HostPull(), logged)
+    assert own.host and not own.stepped_on_host
+    assert own.stage_names == ("init", "train", "evaluate", "harvest", "policy")
+    assert own.compilations == len(own.compile()[0]) == 5
+
+
+def test_an_interrupted_evaluation_is_made_after_the_resume(outcomes, logged, tmp_path: Path, monkeypatch):
+    from sparserl_jax.training import host_evaluation
+
+    own = program(host_toys.HostPull(), logged)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def interrupted(*_: Any) -> Any:
+            raise KeyboardInterrupt
+
+        patch.setattr(host_evaluation, "play_ahead", interrupted)
+        with pytest.raises(Stopped) as stopped:
+            execute(own, tmp_path)
+    assert stopped.value.step == 20
+    for ours, theirs in zip(execute(own, tmp_path), outcomes, strict=True):
+        small.assert_same(ours, theirs)
+
+
+def test_an_environment_that_breaks_is_named_and_nothing_is_lost(outcomes, logged, tmp_path: Path):
+    class Breaking(host_toys.HostPull):
+        total = 0
+
+        def step(self, action):
+            Breaking.total += 1
+            if Breaking.total == 60:
+                raise ZeroDivisionError("the motor is off")
+            return super().step(action)
+
+    with pytest.raises(
+        UserError, match=r"broke at update \d+ of member . \(.*the motor is off; mend it"
+    ) as told:
+        execute(program(Breaking(), logged), tmp_path)
+    assert "\n" not in str(told.value)
+    mended = execute(program(host_toys.HostPull(), logged), tmp_path)
+    for ours, theirs in zip(mended, outcomes, strict=True):
+        small.assert_same(ours, theirs)
+
+
+def test_data_that_would_be_made_in_compiled_stages_are_refused():
+    with pytest.raises(
+        UserError, match="is made inside compiled stages, and 'toys:pull' runs on the host: name a"
+    ):
+        _ = program(host_toys.HostPull(), None, "own:random?episodes=5").env
