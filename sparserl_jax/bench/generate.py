@@ -80,7 +80,8 @@ def training(env: Any, agent: str, *, interval: int, **settings: Any) -> Plan:
     """The plan of the one run that the sets come from; `settings` as of `single.suite_of`."""
     from sparserl_jax.bench import plan as plans
 
-    if algorithm(agent).config.experience != "replay":
+    config: Any = algorithm(agent).config
+    if config.experience != "replay":
         raise UserError(
             f"agent '{agent}' has no replay for the sets to come from; take one such as td3 or sac."
         )
