@@ -10,10 +10,12 @@ A name is a prefix, an id and options:
     mario:SuperMarioBros-7-1-v0                                 options: actions; an emulator of yours, on the host
     my_pkg.envs:Factory    my_pkg.envs:Factory?size=3           options: keyword arguments of the factory
 
-`max_episode_steps` is an option of every environment of these but the last.
+`max_episode_steps` is an option of every environment of these but the last. What follows # is a label, part of the
+name and of nothing else, by which tasks of one suite differ that differ in their dataset: gymnasium:Hopper-v5#medium.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -68,19 +70,32 @@ def names() -> list[str]:
 
 
 def _by_name(text: str) -> Environment | HostEnvironment:
-    head, _, query = text.partition("?")
+    plain, label = _labelled(text)
+    head, _, query = plain.partition("?")
     prefix, colon, rest = head.partition(":")
     options = _options(query, text)
     if not colon:
         raise _unknown(text)
+    name = _name(prefix, rest, tuple(sorted(options.items()))) + label
     if prefix in BUILDERS:
-        return _built_in(prefix, rest, tuple(sorted(options.items())))
+        return _built_in(prefix, rest, tuple(sorted(options.items())), name)
     if prefix == "gymnasium":
         see_own_folder()  # gymnasium imports the module that an id names
-        return gymnasium_adapter.build(rest, options, _name(prefix, rest, tuple(sorted(options.items()))))
+        return gymnasium_adapter.build(rest, options, name)
     if prefix == "mario":
-        return mario_adapter.build(rest, options, _name(prefix, rest, tuple(sorted(options.items()))))
-    return _factory(options, text)
+        return mario_adapter.build(rest, options, name)
+    return _factory(head, options, text)
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    """An environment's name without its label, and the label with its mark, or nothing."""
+    plain, mark, label = text.partition("#")
+    if mark and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", label):
+        raise UserError(
+            f"environment '{text}': what follows # is a label of letters, digits, '.', '_' and '-', such as "
+            f"'{plain}#medium'."
+        )
+    return plain, mark + label
 
 
 def _unknown(text: str) -> UserError:
@@ -93,8 +108,8 @@ def _unknown(text: str) -> UserError:
 
 
 @cache
-def _built_in(prefix: str, env_id: str, options: tuple[tuple[str, Any], ...]) -> Environment:
-    return BUILDERS[prefix](env_id, dict(options), _name(prefix, env_id, options))
+def _built_in(prefix: str, env_id: str, options: tuple[tuple[str, Any], ...], name: str) -> Environment:
+    return BUILDERS[prefix](env_id, dict(options), name)
 
 
 def _name(prefix: str, env_id: str, options: tuple[tuple[str, Any], ...]) -> str:
@@ -120,8 +135,7 @@ def _value(text: str) -> Any:
     return value if isinstance(value, (int, float)) else text
 
 
-def _factory(options: dict[str, Any], text: str) -> Environment | HostEnvironment:
-    head = text.partition("?")[0]
+def _factory(head: str, options: dict[str, Any], text: str) -> Environment | HostEnvironment:
     try:
         found = resolve(head, f"environment '{text}'", "environment factory")
     except NoModule as error:

@@ -1,5 +1,6 @@
 """Environments are found by name or taken as objects; unknown names come back with the nearest known one."""
 
+import dataclasses
 import sys
 from types import ModuleType
 
@@ -102,6 +103,26 @@ def test_the_same_name_is_the_same_object_so_that_nothing_is_compiled_again():
 
     program(jax.random.key(0)), program(jax.random.key(1))
     assert len(traced) == 1
+
+
+def test_a_label_is_part_of_the_name_and_changes_nothing_else(monkeypatch):
+    plain, labelled = (
+        envs.make(f"gymnax:Pendulum-v1?max_speed=6.0{label}") for label in ("", "#medium-replay")
+    )
+    assert labelled.spec == dataclasses.replace(
+        plain.spec, name="gymnax:Pendulum-v1?max_speed=6.0#medium-replay"
+    )
+    assert envs.make("gymnax:Pendulum-v1#b") is envs.make("gymnax:Pendulum-v1#b")
+    module = ModuleType("labelled_mine")
+    module.Both = probes.Both
+    monkeypatch.setitem(sys.modules, "labelled_mine", module)
+    assert envs.make("labelled_mine:Both#a.b").spec.name == "labelled_mine:Both#a.b"
+
+
+@pytest.mark.parametrize("label", ["", "a b", "a#b", "-a", "a/b"])
+def test_labels_that_are_none_are_refused(label):
+    with pytest.raises(UserError, match="what follows # is a label of letters"):
+        envs.make(f"gymnax:Pendulum-v1#{label}")
 
 
 def test_protocol_is_met_by_what_make_returns():
