@@ -227,7 +227,9 @@ def _cells(line: Line) -> list[str]:
     return [
         "uniform doses" if row is None else row.arm,
         "" if row is None else row.level_text,
-        "" if row is None else "{:.4g} [{:.4g}, {:.4g}]".format(*map(float, row.value)),
+        ""
+        if row is None
+        else ("{:.4g} [{:.4g}, {:.4g}]" if several else "{:.4g}").format(*map(float, row.value)),
         _percent(float(found.value)) + between,
         _percent(max(shares)) if several else "",
         f"{width:.3g}" if np.isfinite(width) else "unbounded",

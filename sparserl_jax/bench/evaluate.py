@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -267,17 +268,29 @@ def side_by_side(
     from sparserl_jax.envs import HostEnvironment
     from sparserl_jax.envs.host import instances
     from sparserl_jax.training.episodes import BrokenAt, play, reset_seed
+    from sparserl_jax.training.host_stages import at_once, drawing
     from sparserl_jax.training.precision import precise
     from sparserl_jax.training.stages import evaluation_returns
 
     if isinstance(env, HostEnvironment):
-        act = jax.jit(jax.vmap(precise(policy.apply, precision)))
+        fixed = jax.jit(jax.vmap(precise(policy.apply, precision)))
+        noisy = None if draw is None else at_once(drawing(draw), precision, 0, 0, None, None, None, None)
         envs = instances(env, members)
 
         def on_host(params: Any, step: int, repeat: int) -> np.ndarray:
-            seeds = [reset_seed(key, step, repeat, episode) for episode in range(episodes)]
+            seeds, calls = (
+                [reset_seed(key, step, repeat, number) for number in range(episodes)],
+                itertools.count(),
+            )
+
+            def act(obs: np.ndarray) -> np.ndarray:
+                if noisy is None:
+                    return np.asarray(fixed(params, obs))
+                numbers = (np.int32(number) for number in (step, repeat, next(calls)))
+                return np.asarray(noisy(params, obs, key, *numbers))
+
             try:
-                return play(envs, lambda obs: np.asarray(act(params, obs)), seeds)
+                return play(envs, act, seeds)
             except BrokenAt as broken:
                 raise UserError(
                     f"environment '{env.spec.name}' broke during the evaluation: {broken}; mend it."
@@ -299,23 +312,13 @@ def sampled(saved: Saved) -> bool:
 
 
 def sampler(saved: Saved, env: Environment | HostEnvironment) -> Callable[..., Any] | None:
-    """`Agent.sample_policy` of a policy whose training's evaluations drew actions; None: its mode acts.
-
-    Raises:
-        UserError: they did, and this environment is on the host, where nothing is drawn.
-    """
+    """`Agent.sample_policy` of a policy whose training's evaluations drew actions; None: its mode acts."""
     from sparserl_jax.agents.registry import build
-    from sparserl_jax.envs import HostEnvironment
     from sparserl_jax.sparsity import method
     from sparserl_jax.sparsity.contract import Events
 
     if saved.record is None or not sampled(saved):
         return None
-    if isinstance(env, HostEnvironment):
-        raise UserError(
-            f"'{saved.name}' was evaluated with drawn actions, and '{env.spec.name}' runs on the host, where "
-            "evaluation is deterministic; name a compiled environment."
-        )
     policy = saved.policy
     config = dataclasses.replace(agent_of(saved.record), hidden=tuple(policy.description["hidden"]))
     events = dict.fromkeys(config.NETWORKS, Events(1, 1, 0.0))  # of methods; acting knows none

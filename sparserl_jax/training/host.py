@@ -116,7 +116,7 @@ class HostExecution(HostEvaluation):
         # On one device, whole and without copies: a call for every step of the episodes.
         together = len(actors) == len(self.layout.devices) == 1
         params = actors[0] if together else jax.device_put(self.layout.join(actors))
-        gamma = self.layout.join([self.program.agent.gamma(wave.agent) for wave in self.population])
+        gamma = self.layout.join([jax.vmap(self.program.agent.gamma)(wave.agent) for wave in self.population])
         returns, ahead = self.play(params, gamma, repeat)
         found = [
             evaluate(wave, own, clock, looked)

@@ -7,6 +7,7 @@ members side by side. `host.py` builds on it, where members train in such enviro
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from typing import Any, NoReturn
 
@@ -61,8 +62,12 @@ class HostEvaluation(Execution):
         episodes = range(self.training.evaluation.episodes)
         seeds = [reset_seed(key, self.step, repeat, episode) for episode in episodes]
 
+        calls = itertools.count()
+        drawn = (key, np.int32(self.step), np.int32(repeat)) if self.training.evaluation.sampled else ()
+
         def act(obs: np.ndarray) -> np.ndarray:
-            return np.asarray(self.compiled["policy"](params, obs))
+            more = (*drawn, np.int32(next(calls))) if drawn else ()
+            return np.asarray(self.compiled["policy"](params, obs, *more))
 
         return play_ahead(self.playground, act, seeds, gamma)
 
@@ -70,7 +75,7 @@ class HostEvaluation(Execution):
         began = time.perf_counter()
         layout, clock = self.layout, clock_at(self.training, self.step)
         params = jax.device_put(layout.join([self.compiled["harvest"](self.population)["params"]["actor"]]))
-        gamma = layout.join([self.program.agent.gamma(self.population.agent)])
+        gamma = layout.join([jax.vmap(self.program.agent.gamma)(self.population.agent)])
         returns, ahead = self.play(params, gamma, repeat)
         given = (self.population, self.settings, clock, layout.place(ahead), *self.shared)
         seen, history = self.compiled["evaluate"](*given)

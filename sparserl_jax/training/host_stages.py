@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sparserl_jax.agents.agent import Clock
+from sparserl_jax.agents.agent import Agent, Clock
 from sparserl_jax.envs import EnvState, Lookahead, Step, as_taken, follow, start_steps
 from sparserl_jax.replay import cut
 from sparserl_jax.training.config import Training
 from sparserl_jax.training.population import Member, MemberSettings
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.sharding import Layout
-from sparserl_jax.training.stages import Stages
+from sparserl_jax.training.stages import Stages, evaluation_key
 
 HOST_STAGES = ("init", "uniform", "act", "warm_up", "train", "policy", "evaluate", "harvest")
 """The jitted functions of a Program on the host; each is compiled once."""
@@ -163,7 +163,7 @@ class HostStages(Stages):
             "act": over_members(self.act, 0, 0, None),
             "warm_up": over_members(self.warm_up, 0, 0, None, 0, 0, 0, donate=(0,)),
             "train": over_members(self.train, 0, 0, None, 0, 0, 0, 0, donate=(0, 6)),
-            "policy": at_once(self.agent.policy, self.training.matmul_precision, 0, 0),
+            "policy": policy_stage(self.agent, self.training),
             "evaluate": over_members(self.evaluate, 0, 0, None, 0),
             "harvest": over_members(self.harvest, 0),
             "restart": at_once(self.restart, self.training.matmul_precision, 0, None, 0, 0),
@@ -206,7 +206,7 @@ class HostStages(Stages):
                 taken,
                 self.sums(population, settings, clock),
             ),
-            "policy": (whole(params), whole(obs)),
+            "policy": policy_arguments(self.training, whole(params), whole(obs)),
             "evaluate": (population, settings, clock, ahead_of(self.env, self.training, rows)),
             "harvest": (population,),
         }
@@ -221,6 +221,32 @@ def _begun(obs: jax.Array) -> EnvState:
 def at_once(fn: Callable[..., Any], precision: str | None, *axes: int | None) -> Any:
     """A per-member function over all members on one device, jitted, at a precision of matrix products."""
     return jax.jit(jax.vmap(precise(fn, precision), in_axes=axes))
+
+
+def drawing(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """`draw(params, obs, key)`, of which every call in an evaluation has a key of its own, the same for all members:
+    (params, obs, key data of evaluations, step, number of the evaluation, number of the call)."""
+
+    def call(params: Any, obs: Any, key: Any, step: Any, repeat: Any, number: Any) -> Any:
+        return draw(params, obs, jax.random.fold_in(evaluation_key(key, step, repeat), number))
+
+    return call
+
+
+def policy_stage(agent: Agent, training: Training) -> Any:
+    """How all members act in evaluations: parameters [M,...] and observations f32[M,E,O] to actions, and behind them,
+    where these are drawn, what `drawing` asks for."""
+    if not training.evaluation.sampled:
+        return at_once(agent.policy, training.matmul_precision, 0, 0)
+    assert agent.sample_policy is not None, "the program refuses to draw from such agents"
+    return at_once(drawing(agent.sample_policy), training.matmul_precision, 0, 0, None, None, None, None)
+
+
+def policy_arguments(training: Training, params: Any, obs: Any) -> tuple[Any, ...]:
+    """Shapes of what `policy_stage` is called with, of parameters and observations of all members."""
+    number = jax.ShapeDtypeStruct((), np.int32)
+    drawn = (jax.ShapeDtypeStruct((2,), np.uint32), number, number, number)
+    return (params, obs, *drawn) if training.evaluation.sampled else (params, obs)
 
 
 def ahead_of(env: Any, training: Training, members: int) -> Lookahead:

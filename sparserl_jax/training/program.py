@@ -23,7 +23,13 @@ from sparserl_jax.training import datasets
 from sparserl_jax.training.config import Run, Training
 from sparserl_jax.training.dataset_stages import DatasetStages
 from sparserl_jax.training.given import Given, shapes
-from sparserl_jax.training.host_stages import HOST_STAGES, HostStages, ahead_of, at_once
+from sparserl_jax.training.host_stages import (
+    HOST_STAGES,
+    HostStages,
+    ahead_of,
+    policy_arguments,
+    policy_stage,
+)
 from sparserl_jax.training.population import Member, MemberSettings, events_of, member_settings, stack
 from sparserl_jax.training.precision import precise
 from sparserl_jax.training.rollout_stages import RolloutStages
@@ -149,11 +155,6 @@ class Program:
                 f"dataset '{self.training.dataset}' is made inside compiled stages, and '{env.spec.name}' runs on the "
                 "host: name a file, such as one that `sparserl collect` wrote."
             )
-        if isinstance(env, HostEnvironment) and self.training.evaluation.sampled:
-            raise UserError(
-                f"evaluation.sampled: '{env.spec.name}' runs on the host, where evaluation is deterministic; drop it, "
-                "or take a compiled environment."
-            )
         if isinstance(env, HostEnvironment) and self.training.num_envs != 1:
             raise UserError(
                 f"num_envs = {self.training.num_envs}: '{env.spec.name}' runs on the host, one environment per member; "
@@ -278,7 +279,7 @@ class Program:
         if self.host:
             assert isinstance(stages, DatasetStages)
             made["evaluate"] = over_members(stages.look, 0, 0, None, 0, *all_alike)
-            made["policy"] = at_once(self.agent.policy, self.training.matmul_precision, 0, 0)
+            made["policy"] = policy_stage(self.agent, self.training)
         return {name: made[name] for name in self.stage_names}
 
     @cached_property
@@ -331,10 +332,8 @@ class Program:
                 *self.shared,
             )
             params = jax.eval_shape(self.stages["harvest"], population)["params"]["actor"]
-            given["policy"] = (
-                self.layout.unpadded(params),
-                jax.ShapeDtypeStruct((members, 1, env.spec.obs_dim), np.float32),
-            )
+            obs = jax.ShapeDtypeStruct((members, 1, env.spec.obs_dim), np.float32)
+            given["policy"] = policy_arguments(self.training, self.layout.unpadded(params), obs)
         return {name: given[name] for name in self.stage_names}
 
     def lower(self) -> dict[str, Any]:

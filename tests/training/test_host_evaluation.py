@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from sparserl_jax.agents.bc import BCConfig
 from sparserl_jax.agents.td3_bc import TD3BCConfig
 from sparserl_jax.data import OfflineDataset, save
 from sparserl_jax.errors import UserError
@@ -39,18 +40,23 @@ def logged(data: OfflineDataset, tmp_path_factory) -> datasets.Logged:
     return found
 
 
-def program(env: Any, logged: datasets.Logged | None, dataset: str = "pull.npz") -> Program:
-    return host_toys.program(
-        env,
-        agent=TD3BCConfig(hidden=(8, 8), batch_size=8, learning_rate=3e-3, gamma=0.9, tau=0.02),
-        arms=("dense", "rigl"),
-        steps=80,
-        warm_up=0,
-        dispatch=10,
-        evaluation=Evaluation(20, 2, 4),
-        dataset=dataset,
-        logged=logged,
-    )
+def program(
+    env: Any,
+    logged: datasets.Logged | None,
+    dataset: str = "pull.npz",
+    arms: Any = ("dense", "rigl"),
+    **changes: Any,
+) -> Program:
+    of = {
+        "agent": TD3BCConfig(hidden=(8, 8), batch_size=8, learning_rate=3e-3, gamma=0.9, tau=0.02),
+        "steps": 80,
+        "warm_up": 0,
+        "dispatch": 10,
+        "evaluation": Evaluation(20, 2, 4),
+        "dataset": dataset,
+        "logged": logged,
+    }
+    return host_toys.program(env, arms, **{**of, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +143,22 @@ def test_data_that_would_be_made_in_compiled_stages_are_refused():
         UserError, match="is made inside compiled stages, and 'toys:pull' runs on the host: name a"
     ):
         _ = program(host_toys.HostPull(), None, "own:random?episodes=5").env
+
+
+def test_actions_are_drawn_alike_for_all_members_whoever_plays_beside_them(logged):
+    agent = BCConfig(hidden=(8,), batch_size=8)
+    both = execute(
+        program(host_toys.Seeded(), logged, agent=agent, evaluation=Evaluation(40, 4, 8, sampled=True))
+    )
+    one = program(
+        host_toys.Seeded(), logged, arms=("rigl",), agent=agent, evaluation=Evaluation(40, 4, 8, sampled=True)
+    )
+    (alone,) = execute(one)
+    np.testing.assert_allclose(alone.final_returns, both[1].final_returns, atol=1e-4)
+    fixed = execute(program(host_toys.Seeded(), logged, agent=agent, evaluation=Evaluation(40, 4, 8)))
+    assert np.all(np.abs(fixed[1].final_returns - both[1].final_returns) > 1e-3)
+    # The first state of an episode is another with every seed; in HostPull it is not, and only what is drawn differs.
+    same = execute(
+        program(host_toys.HostPull(), logged, agent=agent, evaluation=Evaluation(40, 4, 8, sampled=True))
+    )
+    assert len(np.unique(same[0].final_returns)) == 8
