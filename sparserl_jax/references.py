@@ -14,6 +14,11 @@ OWN = "my_pkg.my_module:name"
 """How a reference is written, for messages and lists."""
 
 
+def unlabelled(name: str) -> str:
+    """An environment's name without the label behind it (see `envs/make.py`): what it plays is the same."""
+    return name.partition("#")[0]
+
+
 class NoModule(UserError):
     """The module of a reference does not exist."""
 

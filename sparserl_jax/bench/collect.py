@@ -14,6 +14,7 @@ from sparserl_jax.bench import evaluate, played, records
 from sparserl_jax.bench.saved import Saved
 from sparserl_jax.data import OfflineDataset, archive
 from sparserl_jax.errors import UserError
+from sparserl_jax.references import unlabelled
 
 ENDING = ".npz"
 
@@ -92,6 +93,6 @@ def _played(saved: Saved, env: Any, episodes: int, seed: int, noise: float) -> O
     """That many episodes."""
     from sparserl_jax.training.population import key_data
 
-    key = key_data("collect", env.spec.name, str(seed))
+    key = key_data("collect", unlabelled(env.spec.name), str(seed))
     precision = evaluate.declared_precision(saved)
     return played.play(env, saved.policy.act, key, episodes=episodes, noise=noise, precision=precision)

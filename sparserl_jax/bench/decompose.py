@@ -23,6 +23,7 @@ from sparserl_jax.deploy import forms, low_rank
 from sparserl_jax.deploy.low_rank import Decomposition, Rule
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable, leaf, with_leaf
+from sparserl_jax.references import unlabelled
 
 if TYPE_CHECKING:
     from sparserl_jax.envs import Environment, HostEnvironment
@@ -185,7 +186,7 @@ def selection_key(env: str, seed: int) -> np.ndarray:
     """Key data of selection episodes: never those of a fresh evaluation or of a training's."""
     from sparserl_jax.training.population import key_data
 
-    return key_data("selection of ranks", env, str(seed))
+    return key_data("selection of ranks", unlabelled(env), str(seed))
 
 
 def stacked(trees: Sequence[Any]) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 from sparserl_jax.bench import provenance, records, statistics
 from sparserl_jax.bench.saved import Saved
 from sparserl_jax.errors import UserError
+from sparserl_jax.references import unlabelled
 
 if TYPE_CHECKING:
     from sparserl_jax.bench.policy import Policy
@@ -158,7 +159,7 @@ def fresh_key(env: str, seed: int) -> np.ndarray:
     """Key data of fresh episodes, the same for every policy."""
     from sparserl_jax.training.population import key_data
 
-    return key_data("fresh evaluation", env, str(seed))
+    return key_data("fresh evaluation", unlabelled(env), str(seed))
 
 
 def fresh_lines(saved: Saved, env: str | None, returns: np.ndarray, seed: int) -> list[str]:
@@ -223,7 +224,7 @@ def _again(saved: Saved, env: Environment | HostEnvironment, members: int, place
     assert saved.record is not None
     training = _training(saved.record)
     plan, step = training["evaluation"], training["steps"]
-    key = key_data("evaluation", training["env"])
+    key = key_data("evaluation", unlabelled(training["env"]))
     declared = _precision(saved.record)
     evaluated = _evaluation(saved.policy, env, key, members, plan["episodes"], declared, sampler(saved, env))
     point = records.number(evaluated(step, 0).mean(axis=1)[place])

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sparserl_jax.bench.plan import Plan, Planned
 from sparserl_jax.errors import UserError, located, suggest
+from sparserl_jax.references import unlabelled
 
 _FORM = re.compile(r"(?:(?P<env>.+)/)?(?P<arm>[A-Za-z0-9_]+)(?:@(?P<sparsity>[0-9.eE+-]+))?")
 
@@ -51,7 +52,8 @@ def place(planned: Planned) -> Place:
 def parse(text: str, places: Sequence[Place], suite: str) -> Wanted:
     """`[ENV/]ARM[@SPARSITY]`, held against the places of a suite's runs.
 
-    ENV is an environment's full name, that name without its options, or its folder in `records/`.
+    ENV is an environment's full name, that name without options and label where only one has it, or its folder in
+    `records/`.
 
     Raises:
         UserError: another form, or nothing in the suite by that name.
@@ -65,9 +67,11 @@ def parse(text: str, places: Sequence[Place], suite: str) -> Wanted:
     if form is None:
         raise UserError(f"{where}: write ENV/ARM@SPARSITY, for example 'brax:hopper/rlx2@0.9', or ARM alone.")
     envs: dict[str, str] = {}
+    short: dict[str, set[str]] = {}
     for one in places:
         envs[one.folder] = envs[one.env] = one.env
-        envs.setdefault(one.env.partition("?")[0], one.env)
+        short.setdefault(unlabelled(one.env).partition("?")[0], set()).add(one.env)
+    envs = {name: only for name, (only, *others) in short.items() if not others} | envs
     arms = list(dict.fromkeys(one.arm for one in places))
     with located(where):
         if form["env"] is not None and form["env"] not in envs:

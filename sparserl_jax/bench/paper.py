@@ -20,6 +20,7 @@ from sparserl_jax.bench.published import AVERAGE, Paper, Table
 from sparserl_jax.bench.rows import Block, reference
 from sparserl_jax.bench.rows import Row as Ours
 from sparserl_jax.bench.summary import Summary, summarise
+from sparserl_jax.references import unlabelled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Section:
 
 def environment(name: str) -> str:
     """The name papers and suites share: `gymnasium:Hopper-v5` and `brax:hopper?backend=mjx` are `hopper`."""
-    bare = name.partition("?")[0].rpartition(":")[2]
+    bare = unlabelled(name).partition("?")[0].rpartition(":")[2]
     head, _, version = bare.rpartition("-v")
     return (head if head and version.isdigit() else bare).lower()
 

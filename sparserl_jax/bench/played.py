@@ -24,8 +24,8 @@ def play(
     act: Act | None,
     key: np.ndarray,
     *,
-    episodes: int | None = None,
-    transitions: int | None = None,
+    episodes: int = 1,
+    transitions: int = 0,
     noise: float = 0.0,
     precision: str | None = None,
 ) -> OfflineDataset:
@@ -33,7 +33,8 @@ def play(
 
     Args:
         key: key data u32[2] of everything that is drawn.
-        episodes, transitions: give one: so many episodes, or as many as hold so many transitions.
+        episodes, transitions: at least so many, in whole episodes and no more of them than that takes; one may be left
+            out.
         noise: standard deviation of the normal noise on actions in [-1, 1], which are clipped.
         precision: of matrix products.
 
@@ -43,25 +44,29 @@ def play(
     from sparserl_jax.envs import HostEnvironment
 
     spec = env.spec
-    if spec.actions != "continuous":
-        raise UserError(
-            f"'{spec.name}' has {spec.actions} actions, and datasets hold real ones; name another environment with "
-            "--env."
-        )
+    refuse_choices(spec)
     if isinstance(env, HostEnvironment):
         parts = _on_host(env, act, key, noise, precision)
     else:
-        least = -(-(transitions or 0) // spec.max_episode_steps) if episodes is None else episodes
+        least = max(-(-transitions // spec.max_episode_steps), episodes)
         parts = _compiled(env, act, key, noise, precision, min(least, evaluate.AT_ONCE))
     found: list[OfflineDataset] = []
     ended = rows = 0
-    while ended < episodes if episodes is not None else rows < (transitions or 0):
+    while ended < episodes or rows < transitions:
         found.append(next(parts))
         ended, rows = ended + int(found[-1].ends.sum()), rows + len(found[-1].reward)
     whole = OfflineDataset(*map(np.concatenate, zip(*found, strict=True)))
-    wanted = episodes if episodes is not None else 1 + int(whole.episode[(transitions or 0) - 1])
-    kept = whole.episode < wanted
+    enough = max(episodes, 1 + int(whole.episode[transitions - 1]) if transitions else 0)
+    kept = whole.episode < enough
     return OfflineDataset(*(column[kept] for column in whole))
+
+
+def refuse_choices(spec: Any) -> None:
+    """Refuse environments without real actions, which datasets hold."""
+    if spec.actions != "continuous":
+        raise UserError(
+            f"'{spec.name}' has {spec.actions} actions, and datasets hold real ones; name another --env."
+        )
 
 
 def _compiled(

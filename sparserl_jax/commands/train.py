@@ -190,22 +190,22 @@ def datasets(command: Datasets, console: Console) -> int:
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
-    runs.check_budget(command.time_budget)
     wanted = generate.Wanted(
         command.reference, command.medium, command.expert, command.transitions, command.noise
     )
     wanted.check()
-    made = generate.training(
+    plan = generate.training(
         command.env,
         command.agent,
         interval=command.interval,
+        episodes=command.episodes,
         hidden=command.hidden,
         batch_size=command.batch_size,
         first_seed=command.seed,
         steps=command.steps,
-        episodes=command.episodes,
     )
-    plans.show(made, console)
-    found = generate.train(made, command.out, console, command.time_budget)
-    say(console, *generate.sets(command.out, command.env, found, wanted, command.seed))
+    plans.show(plan, console)
+    order = generate.Order(plan, command.out, wanted, command.seed)
+    for line in generate.make(order, console, command.time_budget):
+        say(console, line)
     return runs.EXIT_OK

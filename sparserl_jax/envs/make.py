@@ -10,8 +10,8 @@ A name is a prefix, an id and options:
     mario:SuperMarioBros-7-1-v0                                 options: actions; an emulator of yours, on the host
     my_pkg.envs:Factory    my_pkg.envs:Factory?size=3           options: keyword arguments of the factory
 
-`max_episode_steps` is an option of every environment of these but the last. What follows # is a label, part of the
-name and of nothing else, by which tasks of one suite differ that differ in their dataset: gymnasium:Hopper-v5#medium.
+`max_episode_steps` is an option of every environment of these but the last. What follows # is a label, by which
+tasks of one suite differ that differ in their dataset: gymnasium:Hopper-v5#medium. It changes no evaluation episode.
 """
 
 import ast
@@ -92,8 +92,8 @@ def _labelled(text: str) -> tuple[str, str]:
     plain, mark, label = text.partition("#")
     if mark and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", label):
         raise UserError(
-            f"environment '{text}': what follows # is a label of letters, digits, '.', '_' and '-', such as "
-            f"'{plain}#medium'."
+            f"environment '{text}': what follows # is a label of letters, digits, '.', '_' and '-' and comes last, "
+            f"behind options, such as '{plain}#medium'."
         )
     return plain, mark + label
 

@@ -155,25 +155,32 @@ def rows_of(data: Dataset) -> OfflineDataset:
     )
 
 
-def of_replay(replay: Replay, rows: int) -> OfflineDataset:
-    """The first `rows` transitions of a run from its replay, which must hold all of them.
+def of_replay(replay: Replay, rows: int) -> tuple[OfflineDataset, np.ndarray]:
+    """The first `rows` transitions of a run from its replay, and which of them are left out, i64[...].
 
     Args:
-        replay: of one member with one environment, NumPy arrays. It does not store what a terminal state looks like:
-            the next observation of such a row is the one before it; no target reads it.
+        replay: of one member with one environment, NumPy arrays, which has forgotten no row. It does not store what a
+            terminal state looks like: the next observation of such a row is the one before it; no target reads it.
+            Left out are rows at a truncation whose final observation is overwritten, which happens where an environment
+            truncates earlier than its time limit; the row before is then where the episode is cut.
 
     Raises:
-        UserError: it has lost some of them.
+        UserError: rows are missing.
     """
     if replay.left != 0 or rows >= len(replay.reward):
         raise UserError(f"the replay does not hold the first {rows:,} transitions: make its buffer larger.")
-    flags, obs = replay.flags[:rows, 0], replay.obs[:, 0]
+    flags, obs = replay.flags[:rows, 0].astype(np.int64), replay.obs[:, 0]
     terminated, truncated = (flags & TERMINATED) > 0, (flags & TRUNCATED) > 0
+    slots = np.where(truncated, flags >> FLAG_BITS, 0)
+    lost = truncated & (replay.final_row[slots, 0] != np.arange(rows))
     next_obs = np.where(terminated[:, None], obs[:rows], obs[1 : rows + 1])
-    next_obs[truncated] = replay.final_obs[flags[truncated] >> FLAG_BITS, 0]
+    next_obs[truncated] = replay.final_obs[slots[truncated], 0]
+    before = np.flatnonzero(lost[1:])
+    truncated[before] |= ~terminated[before]
     truncated[-1] |= not terminated[-1]
-    before = (obs[:rows], replay.action[:rows, 0], replay.reward[:rows, 0])
-    return OfflineDataset(*before, next_obs, terminated, truncated)  # type: ignore[arg-type]
+    columns = (obs[:rows], replay.action[:rows, 0], replay.reward[:rows, 0], next_obs, terminated, truncated)
+    kept: Any = [column[~lost] for column in columns]
+    return OfflineDataset(*kept), np.flatnonzero(lost)
 
 
 def check(agent: Any, dataset: str | None, num_envs: int, warm_up: int, where: str) -> None:

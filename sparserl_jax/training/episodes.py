@@ -226,13 +226,14 @@ def record(
     Raises Broken.
     """
     rng = np.random.default_rng([seed, 1])  # of two words: the seed by itself is the environment's
-    obs, done, rows = begin(env, seed), False, []
+    obs, done, rows = begin(env, seed).copy(), False, []  # some environments write into one array of theirs
     while not done:
         action = np.clip(act(rng, obs), np.float32(-1.0), np.float32(1.0))
         step = proceed(env, obs, env_units(env.spec, action))
         flags = np.bool_(step.terminated), np.bool_(step.truncated)
-        rows.append((obs, action, np.float32(step.reward), step.obs, *flags))
-        obs, done = step.obs, step.terminated or step.truncated
+        after = step.obs.copy()
+        rows.append((obs, action, np.float32(step.reward), after, *flags))
+        obs, done = after, step.terminated or step.truncated
     return OfflineDataset(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 

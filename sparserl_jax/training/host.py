@@ -161,7 +161,7 @@ class HostExecution(HostEvaluation):
             population = self.program.stages["restart"](population, clock, obs, lost[:, None])
             cut = lost & (np.asarray(log.length) > 0)
             self.cut += cut
-            self.saved_step = None  # what lies there has the episodes that are gone
+            self.saved = None  # what lies there has the episodes that are gone
             self.progress.warn(
                 self.program.name,
                 f"the running episodes of {int(cut.sum())} of {len(cut)} members could not be brought back: they end "

@@ -35,8 +35,12 @@ class HostEvaluation(Execution):
         if not env.repeatable:
             self.progress.warn(
                 program.name,
-                f"{env.spec.name} is not repeatable (equal seeds and actions gave different results): a run that is "
-                "stopped goes on, but not to the same end.",
+                f"{env.spec.name} is not repeatable (equal seeds and actions gave different results): "
+                + (
+                    "a run that is stopped goes on, but not to the same end."
+                    if program.stepped_on_host
+                    else "evaluations are not the same when repeated."
+                ),
             )
         self.playground = instances(env, len(program.runs))
         super().prepare()

@@ -11,6 +11,7 @@ import numpy as np
 
 from sparserl_jax.agents.agent import Agent
 from sparserl_jax.envs import EnvState
+from sparserl_jax.references import unlabelled
 from sparserl_jax.replay import Capacity, Replay
 from sparserl_jax.sparsity import method
 from sparserl_jax.sparsity.contract import Events
@@ -119,7 +120,7 @@ def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> Member
         keys["dataset"] = key_data("dataset", training.env, training.dataset, str(run.seed))
     return MemberSettings(
         keys=keys,
-        evaluation_key=key_data("evaluation", training.env),
+        evaluation_key=key_data("evaluation", unlabelled(training.env)),
         n=np.int32(recipe.n),
         n_early=np.int32(1 if recipe.delayed else recipe.n),
         capacity=Capacity(**limits),

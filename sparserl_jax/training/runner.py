@@ -95,7 +95,7 @@ class Execution:
         self.seconds = {"warm_up": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, "compile": 0.0}
         self.observe: Callable[[Execution], None] | None = None
         self.saved_at = time.monotonic()
-        self.saved_step: int | None = None
+        self.saved: tuple[int, int] | None = None  # step and curve points
 
     def run(
         self, deadline: float | None, rehearsed: Callable[[float, float], None] | None = None
@@ -223,13 +223,13 @@ class Execution:
         names = ("critic_loss", "actor_loss", "q", "critic_grad_norm", "actor_grad_norm")
         point |= {name: self.metrics.get(name, missing) for name in names}
         point |= {name: self.metrics[name] for name in ("policy_kl", "clipped") if name in self.metrics}
-        with whole():  # a point, and the masks it was the last to look at
+        with whole():  # a point, the masks it was the last to look at, and what an observer makes of it
             self.points.append({**point, **seen})
             self.remember(history)
+            if self.observe is not None:
+                self.observe(self)
         self.tell_emptied()
         self.progress.score(self.program.name, self.step, [float(x) for x in point["return"]])
-        if self.observe is not None:
-            self.observe(self)
 
     def curve(self, member: int, columns: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """The curve of one member so far, columns [points]; only these, or all."""
@@ -303,8 +303,9 @@ class Execution:
         return {}
 
     def save(self) -> None:
-        """Write the whole state, unless this step's lies there already: what is being replaced could be lost."""
-        if self.folder is None or self.population is None or self.step == self.saved_step:
+        """Write the whole state, unless this one lies there already: what is being replaced could be lost."""
+        at = (self.step, len(self.points))
+        if self.folder is None or self.population is None or at == self.saved:
             return
         began = time.perf_counter()
         curve = (
@@ -321,7 +322,7 @@ class Execution:
             **self.notes(),
         }
         checkpoint.save(self.folder, self.step, self.state(), notes)
-        self.saved_at, self.saved_step = time.monotonic(), self.step
+        self.saved_at, self.saved = time.monotonic(), at
         self.seconds["checkpoint"] += time.perf_counter() - began
 
     def restore(self) -> bool:
@@ -333,7 +334,6 @@ class Execution:
         if found is None:
             return False
         self.step, state, notes = found
-        self.saved_step = self.step
         self.progress.stage(name, f"resuming at step {self.step}")
         columns, dtypes = notes["curve"], notes["dtypes"]
         count = len(next(iter(columns.values()))) if columns else 0
@@ -341,6 +341,7 @@ class Execution:
             {key: np.asarray(columns[key][i], dtypes[key]) for key in columns} for i in range(count)
         ]
         self.metrics = {key: np.asarray(value, np.float32) for key, value in notes["metrics"].items()}
+        self.saved = (self.step, len(self.points))
         earlier = notes["seconds"]
         self.seconds = {
             key: value + (earlier[key] if key != "compile" else 0.0) for key, value in self.seconds.items()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,7 +16,7 @@ from sparserl_jax.agents.bc import BCConfig
 from sparserl_jax.agents.td3_bc import TD3BCConfig
 from sparserl_jax.data import OfflineDataset, save
 from sparserl_jax.errors import UserError
-from sparserl_jax.training import Evaluation, Program, Stopped, datasets, execute
+from sparserl_jax.training import Evaluation, Program, Stopped, datasets, execute, host_evaluation, runner
 from sparserl_jax.training.episodes import record
 from tests.reference import host_toys, small
 
@@ -81,6 +84,26 @@ def test_episodes_are_recorded_as_they_were(data: OfflineDataset):
     assert len(np.unique(data.obs[np.flatnonzero(data.ends)[:-1] + 1, 0])) == 39
 
 
+def test_an_environment_that_writes_into_one_array_is_recorded_as_it_was():
+    class InPlace(host_toys.HostPull):
+        seen = np.zeros(2, np.float32)
+
+        def reset(self, seed):
+            self.seen[:] = super().reset(seed)
+            return self.seen
+
+        def step(self, action):
+            after, *rest = super().step(action)
+            self.seen[:] = after
+            return self.seen, *rest
+
+    def still(rng: np.random.Generator, _: np.ndarray) -> np.ndarray:
+        return np.full(1, 0.25, np.float32)
+
+    ours, theirs = (record(env, still, 0) for env in (InPlace(), host_toys.HostPull()))
+    assert ours.sha256 == theirs.sha256 and len(ours.reward) == 7 and ours.terminated[-1]
+
+
 def test_what_is_trained_and_seen_is_that_of_the_compiled_environment(outcomes, logged):
     for ours, theirs in zip(outcomes, execute(program(host_toys.Pull(), logged)), strict=True):
         jax.tree.map(np.testing.assert_array_equal, ours.masks, theirs.masks)
@@ -102,8 +125,6 @@ def test_nothing_of_the_training_is_on_the_host(logged):
 
 
 def test_an_interrupted_evaluation_is_made_after_the_resume(outcomes, logged, tmp_path: Path, monkeypatch):
-    from sparserl_jax.training import host_evaluation
-
     own = program(host_toys.HostPull(), logged)
     with pytest.MonkeyPatch.context() as patch:
 
@@ -162,3 +183,45 @@ def test_actions_are_drawn_alike_for_all_members_whoever_plays_beside_them(logge
         program(host_toys.HostPull(), logged, agent=agent, evaluation=Evaluation(40, 4, 8, sampled=True))
     )
     assert len(np.unique(same[0].final_returns)) == 8
+
+
+def test_a_budget_that_ends_before_or_after_an_evaluation_loses_nothing(
+    outcomes, logged, tmp_path: Path, monkeypatch
+):
+    """One piece of work per run: a dispatch or an evaluation."""
+    clock = SimpleNamespace(seconds=0.0)
+    hands = SimpleNamespace(monotonic=lambda: clock.seconds, perf_counter=time.perf_counter)
+    monkeypatch.setattr(runner, "time", hands)
+    for name in ("dispatch", "evaluate"):
+        work = getattr(host_evaluation.HostEvaluation, name)
+
+        def timed(self: Any, work: Any = work) -> None:
+            work(self)
+            clock.seconds += 1.0
+
+        monkeypatch.setattr(host_evaluation.HostEvaluation, name, timed)
+    own, stops, found = program(host_toys.HostPull(), logged), [], None
+    while found is None and len(stops) < 20:
+        try:
+            found = execute(own, tmp_path, deadline=clock.seconds + 0.5)
+        except Stopped as stop:
+            stops.append(stop.step)
+    assert stops == [10, 20, 20, 30, 40, 40, 50, 60, 60, 70, 80]
+    assert found is not None
+    for ours, theirs in zip(found, outcomes, strict=True):
+        small.assert_same(ours, theirs)
+
+
+def test_an_observer_sees_every_evaluation_though_it_is_interrupted(logged, tmp_path: Path):
+    seen: list[int] = []
+
+    def observe(execution: Any) -> None:
+        if execution.step == 40:
+            signal.raise_signal(signal.SIGINT)
+        seen.append(execution.step)
+
+    own = program(host_toys.HostPull(), logged)
+    with pytest.raises(Stopped, match="step 40"):
+        execute(own, tmp_path, observe=observe)
+    execute(own, tmp_path, observe=observe)
+    assert seen == [20, 40, 60, 80]
