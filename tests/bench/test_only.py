@@ -55,6 +55,18 @@ def test_a_mistake_is_told_in_one_sentence(text, sentence):
     assert sentence in str(error.value) and str(error.value).startswith(f"--only {text}: ")
 
 
+def test_a_short_name_that_two_environments_share_is_none():
+    full = [f"gymnasium:Hopper-v5#{label}" for label in ("medium", "expert")]
+    places = [
+        only.Place(name, plans.slug(name), "rigl", 0.8) for name in (*full, "brax:hopper?backend=mjx#a")
+    ]
+    assert only.parse(f"{full[1]}/rigl@0.8", places, "mini").env == full[1]
+    assert only.parse("gymnasium-Hopper-v5-medium/rigl", places, "mini").env == full[0]
+    assert only.parse("brax:hopper/rigl", places, "mini").env == "brax:hopper?backend=mjx#a"
+    with pytest.raises(UserError, match="unknown environment of the suite 'gymnasium:Hopper-v5'"):
+        only.parse("gymnasium:Hopper-v5/rigl", places, "mini")
+
+
 def test_the_folder_stays_the_suites_and_the_numbers_those_of_the_whole(tmp_path: Path):
     plan = fake.make_plan(**SMALL)
     fake.finished(tmp_path / "whole", plan)

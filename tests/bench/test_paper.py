@@ -178,6 +178,7 @@ def test_environments_have_one_name_in_papers_and_suites():
     names = ("brax:hopper?backend=mjx", "gymnasium:Hopper-v5", "Hopper-v3", "hopper")
     assert {paper.environment(name) for name in names} == {"hopper"}
     assert paper.environment("my_pkg.envs:Swing-vain") == "swing-vain"
+    assert paper.environment("gymnasium:Hopper-v5#medium") == "hopper"
 
 
 GATES = {
