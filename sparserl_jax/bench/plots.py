@@ -94,6 +94,10 @@ def _cut(axes: Axes, block: Block, whole: bool = False) -> None:
         )  # fmt: skip
 
 
+CROWD = 15
+"""Most lines of a panel that have a band each: more of them hide one another."""
+
+
 def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     """IQM return over environment steps: a panel per sparsity, new rows for every environment; and its data as CSV."""
     curves, arms = _curves(summary, root), figures.arms_of(summary)
@@ -115,14 +119,18 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
             axes.set_axis_off()
         for axes, panel in zip(line, panels, strict=False):
             _levels(axes, block)
-            for row in panel.rows(block):
+            rows = list(panel.rows(block))
+            crowded = len(rows) > CROWD
+            for row in rows:
                 curve = curves[block.env, row.arm, row.sparsity, row.critic_sparsity]
                 own, dashed = figures.colour(row.arm, arms), row.role == "placebo"
-                axes.fill_between(
-                    curve["step"], curve["lower"], curve["upper"], color=own, alpha=0.13, linewidth=0
-                )
+                width = 2.0 if row.role == "dense" else 0.9 if crowded else 1.4
+                if not crowded or row.role == "dense":
+                    axes.fill_between(
+                        curve["step"], curve["lower"], curve["upper"], color=own, alpha=0.13, linewidth=0
+                    )
                 (handles[figures.name_of(row)],) = axes.plot(
-                    curve["step"], curve["iqm"], color=own, linewidth=2.0 if row.role == "dense" else 1.4,
+                    curve["step"], curve["iqm"], color=own, linewidth=width,
                     linestyle=(0, (3, 1.5)) if dashed else "-", zorder=3, markersize=3.4, markevery=3,
                     # Spare colours come round again.
                     marker="" if row.arm in figures.COLOURS else figures.marker(row.arm, arms),
@@ -136,7 +144,9 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
         line[0].set_ylabel("return")
     figures.heading(figure, summary, "Learning curves", height)
     figures.legend(figure, handles, bottom)
-    text = f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals."
+    text = f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals"
+    whole = any(len(list(panel.rows(block))) > CROWD for block, panels in parts for panel in panels)
+    text += f" (of dense alone where there are more than {CROWD} lines)." if whole else "."
     figures.caption(figure, summary, text + _left_out(curves, summary))
     return figure, _curve_csv(summary, curves)
 
