@@ -296,6 +296,20 @@ def test_a_diverged_run_never_lifts_a_curve(tmp_path: Path):
     assert "enters at the lowest return of any curve on its environment." in caption
 
 
+def test_where_lines_are_many_only_dense_has_a_band(folder: Path, monkeypatch):
+    def bands() -> tuple[int, int, str]:
+        figure, _ = plots.learning_curves(summary.summarise(folder), folder)
+        texts = " ".join(text.get_text() for text in figure.texts)
+        panels = [axes for axes in figure.axes if axes.lines]
+        return len(panels), sum(len(axes.collections) for axes in panels), " ".join(texts.split())
+
+    panels, every, text = bands()
+    assert every > 2 * panels and "of dense alone" not in text
+    monkeypatch.setattr(plots, "CROWD", 2)
+    same, few, text = bands()
+    assert few == same == panels and "(of dense alone where there are more than 2 lines)" in text
+
+
 def test_the_caption_says_what_is_counted_and_where_the_margin_lies(folder: Path):
     caption = " ".join(summary.summarise(folder).caption)
     assert f"lower bound >= -{statistics.MARGIN:g}" in caption
