@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -268,28 +267,17 @@ def side_by_side(
 
     from sparserl_jax.envs import HostEnvironment
     from sparserl_jax.envs.host import instances
-    from sparserl_jax.training.episodes import BrokenAt, play, reset_seed
-    from sparserl_jax.training.host_stages import at_once, drawing
+    from sparserl_jax.training.episodes import BrokenAt, evaluation, play
+    from sparserl_jax.training.host_stages import acting
     from sparserl_jax.training.precision import precise
     from sparserl_jax.training.stages import evaluation_returns
 
     if isinstance(env, HostEnvironment):
-        fixed = jax.jit(jax.vmap(precise(policy.apply, precision)))
-        noisy = None if draw is None else at_once(drawing(draw), precision, 0, 0, None, None, None, None)
+        call = acting(policy.apply, draw, precision)
         envs = instances(env, members)
 
         def on_host(params: Any, step: int, repeat: int) -> np.ndarray:
-            seeds, calls = (
-                [reset_seed(key, step, repeat, number) for number in range(episodes)],
-                itertools.count(),
-            )
-
-            def act(obs: np.ndarray) -> np.ndarray:
-                if noisy is None:
-                    return np.asarray(fixed(params, obs))
-                numbers = (np.int32(number) for number in (step, repeat, next(calls)))
-                return np.asarray(noisy(params, obs, key, *numbers))
-
+            act, seeds = evaluation(call, params, key, step, repeat, episodes, draw is not None)
             try:
                 return play(envs, act, seeds)
             except BrokenAt as broken:

@@ -28,7 +28,7 @@ import numpy as np
 
 from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import collect, played, policy, records, single
-from sparserl_jax.data import OfflineDataset, archive
+from sparserl_jax.data import OfflineDataset, archive, checks
 from sparserl_jax.errors import UserError
 from sparserl_jax.references import unlabelled
 
@@ -288,7 +288,7 @@ def sets(order: Order) -> Iterator[str]:
         yield of_policy("medium", first)
         if whole.exists() or order.set("medium-replay").exists():
             about = {**facts, "step": step, "z": float(z[first])}
-            yield made("medium-replay", f"a training up to step {step:,}", about, lambda: _first(whole, step))
+            yield made("medium-replay", f"a training up to step {step:,}", about, lambda: _first(order, step))
     else:
         yield _missed("medium", wanted, steps, z)
     reached = np.isfinite(z).any() and np.nanmax(z) >= wanted.expert
@@ -296,7 +296,7 @@ def sets(order: Order) -> Iterator[str]:
     parts = [order.set(name) for name in ("medium", "expert")]
     if all(part.exists() for part in parts):
         about = {**facts, "of": [archive.card(part)["sha256"] for part in parts], "noise": wanted.noise}
-        yield made("medium-expert", "medium, then expert", about, lambda: _both(*parts))
+        yield made("medium-expert", "medium, then expert", about, lambda: _both(order, "medium", "expert"))
 
 
 def _evaluations(order: Order) -> tuple[np.ndarray, np.ndarray]:
@@ -322,19 +322,20 @@ def _missed(name: str, wanted: Wanted, steps: np.ndarray, z: np.ndarray) -> str:
     )
 
 
-def _columns(path: Path) -> OfflineDataset:
-    """The arrays of a set as they lie there."""
-    with np.load(path, allow_pickle=False) as file:
-        return OfflineDataset(*(file[name] for name in OfflineDataset._fields))
+def _load(order: Order, name: str) -> OfflineDataset:
+    """A set as it lies there."""
+    spec = order.spec
+    return archive.load(order.set(name), checks.box(spec.obs_dim, spec.action_low, spec.action_high))
 
 
-def _first(path: Path, steps: int) -> OfflineDataset:
+def _first(order: Order, steps: int) -> OfflineDataset:
     """What was done in the first steps of a training; the episode that they end in is truncated there."""
-    rows = steps - sum(step < steps for step in archive.card(path)["about"]["left_out"])
-    cut = OfflineDataset(*(column[:rows].copy() for column in _columns(path)))
+    rows = steps - sum(step < steps for step in archive.card(order.set("full-replay"))["about"]["left_out"])
+    cut = OfflineDataset(*(column[:rows].copy() for column in _load(order, "full-replay")))
     cut.truncated[-1] |= not cut.terminated[-1]
     return cut
 
 
-def _both(one: Path, other: Path) -> OfflineDataset:
-    return OfflineDataset(*map(np.concatenate, zip(_columns(one), _columns(other), strict=True)))
+def _both(order: Order, *names: str) -> OfflineDataset:
+    parts = (_load(order, name) for name in names)
+    return OfflineDataset(*map(np.concatenate, zip(*parts, strict=True)))

@@ -113,6 +113,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     )
     figure, grid, bottom, height = figures.frame(len(parts), columns, list(drawn))
     handles: dict[str, Any] = {}
+    hidden = False
     for line, (block, panels) in zip(grid, parts, strict=True):
         low, high = _range(curves, block)
         for axes in line[len(panels) :]:
@@ -121,6 +122,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
             _levels(axes, block)
             rows = list(panel.rows(block))
             crowded = len(rows) > CROWD
+            hidden |= crowded
             for row in rows:
                 curve = curves[block.env, row.arm, row.sparsity, row.critic_sparsity]
                 own, dashed = figures.colour(row.arm, arms), row.role == "placebo"
@@ -145,8 +147,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     figures.heading(figure, summary, "Learning curves", height)
     figures.legend(figure, handles, bottom)
     text = f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals"
-    whole = any(len(list(panel.rows(block))) > CROWD for block, panels in parts for panel in panels)
-    text += f" (of dense alone where there are more than {CROWD} lines)." if whole else "."
+    text += f" (of dense alone where there are more than {CROWD} lines)." if hidden else "."
     figures.caption(figure, summary, text + _left_out(curves, summary))
     return figure, _curve_csv(summary, curves)
 

@@ -7,6 +7,7 @@ environment is repeatable. A step counts only when it is committed, so a log nev
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -151,6 +152,24 @@ class Episodes:
         except Broken as broken:
             raise BrokenAt(member, str(broken)) from broken
         self.log.seed[member], self.log.episode[member], self.log.length[member] = seed, episode, 0
+
+
+def evaluation(
+    call: Callable[..., Any], params: Any, key: np.ndarray, step: int, repeat: int, episodes: int, drawn: bool
+) -> tuple[Callable[[np.ndarray], np.ndarray], list[int]]:
+    """What `play` needs for one evaluation: how members act, and the seeds of its episodes.
+
+    Args:
+        call: what `host_stages.acting` made, with or without draws (`drawn`); params: of the acting networks, [M,...].
+        key: key data u32[2] of evaluations; step, repeat: which one.
+    """
+    calls, moment = itertools.count(), (key, np.int32(step), np.int32(repeat))
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        more = (*moment, np.int32(next(calls))) if drawn else ()
+        return np.asarray(call(params, obs, *more))
+
+    return act, [reset_seed(key, step, repeat, episode) for episode in range(episodes)]
 
 
 def play(

@@ -7,7 +7,6 @@ members side by side. `host.py` builds on it, where members train in such enviro
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from typing import Any, NoReturn
 
@@ -17,7 +16,7 @@ import numpy as np
 from sparserl_jax.envs import HostEnvironment, Lookahead, check
 from sparserl_jax.envs.host import instances
 from sparserl_jax.errors import UserError
-from sparserl_jax.training.episodes import BrokenAt, play_ahead, reset_seed
+from sparserl_jax.training.episodes import BrokenAt, evaluation, play_ahead
 from sparserl_jax.training.outcome import Outcome
 from sparserl_jax.training.program import clock_at
 from sparserl_jax.training.runner import Execution
@@ -63,16 +62,9 @@ class HostEvaluation(Execution):
         """Returns f32[member, episodes] of one evaluation, and what its start states were worth at discounts `gamma`
         f32[member]. params: of the acting networks, arrays [member, ...]. Raises BrokenAt."""
         key = np.asarray(self.program.settings.evaluation_key)[0]  # common to all arms
-        episodes = range(self.training.evaluation.episodes)
-        seeds = [reset_seed(key, self.step, repeat, episode) for episode in episodes]
-
-        calls = itertools.count()
-        drawn = (key, np.int32(self.step), np.int32(repeat)) if self.training.evaluation.sampled else ()
-
-        def act(obs: np.ndarray) -> np.ndarray:
-            more = (*drawn, np.int32(next(calls))) if drawn else ()
-            return np.asarray(self.compiled["policy"](params, obs, *more))
-
+        plan = self.training.evaluation
+        called = (self.compiled["policy"], params, key, self.step, repeat)
+        act, seeds = evaluation(*called, plan.episodes, plan.sampled)
         return play_ahead(self.playground, act, seeds, gamma)
 
     def _evaluate(self, repeat: int) -> tuple[dict[str, np.ndarray], Any]:

@@ -233,13 +233,19 @@ def drawing(draw: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def acting(policy: Callable[..., Any], draw: Callable[..., Any] | None, precision: str | None) -> Any:
+    """How all members act in evaluations, jitted: parameters [M,...] and observations f32[M,E,O] to actions; where
+    these are drawn (`draw`), behind them what `drawing` asks for."""
+    if draw is None:
+        return at_once(policy, precision, 0, 0)
+    return at_once(drawing(draw), precision, 0, 0, None, None, None, None)
+
+
 def policy_stage(agent: Agent, training: Training) -> Any:
-    """How all members act in evaluations: parameters [M,...] and observations f32[M,E,O] to actions, and behind them,
-    where these are drawn, what `drawing` asks for."""
-    if not training.evaluation.sampled:
-        return at_once(agent.policy, training.matmul_precision, 0, 0)
-    assert agent.sample_policy is not None, "the program refuses to draw from such agents"
-    return at_once(drawing(agent.sample_policy), training.matmul_precision, 0, 0, None, None, None, None)
+    """`acting` of a Program."""
+    draw = agent.sample_policy if training.evaluation.sampled else None
+    assert draw is not None or not training.evaluation.sampled, "the program refuses to draw from such agents"
+    return acting(agent.policy, draw, training.matmul_precision)
 
 
 def policy_arguments(training: Training, params: Any, obs: Any) -> tuple[Any, ...]:

@@ -165,7 +165,7 @@ def test_rows_that_are_left_out_of_the_whole_are_no_steps_of_its_beginning(train
     whole = trained.put("full-replay", 0.0)
     about = {**archive.card(tmp_path / "full-replay.npz")["about"], "left_out": [7, 250, 400]}
     archive.save(tmp_path / "full-replay.npz", whole, source="test", about=about, **BOUNDS)
-    assert len(generate._first(tmp_path / "full-replay.npz", 300).reward) == 298
+    assert len(generate._first(trained.order(), 300).reward) == 298
 
 
 def test_uniform_actions_are_of_many_episodes_whatever_is_asked(trained: Trained, tmp_path: Path):

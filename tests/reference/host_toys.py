@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sparserl_jax.envs import EnvSpec, Step
-from sparserl_jax.training import Evaluation, Program, Run, Schedule, TD3Config, Training, group, recipe
+from sparserl_jax.training import (
+    Evaluation,
+    Program,
+    Run,
+    Schedule,
+    Stopped,
+    TD3Config,
+    Training,
+    execute,
+    group,
+    host_evaluation,
+    recipe,
+)
 from sparserl_jax.training.program import ONCE
 
 SPEC = EnvSpec("toys:pull", 2, 1, (-1.0,), (1.0,), 9)
@@ -131,6 +145,19 @@ def program(env: Any, arms: Sequence[str] = ARMS, **changes: Any) -> Program:
         [Run(of, recipe(name), 0.0 if name.startswith("dense") else 0.6, 0, name) for name in arms]
     )
     return only
+
+
+def interrupted_in_evaluation(program: Program, folder: Path) -> int:
+    """Execute until Ctrl-C in the first evaluation; the step at which it stopped."""
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_evaluation, "play_ahead", interrupted)
+        with pytest.raises(Stopped) as stopped:
+            execute(program, folder)
+    return stopped.value.step
 
 
 _built: dict[tuple[str, bool], dict[str, Any]] = {}

@@ -126,15 +126,7 @@ def test_nothing_of_the_training_is_on_the_host(logged):
 
 def test_an_interrupted_evaluation_is_made_after_the_resume(outcomes, logged, tmp_path: Path, monkeypatch):
     own = program(host_toys.HostPull(), logged)
-    with pytest.MonkeyPatch.context() as patch:
-
-        def interrupted(*_: Any) -> Any:
-            raise KeyboardInterrupt
-
-        patch.setattr(host_evaluation, "play_ahead", interrupted)
-        with pytest.raises(Stopped) as stopped:
-            execute(own, tmp_path)
-    assert stopped.value.step == 20
+    assert host_toys.interrupted_in_evaluation(own, tmp_path) == 20
     for ours, theirs in zip(execute(own, tmp_path), outcomes, strict=True):
         small.assert_same(ours, theirs)
 
