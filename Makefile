@@ -17,7 +17,7 @@ JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)
 MAKE_ENVIRONMENT = @sh .ci/environment "$(PYTHON)" "$(ACCEL)" "$(VENV)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev bench paper test test-quick test-properties test-faults lint format perf check clean
+.PHONY: help install install-dev bench paper datasets test test-quick test-properties test-faults lint format perf check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -38,6 +38,10 @@ bench: install ## run a suite (quick on a CPU, standard on an accelerator) and p
 
 paper: install ## run a paper's suites (or go on) and set its tables beside ours
 	@$(JAX) $(BIN)/sparserl paper "$(PAPER)" $(ARGS)
+
+datasets: install ## train TD3 on Hopper, make datasets of it in runs/hopper (half an hour; extra gymnasium)
+	@$(JAX) $(BIN)/sparserl datasets --env gymnasium:Hopper-v5 --steps 500000 --hidden 128 128 --batch-size 128 \
+	  --reference 3000 --transitions 25000 --out runs/hopper $(ARGS)
 
 test: install-dev ## all tests; what they compile is kept for the next time (~/.cache/sparserl_jax)
 	@$(JAX) $(PYTEST) $(ARGS)

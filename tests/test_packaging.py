@@ -139,6 +139,13 @@ def test_wheel_holds_the_package_and_its_suites_only(tmp_path):
     assert "sparserl_jax/py.typed" in names and not [name for name in names if "__pycache__" in name]
     for suite in (ROOT / "benchmarks" / "suites").glob("*.toml"):
         assert f"sparserl_jax/_data/suites/{suite.name}" in names
+    asked = [
+        line.split('"')[1].removeprefix("../")
+        for suite in (ROOT / "benchmarks" / "suites").glob("*.toml")
+        for line in suite.read_text(encoding="utf-8").splitlines()
+        if line.startswith('dataset = "../')
+    ]
+    assert asked and all(f"sparserl_jax/_data/{path}" in names for path in asked)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "from sparserl_jax.bench import paths\n"
