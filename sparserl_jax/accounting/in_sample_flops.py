@@ -14,7 +14,10 @@ critics at a time, 6 C where they are trained):
                     action that its switches have drawn by the other policy costs that one's pass; the actor's loss by
                     SPOT takes both critics forward and back to their inputs besides, 4 C, and V
     AWAC            5 A + 12 C              (the weights' baseline is Q at an action drawn in s, A + 2 C)
-    TAWAC           5 A + 12 C + 4 V
+    TAWAC           5 A + 12 C + 4 V        (by the nearest draw, too: draws are no matrix products, but with networks
+                                            of 2x64 they add about a fifth to what XLA counts)
+    its reverse KL  5 A + 14 C + 4 V + 4 B  (the loss of the actor takes both critics forward and back to the action,
+                                            4 C, and B forward; B is trained besides)
     InAC            5 A + 12 C + 4 V + 4 B  (B is trained, and divides the weights)
 """
 
@@ -32,6 +35,7 @@ IN_SAMPLE = {"actor": 3, "twin": 5, "value": 5}
 """Forward passes per update and sample of IQL, SQL and XQL; `twin`: of both critics together."""
 AWAC = {"actor": 5, "twin": 6}
 TAWAC = {**AWAC, "value": 4}
+TAWAC_REVERSE = {**TAWAC, "twin": 7, "behaviour": 4}
 INAC = {**TAWAC, "behaviour": 4}
 
 
@@ -89,6 +93,7 @@ iql_run = functools.partial(run, IN_SAMPLE)
 """FLOPs of a run of IQL, SQL or XQL, see `run`; those of the others below."""
 awac_run = functools.partial(run, AWAC)
 tawac_run = functools.partial(run, TAWAC)
+tawac_reverse_run = functools.partial(run, TAWAC_REVERSE)
 inac_run = functools.partial(run, INAC)
 
 

@@ -107,7 +107,8 @@ class Agent(NamedTuple):
     hindsight(state) -> f32 scalar: share of what is drawn from the replay that is relabelled with goals reached later
         (`replay/hindsight.py`). None: nothing is.
     sample_policy(params, obs [..., obs], key) -> action [..., action] drawn from the policy of deployed parameters, for
-        evaluations that draw. None where there is nothing to draw.
+        evaluations that draw; of a deterministic policy that may stand beside such ones its one action. None where
+        there is nothing to draw.
     """
 
     name: str

@@ -80,7 +80,14 @@ def make(
     parts = modules(config.hidden, action_dim, config.network, policy=config.policy)
     given = (obs_dim, action_dim), sparsifiers["actor"], events["actor"]
     if config.policy == DETERMINISTIC:
-        return cloner(config, parts, squared_error(parts.policy), *given)
+        # A draw from one action in every state is that one.
+        return cloner(
+            config,
+            parts,
+            squared_error(parts.policy),
+            *given,
+            lambda params, obs, key: parts.policy(params, obs),
+        )
     head = policy_of(config.policy, config.hidden, action_dim, config.network)
 
     def each(params: Params, batch: Any) -> jax.Array:

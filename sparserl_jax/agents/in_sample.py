@@ -39,9 +39,9 @@ WEIGHTS = (1e-8, 1e4)
 class InSampleConfig:
     """What all of these algorithms are told.
 
-    policy: kind of policy, one of `policies.COVERING`, for all learn from likelihoods of logged actions. network,
-    hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. NUMBERS: the record that `traced`
-    fills. policy_delay: all networks move at every update.
+    policy: kind of policy, one of POLICIES: most learn from likelihoods of logged actions, which all kinds that cover
+    the box have. network, hidden, TRACED, SCHEDULE, NETWORKS, BODIES and experience as in `TD3Config`. NUMBERS: the
+    record that `traced` fills. policy_delay: all networks move at every update.
     """
 
     TRACED: ClassVar[Mapping[str, Range]] = {
@@ -53,6 +53,7 @@ class InSampleConfig:
     SCHEDULE: ClassVar[Mapping[str, int]] = {}
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic", "value")
     BODIES: ClassVar[tuple[str, ...]] = ("mlp", "simba")
+    POLICIES: ClassVar[tuple[str, ...]] = COVERING
     experience: ClassVar[str] = "dataset"
     policy_delay: ClassVar[int] = 1
 
@@ -68,11 +69,14 @@ class InSampleConfig:
     def __post_init__(self) -> None:
         check_network(self)
         policy_of(self.policy, self.hidden, 1, self.network)  # refuses kinds that there are not
-        if self.policy not in COVERING:
+        if self.policy not in self.POLICIES:
             raise UserError(
                 f"agent '{self.name}': a policy '{self.policy}' gives logged actions outside its support no likelihood "
                 f"to learn from; give one of {', '.join(COVERING)}, or take the agent 'fttpo_corrected', which trains "
                 "such a policy on draws of its own."
+                if self.POLICIES == COVERING
+                else f"agent '{self.name}' is about policies of bounded support: give policy = \"thin\", or take the "
+                "agent 'tawac'."
             )
 
     def traced(self, source: str = "released") -> Any:

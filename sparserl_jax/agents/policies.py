@@ -1,7 +1,9 @@
 """Stochastic policies in the box [-1, 1]: a network and the distribution it stands for (Zhu et al. 2025; their code).
+`normal` is that of IQL's authors (Kostrikov et al. 2022), but for a deviation that depends on the state.
 
     kind       law                              mean               log scale, held in      the scale is
     squashed   tanh of a normal                 as it is           [-20, 2]                a standard deviation
+    normal     normal                           tanh, in the box   [-5, 2]                 a standard deviation
     thin       q-Gaussian with q < 1            tanh, in the box   [-14, log(1 - 1e-6)]    in place of a variance
     fat        q-Gaussian with 1 < q < 3        tanh, in the box   [-log 1000, log 1000]   in place of a variance
     student    t, its dof one more output       tanh, in the box   [-14, log(1 - 1e-6)]    its square root (x 2 in log)
@@ -11,6 +13,9 @@ All are one network whose output layer holds the means and then the log scales: 
 Draws are clipped to the box, without which thin and beta ones would leave it rarely and never, fat ones often: a share
 of the draws then lies on its edge. Log densities are those before the clip, of an action held inside the box: what is
 lost beyond it is not made up for. A clipped draw of a thin policy stays in its support, because its mean is in the box.
+
+Where logged actions lie on the edge (clipped ones of deterministic policies with noise do), a squashed normal has to
+reach for the inverse tanh of 1, and fits badly what is inside; normal, fat and student ones do not.
 """
 
 from __future__ import annotations
@@ -22,7 +27,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sparserl_jax.distributions import Beta, FatQGaussian, ReleasedFat, Student, TanhNormal, ThinQGaussian
+from sparserl_jax.distributions import (
+    Beta,
+    FatQGaussian,
+    Normal,
+    ReleasedFat,
+    Student,
+    TanhNormal,
+    ThinQGaussian,
+)
 from sparserl_jax.distributions.q_gaussian import refuse_unless_normalisable
 from sparserl_jax.distributions.released import refuse_unless_heavy
 from sparserl_jax.envs.treatment import Danger, Treatment, TreatmentState, danger
@@ -34,6 +47,7 @@ BOX = 1.0 - 1e-6
 """Actions and means are held in [-BOX, BOX]."""
 LOG_SCALE = {
     "squashed": (-20.0, 2.0),
+    "normal": (-5.0, 2.0),
     "thin": (-14.0, math.log(BOX)),
     "fat": (-math.log(1000.0), math.log(1000.0)),
     "student": (-14.0, math.log(BOX)),
@@ -224,6 +238,7 @@ def _student(mean: jax.Array, spread: jax.Array, tail: jax.Array) -> Student:
 
 _LAWS: dict[str, Callable[..., Any]] = {
     "squashed": lambda mean, spread: TanhNormal(mean, _log_scale("squashed", spread)),
+    "normal": lambda mean, spread: Normal(_mean(mean), _log_scale("normal", spread)),
     "student": _student,
     "beta": lambda alpha, beta: Beta(jax.nn.softplus(alpha) + 1.0 + 1e-8, jax.nn.softplus(beta) + 1.0 + 1e-8),
 }

@@ -20,6 +20,7 @@ from sparserl_jax.agents import (
     sac,
     sql,
     tawac,
+    tawac_thin,
     td3,
     td3_bc,
     xql,
@@ -128,6 +129,22 @@ AGENTS: dict[str, Algorithm] = {
         "AWAC with Tsallis weights, which drop bad actions, from a dataset",
         drawn=True,
     ),
+    "tawac_nearest": Algorithm(
+        tawac_thin.NearestConfig,
+        tawac_thin.make_nearest,
+        in_sample.modules,
+        in_sample_flops.tawac_run,
+        "TAWAC for a policy of bounded support, logged actions outside it replaced by the nearest draw",
+        drawn=True,
+    ),
+    "tawac_reverse": Algorithm(
+        tawac_thin.ReverseConfig,
+        tawac_thin.make_reverse,
+        inac.modules,
+        in_sample_flops.tawac_reverse_run,
+        "TAWAC for a policy of bounded support, by reverse KL from a cloned behaviour policy",
+        drawn=True,
+    ),
     "inac": Algorithm(
         inac.InACConfig,
         inac.make,
@@ -158,6 +175,7 @@ AGENTS: dict[str, Algorithm] = {
         td3.modules,
         flops.td3_bc_run,
         "TD3 on a fixed dataset, its actor held to the actions in it",
+        drawn=True,
     ),
     "bc": Algorithm(
         bc.BCConfig,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from sparserl_jax.agents.agent import Agent, Range
 from sparserl_jax.agents.in_sample import WEIGHTS, InSample, InSampleConfig
 from sparserl_jax.agents.optimise import Loss
-from sparserl_jax.distributions import exp_q
+from sparserl_jax.distributions import exp_q, ln_q
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity.contract import Events, Sparsifier
 
@@ -59,6 +59,29 @@ class TAWACConfig(InSampleConfig):
             )
 
 
+def evaluated(common: InSample) -> dict[str, Callable[[Any, Any, jax.Array], Loss]]:
+    """L_V and L_Q."""
+
+    def value_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
+        return common.value_error(batch, common.drawn(state, batch.obs, key)[0])
+
+    def critic_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
+        return common.bellman(state, batch, common.drawn(state, batch.closing_obs, key)[0])
+
+    return {"value": value_loss, "critic": critic_loss}
+
+
+def weight_of(config: TAWACConfig, advantage: jax.Array, temperature: jax.Array) -> jax.Array:
+    """What an action of that advantage weighs.
+
+    The exponent is held where the weight reaches its bound: beyond it an exponential overflows, and the gradient of the
+    clip, for whoever asks, would be 0 times infinity.
+    """
+    q = 2.0 - config.q
+    most = ln_q(jnp.float32(WEIGHTS[1]), q)
+    return jnp.clip(exp_q(jnp.minimum(advantage / temperature, most), q), *WEIGHTS)
+
+
 def make(
     config: TAWACConfig,
     obs_dim: int,
@@ -70,18 +93,9 @@ def make(
     `td3.make`, with a third network, `value`."""
     common = InSample(config, obs_dim, action_dim, sparsifiers, events)
 
-    def value_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
-        """L_V."""
-        return common.value_error(batch, common.drawn(state, batch.obs, key)[0])
-
-    def critic_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
-        """L_Q."""
-        return common.bellman(state, batch, common.drawn(state, batch.closing_obs, key)[0])
-
     def actor_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         """L_pi."""
         advantage = common.advantage(state, batch, key)
-        weight = exp_q(advantage / state.traced.temperature, 2.0 - config.q)
-        return common.likelihood(batch, jnp.clip(weight, *WEIGHTS))
+        return common.likelihood(batch, weight_of(config, advantage, state.traced.temperature))
 
-    return common.learner({"value": value_loss, "critic": critic_loss, "actor": actor_loss})
+    return common.learner({**evaluated(common), "actor": actor_loss})

@@ -101,5 +101,10 @@ def make(
     events: dict[str, Events],
 ) -> Agent:
     """TD3+BC for observations of length `obs_dim` and actions of length `action_dim`; arguments and settings as of
-    `td3.make`."""
-    return td3.make(config, obs_dim, action_dim, sparsifiers, events, objective)
+    `td3.make`.
+
+    Its policy is one action in every state, so that this one is what a draw from it is: suites may compare it with
+    policies whose actions are drawn.
+    """
+    made = td3.make(config, obs_dim, action_dim, sparsifiers, events, objective)
+    return made._replace(sample_policy=lambda params, obs, key: made.policy(params, obs))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +87,18 @@ def load(path: Path, box: checks.Box) -> OfflineDataset:
 
 def card(path: Path | str) -> dict[str, Any]:
     """The card of a file that `save` wrote."""
-    return _open(Path(path))[1]
+    return _open(Path(path), ())[1]
 
 
-def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    names = ("card", *OfflineDataset._fields)
+def _open(
+    path: Path, names: Sequence[str] = OfflineDataset._fields
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of these names, and the card."""
     with (
         checks.readable(path, f"a dataset of this package ({FORMAT})"),
         np.load(path, allow_pickle=False) as file,
     ):
-        arrays = {name: file[name] for name in names}
+        arrays = {name: file[name] for name in ("card", *names)}
         card = json.loads(str(arrays.pop("card")))
         found = card["format"]
     if found != FORMAT:

@@ -26,6 +26,16 @@ class Normal(NamedTuple):
     mean: jax.Array
     log_std: jax.Array
 
+    @property
+    def mode(self) -> jax.Array:
+        """The middle, [..., action]."""
+        return self.mean
+
+    @property
+    def support(self) -> tuple[jax.Array, jax.Array]:
+        """Lowest and highest actions that can be drawn: none is too far."""
+        return jnp.full_like(self.mean, -jnp.inf), jnp.full_like(self.mean, jnp.inf)
+
     def sample(self, key: jax.Array) -> jax.Array:
         """Actions [..., action]."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)

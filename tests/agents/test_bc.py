@@ -90,13 +90,13 @@ def test_it_clones_and_keeps_its_budget(lab):
     assert near < 0.85 * np.abs(data.action).mean()
 
 
-def test_only_stochastic_policies_are_drawn_from(lab):
-    stochastic = lab.config.policy != bc.DETERMINISTIC
-    assert (lab.agent.sample_policy is not None) == stochastic
-    if stochastic:
-        params, _, _ = lab.agent.deployed(lab.begin())
-        obs = transitions(0).obs
-        drawn = np.stack([lab.agent.sample_policy(params, obs, jax.random.key(i)) for i in range(3)])
+def test_draws_of_a_deterministic_policy_are_its_one_action(lab):
+    params, _, _ = lab.agent.deployed(lab.begin())
+    obs = transitions(0).obs
+    drawn = np.stack([lab.agent.sample_policy(params, obs, jax.random.key(i)) for i in range(3)])
+    if lab.config.policy == bc.DETERMINISTIC:
+        np.testing.assert_array_equal(drawn, np.stack([lab.agent.policy(params, obs)] * 3))
+    else:
         assert np.ptp(drawn, axis=0).min() > 0 and np.abs(drawn).max() < 1
 
 

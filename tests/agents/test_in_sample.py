@@ -242,7 +242,7 @@ def test_policies_that_logged_actions_lie_outside_of_are_refused_in_one_sentence
         config(policy="thin")
     told = str(error.value)
     assert f"agent '{name}': a policy 'thin' gives logged actions outside its support no likelihood" in told
-    assert "give one of squashed, fat, student, beta" in told and "\n" not in told
+    assert "give one of squashed, normal, fat, student, beta" in told and "\n" not in told
 
 
 def test_the_registry_knows_whose_policies_can_be_drawn_from():

@@ -56,6 +56,7 @@ def test_densities_are_those_of_the_law_and_of_draws(kind):
     half = np.cbrt(1.5 * scale)
     expected = {
         "squashed": lambda a: stats.norm([0.3, -0.4], scale).logpdf(np.arctanh(a)) - np.log(1 - a**2),
+        "normal": lambda a: stats.norm(mean, scale).logpdf(a),
         "thin": lambda a: np.log((half**2 - (a - mean) ** 2) / (2 * scale)),
         "fat": lambda a: stats.cauchy(mean, np.sqrt(scale)).logpdf(a),
         "student": lambda a: stats.t(soft(0.7) + 1 + 1e-6, mean, scale**2).logpdf(a),
@@ -140,12 +141,12 @@ def test_draws_lie_in_the_box_and_move_with_the_outputs(kind):
 
 @pytest.mark.parametrize("kind, low, high", [
     ("thin", -14.0, 0.0), ("fat", -math.log(1000), math.log(1000)),
-    ("squashed", -20.0, 2.0), ("student", -28.0, 0.0),
+    ("squashed", -20.0, 2.0), ("normal", -5.0, 2.0), ("student", -28.0, 0.0),
 ])  # fmt: skip
 def test_log_scales_are_held(kind, low, high):
     tail = [[0.0]] if kind == "student" else []
     law = at(kind, [0.0, 0.0], [-99.0, 99.0], *tail).law
-    found = law.log_std if kind == "squashed" else law.log_scale
+    found = law.log_std if kind in ("squashed", "normal") else law.log_scale
     np.testing.assert_allclose(found, [low, high], atol=1e-5)
 
 

@@ -92,3 +92,11 @@ def test_it_does_not_explore(lab, state):
     explored, mean = lab.act(state, obs, explore=True)
     np.testing.assert_array_equal(explored, mean)
     assert not hasattr(TD3BCConfig(), "exploration_noise") and "exploration_noise" not in TD3BCConfig.TRACED
+
+
+def test_a_draw_from_it_is_its_one_action(lab, state):
+    """Where the actions of other policies are drawn."""
+    params, _, _ = lab.agent.deployed(state)
+    obs = conformance.batch(7).obs
+    drawn = lab.agent.sample_policy(params, obs, jax.random.key(0))
+    np.testing.assert_array_equal(drawn, lab.agent.policy(params, obs))

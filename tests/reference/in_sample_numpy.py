@@ -228,11 +228,13 @@ def gradient(loss: Callable[[], float], params: Any, step: float = 1e-6) -> dict
 
 
 def updated(
-    agent: str, nets: dict[str, Any], batch: Any, k: Any, noise: np.ndarray, adam: Adam
+    agent: str | Mapping[str, Loss], nets: dict[str, Any], batch: Any, k: Any, noise: np.ndarray, adam: Adam
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Networks and the losses of one update; `k` holds the agent's numbers by their names. BC goes by its policy."""
+    """Networks and the losses of one update; `k` holds the agent's numbers by their names. BC goes by its policy, and
+    what is not above by its losses."""
     nets, losses = copy.deepcopy(nets), {}
-    for name, loss in {**LOSSES, **CLONING}[agent].items():
+    own = {**LOSSES, **CLONING}[agent] if isinstance(agent, str) else agent
+    for name, loss in own.items():
         before = copy.deepcopy(nets)
 
         def now(loss: Loss = loss, before: Any = before) -> float:

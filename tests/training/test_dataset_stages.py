@@ -257,10 +257,10 @@ def test_recipes_that_need_a_replay_are_refused(name: str, asked: str):
 
 
 def test_policies_that_are_not_drawn_from_are_refused():
-    of = training(evaluation=Evaluation(80, 4, 8, sampled=True))
+    of = small.training(evaluation=Evaluation(120, 4, 8, sampled=True))
     with pytest.raises(
         UserError,
-        match=r"evaluation\.sampled: actions cannot be drawn.*agent 'td3_bc'; drop it, or take one of sac, iql, fttpo_",
+        match=r"evaluation\.sampled: actions cannot be drawn.*agent 'td3'; drop it, or take one of sac, iql, fttpo_",
     ):
         _ = group(runs(of))[0].agent
 
