@@ -160,6 +160,11 @@ class Range(NamedTuple):
         return f"{whole}in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
 
 
+def one_action(policy: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The `Agent.sample_policy` of a deterministic policy: a draw from one action in every state is that one."""
+    return lambda params, obs, key: policy(params, obs)
+
+
 def refuse_idle(config: Any, name: str, where: str) -> None:
     """Refuse a value for a setting that changes nothing in this configuration of an algorithm (its `NEEDS`, if any).
 

@@ -17,7 +17,7 @@ import jax
 
 from sparserl_jax.agents import in_sample, td3
 from sparserl_jax.agents.actor_critic import Modules
-from sparserl_jax.agents.agent import Agent, Range
+from sparserl_jax.agents.agent import Agent, Range, one_action
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig, cloner, squared_error
 from sparserl_jax.agents.policies import COVERING, policy_of
 from sparserl_jax.errors import UserError, suggest
@@ -80,14 +80,7 @@ def make(
     parts = modules(config.hidden, action_dim, config.network, policy=config.policy)
     given = (obs_dim, action_dim), sparsifiers["actor"], events["actor"]
     if config.policy == DETERMINISTIC:
-        # A draw from one action in every state is that one.
-        return cloner(
-            config,
-            parts,
-            squared_error(parts.policy),
-            *given,
-            lambda params, obs, key: parts.policy(params, obs),
-        )
+        return cloner(config, parts, squared_error(parts.policy), *given, one_action(parts.policy))
     head = policy_of(config.policy, config.hidden, action_dim, config.network)
 
     def each(params: Params, batch: Any) -> jax.Array:

@@ -37,11 +37,10 @@ import numpy as np
 
 from sparserl_jax.agents.actor_critic import ActorCritic, Modules
 from sparserl_jax.agents.agent import LATER, Agent, Range, check_network, refuse_idle
-from sparserl_jax.agents.in_sample import WEIGHTS, InSample, mean
+from sparserl_jax.agents.in_sample import InSample, mean, tsallis
 from sparserl_jax.agents.optimise import Loss, Network, StepInfo, init_network
 from sparserl_jax.agents.policies import Distribution, Policy, policy_of
 from sparserl_jax.agents.targets import discounts
-from sparserl_jax.distributions import exp_q
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.layers import leaf, with_leaf
 from sparserl_jax.networks import TwinCritic, Value
@@ -321,7 +320,7 @@ def make(
     def proposal_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         """L_f, its weights by the online critics."""
         advantage = common.advantage(state, batch, key)
-        weight = jnp.clip(exp_q(advantage / state.traced.temperature, config.weight_q), *WEIGHTS)
+        weight = tsallis(advantage, state.traced.temperature, config.weight_q)
 
         def loss(params: Params) -> tuple[jax.Array, None]:
             return -mean(

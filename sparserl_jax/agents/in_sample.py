@@ -23,8 +23,9 @@ import numpy as np
 from sparserl_jax.agents.actor_critic import ActorCritic, Modules
 from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
 from sparserl_jax.agents.optimise import Loss, Network
-from sparserl_jax.agents.policies import COVERING, Distribution, policy_of
+from sparserl_jax.agents.policies import COVERING, Distribution, Policy, policy_of
 from sparserl_jax.agents.targets import discounts, n_step_return
+from sparserl_jax.distributions import exp_q, ln_q
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import TwinCritic, Value
 from sparserl_jax.sparsity.contract import Events, Evidence, Params, Sparsifier
@@ -70,14 +71,15 @@ class InSampleConfig:
         check_network(self)
         policy_of(self.policy, self.hidden, 1, self.network)  # refuses kinds that there are not
         if self.policy not in self.POLICIES:
-            raise UserError(
-                f"agent '{self.name}': a policy '{self.policy}' gives logged actions outside its support no likelihood "
-                f"to learn from; give one of {', '.join(COVERING)}, or take the agent 'fttpo_corrected', which trains "
-                "such a policy on draws of its own."
-                if self.POLICIES == COVERING
-                else f"agent '{self.name}' is about policies of bounded support: give policy = \"thin\", or take the "
-                "agent 'tawac'."
-            )
+            raise UserError(f"agent '{self.name}'{self.refusal()}")
+
+    def refusal(self) -> str:
+        """Why its policy is none of POLICIES that it learns, behind its name."""
+        return (
+            f": a policy '{self.policy}' gives logged actions outside its support no likelihood to learn from; give "
+            f"one of {', '.join(self.POLICIES)}, or take the agent 'fttpo_corrected', which trains such a policy on "
+            "draws of its own."
+        )
 
     def traced(self, source: str = "released") -> Any:
         """The traced numbers, as NumPy arrays; the same for a recipe of either `source`."""
@@ -128,6 +130,16 @@ def mean(batch: Any, each: jax.Array) -> jax.Array:
 def exponential(advantage: jax.Array, temperature: jax.Array) -> jax.Array:
     """Weights min(exp(A / temperature), 100) of logged actions, `[batch]`."""
     return jnp.minimum(jnp.exp(advantage / temperature), LARGEST_WEIGHT)
+
+
+def tsallis(advantage: jax.Array, temperature: jax.Array, q: float) -> jax.Array:
+    """Weights exp_q(A / temperature) in WEIGHTS, `[batch]`: TAWAC's and FtTPO's.
+
+    The exponent is held where the weight reaches its bound: beyond it an exponential overflows, and the gradient of the
+    clip, for whoever asks, would be 0 times infinity.
+    """
+    most = ln_q(jnp.float32(WEIGHTS[1]), q)
+    return jnp.clip(exp_q(jnp.minimum(advantage / temperature, most), q), *WEIGHTS)
 
 
 class InSample(ActorCritic):
@@ -209,11 +221,12 @@ class InSample(ActorCritic):
 
         return loss
 
-    def likelihood(self, batch: Any, weight: jax.Array | float) -> Loss:
-        """Mean of -weight log pi(a | s) over the logged actions."""
+    def likelihood(self, batch: Any, weight: jax.Array | float, policy: Policy | None = None) -> Loss:
+        """Mean of -weight log pi(a | s) over the logged actions; pi is the agent's own where no `policy` is given."""
+        head = self._head if policy is None else policy
 
         def loss(params: Params) -> tuple[jax.Array, None]:
-            return -mean(batch, weight * self.distribution(params, batch.obs).log_density(batch.action)), None
+            return -mean(batch, weight * head.distribution(params, batch.obs).log_density(batch.action)), None
 
         return loss
 

@@ -17,12 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Agent, Range
-from sparserl_jax.agents.in_sample import WEIGHTS, InSample, InSampleConfig
+from sparserl_jax.agents.in_sample import InSample, InSampleConfig, tsallis
 from sparserl_jax.agents.optimise import Loss
-from sparserl_jax.distributions import exp_q, ln_q
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity.contract import Events, Sparsifier
 
@@ -71,17 +69,6 @@ def evaluated(common: InSample) -> dict[str, Callable[[Any, Any, jax.Array], Los
     return {"value": value_loss, "critic": critic_loss}
 
 
-def weight_of(config: TAWACConfig, advantage: jax.Array, temperature: jax.Array) -> jax.Array:
-    """What an action of that advantage weighs.
-
-    The exponent is held where the weight reaches its bound: beyond it an exponential overflows, and the gradient of the
-    clip, for whoever asks, would be 0 times infinity.
-    """
-    q = 2.0 - config.q
-    most = ln_q(jnp.float32(WEIGHTS[1]), q)
-    return jnp.clip(exp_q(jnp.minimum(advantage / temperature, most), q), *WEIGHTS)
-
-
 def make(
     config: TAWACConfig,
     obs_dim: int,
@@ -96,6 +83,6 @@ def make(
     def actor_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         """L_pi."""
         advantage = common.advantage(state, batch, key)
-        return common.likelihood(batch, weight_of(config, advantage, state.traced.temperature))
+        return common.likelihood(batch, tsallis(advantage, state.traced.temperature, 2.0 - config.q))
 
     return common.learner({**evaluated(common), "actor": actor_loss})

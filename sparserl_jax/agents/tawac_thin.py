@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from sparserl_jax.agents.agent import Agent
-from sparserl_jax.agents.in_sample import WEIGHTS, InSample, mean
+from sparserl_jax.agents.in_sample import WEIGHTS, InSample, mean, tsallis
 from sparserl_jax.agents.inac import State
 from sparserl_jax.agents.optimise import Loss
 from sparserl_jax.agents.policies import policy_of
-from sparserl_jax.agents.tawac import TAWACConfig, evaluated, weight_of
+from sparserl_jax.agents.tawac import TAWACConfig, evaluated
 from sparserl_jax.sparsity.contract import Events, Params, Sparsifier
 
 DRAWS = 100
@@ -44,17 +44,19 @@ class NearestConfig(TAWACConfig):
     name: str = "tawac_nearest"
     policy: str = "thin"
 
+    def refusal(self) -> str:
+        """As of `InSampleConfig.refusal`."""
+        return " is about policies of bounded support: give policy = \"thin\", or take the agent 'tawac'."
+
 
 @dataclasses.dataclass(frozen=True)
-class ReverseConfig(TAWACConfig):
+class ReverseConfig(NearestConfig):
     """Hyper-parameters of `tawac_reverse`, as of TAWAC. The clone of the behaviour is a normal, whose deviation has a
     floor: a squashed one collapses where logged actions lie on the edge of the box, and its slope is in the loss."""
 
-    POLICIES: ClassVar[tuple[str, ...]] = ("thin",)
     NETWORKS: ClassVar[tuple[str, ...]] = ("actor", "critic", "value", "behaviour")
 
     name: str = "tawac_reverse"
-    policy: str = "thin"
 
 
 def replaced(policy: Any, action: jax.Array, key: jax.Array) -> jax.Array:
@@ -79,7 +81,7 @@ def make_nearest(
     def actor_loss(state: Any, batch: Any, key: jax.Array) -> Loss:
         value_key, draw_key = jax.random.split(key)
         advantage = common.advantage(state, batch, value_key)
-        weight = weight_of(config, advantage, state.traced.temperature)
+        weight = tsallis(advantage, state.traced.temperature, 2.0 - config.q)
 
         def loss(params: Params) -> tuple[jax.Array, None]:
             policy = common.distribution(params, batch.obs)
@@ -105,11 +107,7 @@ def make_reverse(
 
     def behaviour_loss(state: State, batch: Any, key: jax.Array) -> Loss:
         """L_b."""
-
-        def loss(params: Params) -> tuple[jax.Array, None]:
-            return -mean(batch, clone.distribution(params, batch.obs).log_density(batch.action)), None
-
-        return loss
+        return common.likelihood(batch, 1.0, clone)
 
     def actor_loss(state: State, batch: Any, key: jax.Array) -> Loss:
         """L_pi."""
@@ -121,7 +119,7 @@ def make_reverse(
         def loss(params: Params) -> tuple[jax.Array, None]:
             action, log_density = common.distribution(params, batch.obs).sample_with_density(draw_key)
             advantage = common.worst(critic, batch.obs, action) - baseline
-            weight = weight_of(config, advantage, state.traced.temperature)
+            weight = tsallis(advantage, state.traced.temperature, 2.0 - config.q)
             counted = (weight > WEIGHTS[0]).astype(jnp.float32)
             share = jnp.maximum(mean(batch, counted), 1.0 / len(counted))
             each = log_density - behaviour.log_density(action) - jnp.log(weight)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sparserl_jax.agents import td3
-from sparserl_jax.agents.agent import LATER, Agent, Range, check_network
+from sparserl_jax.agents.agent import LATER, Agent, Range, check_network, one_action
 from sparserl_jax.agents.targets import discounts
 from sparserl_jax.sparsity.contract import Events, Sparsifier
 
@@ -107,4 +107,4 @@ def make(
     policies whose actions are drawn.
     """
     made = td3.make(config, obs_dim, action_dim, sparsifiers, events, objective)
-    return made._replace(sample_policy=lambda params, obs, key: made.policy(params, obs))
+    return made._replace(sample_policy=one_action(made.policy))

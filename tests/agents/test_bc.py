@@ -58,11 +58,7 @@ def test_losses_and_whole_updates_are_those_of_the_restatement(lab):
         batch = transitions(update)
         state, metrics = lab.update(state, batch, update)
         nets, losses = oracle.updated(lab.config.policy, nets, batch, {"learning_rate": 1e-2}, noise, adam)
-        np.testing.assert_allclose(metrics["actor_loss"], losses["actor"], rtol=1e-5, atol=1e-6)
-        for path, array in oracle.arrays(networks(state)["actor"]).items():
-            np.testing.assert_allclose(
-                array, oracle.arrays(nets["actor"])[path], atol=1e-4, err_msg=str(path)
-            )
+        oracle.assert_agree(metrics, losses, networks(state), nets)
     assert set(metrics["events"]) == {"actor"} == set(lab.agent.ticks(3))
 
 

@@ -29,7 +29,7 @@ from sparserl_jax.training import Run, recipe
 from tests.reference import fttpo_numpy as oracle
 from tests.reference import small
 from tests.reference.conformance import EVIDENCE, equal, host, zero_outside
-from tests.reference.in_sample_numpy import arrays, double
+from tests.reference.in_sample_numpy import assert_agree, double
 from tests.reference.ppo_numpy import Adam
 
 OBS, ACTION, SIZE = 3, 2, 12
@@ -131,15 +131,7 @@ def test_losses_and_whole_updates_are_those_of_the_restatement(config, updates):
         batch = transitions(update)
         state, metrics = lab.update(state, batch, update)
         nets, losses = oracle.updated(nets, batch, told(config), NOISE, adam)
-        for network, loss in losses.items():
-            np.testing.assert_allclose(
-                metrics[f"{network}_loss"], loss, rtol=1e-5, atol=2e-6, err_msg=network
-            )
-        for network, params in networks(state).items():
-            for path, array in arrays(params).items():
-                np.testing.assert_allclose(
-                    array, arrays(nets[network])[path], atol=3e-5, err_msg=f"{network} {path}"
-                )
+        assert_agree(metrics, losses, networks(state), nets, loss_atol=2e-6, atol=3e-5)
     assert set(metrics["events"]) == set(NETWORKS) == set(lab.agent.ticks(3))
 
 

@@ -115,15 +115,7 @@ def test_losses_and_whole_updates_are_those_of_the_restatement(name):
         batch = transitions(update)
         state, metrics = lab.update(state, batch, update)
         nets, losses = oracle.updated(name, nets, batch, numbers(lab), NOISE, adam)
-        for network, loss in losses.items():
-            np.testing.assert_allclose(
-                metrics[f"{network}_loss"], loss, rtol=1e-5, atol=1e-6, err_msg=network
-            )
-        for network, params in networks(state).items():
-            for path, array in oracle.arrays(params).items():
-                np.testing.assert_allclose(
-                    array, oracle.arrays(nets[network])[path], atol=1e-4, err_msg=f"{network} {path}"
-                )
+        oracle.assert_agree(metrics, losses, networks(state), nets)
     assert set(metrics["events"]) == set(losses) == set(lab.agent.ticks(3))
 
 

@@ -247,3 +247,23 @@ def updated(
             for path, target in arrays(nets["target_critic"]).items():
                 target += k["tau"] * (arrays(nets["critic"])[path] - target)
     return nets, losses
+
+
+def assert_agree(
+    metrics: Mapping[str, Any],
+    losses: Mapping[str, float],
+    found: Mapping[str, Any],
+    nets: Mapping[str, Any],
+    loss_atol: float = 1e-6,
+    atol: float = 1e-4,
+) -> None:
+    """The losses and parameters, by network, of an update and of its re-statement."""
+    for network, loss in losses.items():
+        np.testing.assert_allclose(
+            metrics[f"{network}_loss"], loss, rtol=1e-5, atol=loss_atol, err_msg=network
+        )
+    for network, params in found.items():
+        for path, array in arrays(params).items():
+            np.testing.assert_allclose(
+                array, arrays(nets[network])[path], atol=atol, err_msg=f"{network} {path}"
+            )
