@@ -1,8 +1,8 @@
 """Every Program of every shipped suite can be lowered for accelerators on a machine that has none.
 
-Lowering finds an operation that a platform lacks; it compiles nothing and needs neither data nor device. The operations
-of a Program are those of its learner and those of its environment, whatever its numbers (members, seeds, sparsities,
-periods): every kind of learner and every environment of the shipped suites is lowered once.
+Lowering finds an operation that a platform lacks; it compiles nothing and needs no device. The operations of a Program
+are those of its learner and those of its environment, whatever its numbers (members, seeds, sparsities, periods): every
+kind of learner and every environment of the shipped suites is lowered once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 import jax
 import pytest
 
+from sparserl_jax import envs
 from sparserl_jax.bench import paths, suites
 from sparserl_jax.bench import plan as plans
-from sparserl_jax.training.program import Program, group
+from sparserl_jax.training.program import Program
 
-HOST = ("gymnasium",)
-"""Prefixes of environments that run on the host, of which there is no program to lower."""
 LONG = ("brax:ant", "brax:halfcheetah", "brax:hopper", "brax:walker2d")
 """Environments that take more than a few seconds to trace."""
 
@@ -43,10 +42,12 @@ def cases() -> Iterator[Any]:
     """Programs that hold all there is, each named by the first suite that has it."""
     seen: set[Any] = set()
     for name in paths.suite_names():
-        for program in group([run for _, _, run in suites.read(paths.suite_path(name)).runs()]):
+        suite = suites.read(paths.suite_path(name))
+        for program in plans.make(suite, describe=lambda source: envs.make(source).spec).programs:
             env = program.training.env
-            kinds = {env, learner(program)}
-            if env.partition(":")[0] in HOST or kinds <= seen:
+            kinds = {learner(program)} if program.host else {learner(program), env}
+            # Of what is stepped on the host only the updates are a program; those are lowered with other environments.
+            if program.stepped_on_host or kinds <= seen:
                 continue
             seen |= kinds
             marks = [pytest.mark.slow] if env.partition("?")[0] in LONG else []
