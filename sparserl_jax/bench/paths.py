@@ -5,23 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.shipped import checkout, data_folder
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def checkout() -> Path | None:
-    """Root of the repository this package is imported from (an editable install), None for an installed wheel."""
-    root = _PACKAGE.parent
-    return root if (root / "pyproject.toml").is_file() and (root / "benchmarks" / "suites").is_dir() else None
-
-
-def data_folder(kind: str) -> Path:
-    """Folder of shipped data: `suites` or `published`.
-
-    In a checkout this is `benchmarks/<kind>`; the wheel carries the same files as `sparserl_jax/_data/<kind>`.
-    """
-    root = checkout()
-    return root / "benchmarks" / kind if root is not None else _PACKAGE / "_data" / kind
+__all__ = ["checkout", "data_folder", "published_path", "suite_names", "suite_path"]
 
 
 def suite_names() -> list[str]:

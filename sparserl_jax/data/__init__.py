@@ -3,6 +3,7 @@
 d4rl:PATH              an HDF5 file of D4RL                  options: timeouts=keep (default) or drop
 minari:PATH            the folder of a Minari dataset
 npz:PATH               a file of this package, as `save` writes it
+shipped:NAME           such a file that comes with the package: hopper-medium-replay, hopper-medium-expert
 
 A path alone says its kind by what it ends in: `.hdf5` or `.h5`, `.npz`; a folder is Minari's.
 """
@@ -18,14 +19,17 @@ from sparserl_jax.data import archive, checks, d4rl, minari
 from sparserl_jax.data.archive import card, save
 from sparserl_jax.data.dataset import OfflineDataset
 from sparserl_jax.data.written import split
-from sparserl_jax.errors import UserError, located
+from sparserl_jax.errors import UserError, located, suggest
+from sparserl_jax.shipped import data_folder
 
 __all__ = ["OfflineDataset", "card", "load", "save", "split"]
 
+SHIPPED = "shipped"
 KINDS: dict[str, tuple[Callable[..., OfflineDataset], frozenset[str]]] = {
     "d4rl": (d4rl.load, frozenset({"timeouts"})),
     "minari": (minari.load, frozenset()),
     "npz": (archive.load, frozenset()),
+    SHIPPED: (archive.load, frozenset()),
 }
 """Loader and its options, by the prefix of a source."""
 ENDINGS = {".hdf5": "d4rl", ".h5": "d4rl", ".npz": "npz"}
@@ -52,11 +56,16 @@ def parse(source: str, folder: Path | None = None) -> Source:
     if kind not in KINDS or not colon:
         kind, name = "", head
     path = (Path() if folder is None else folder) / os.path.expanduser(name)
+    if kind == SHIPPED:
+        path = data_folder("datasets") / f"{name}.npz"
+        names = sorted(file.stem for file in path.parent.glob("*.npz"))
+        if name not in names:
+            raise suggest(name, names, "shipped dataset")
     kind = (
         kind or ENDINGS.get(path.suffix.lower(), "") or ("minari" if name and checks.is_folder(path) else "")
     )
     if not kind or not name:
-        kinds = ", ".join(f"{kind}:PATH" for kind in KINDS)
+        kinds = ", ".join(f"{kind}:{'NAME' if kind == SHIPPED else 'PATH'}" for kind in KINDS)
         raise UserError(
             f"'{head}' names no file of a kind that is known; write one of {kinds}, or a path that ends in "
             f"{', '.join(ENDINGS)} or is the folder of a Minari dataset."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sparserl_jax import shipped
 from sparserl_jax.bench import paths
 from sparserl_jax.errors import UserError
 
@@ -48,7 +49,7 @@ def test_installed_package_uses_its_own_data(tmp_path, monkeypatch):
     suites = tmp_path / "sparserl_jax" / "_data" / "suites"
     suites.mkdir(parents=True)
     (suites / "quick.toml").write_text("")
-    monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "sparserl_jax")
+    monkeypatch.setattr(shipped, "_PACKAGE", tmp_path / "sparserl_jax")
     assert paths.checkout() is None
     assert paths.suite_path("quick") == suites / "quick.toml"
     assert paths.published_path("rlx2") is None

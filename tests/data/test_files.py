@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sparserl_jax.data import OfflineDataset, load, save
 from sparserl_jax.errors import UserError
+from sparserl_jax.shipped import data_folder
 from tests.reference import offline_files as files
 
 ENDS = [(4, True), (3, False), (1, True), (5, False)]
@@ -66,6 +67,14 @@ def test_all_layouts_hold_the_same_transitions(tmp_path: Path, seed: int) -> Non
     same(flat, load(f"minari:{files.write_arrow(tmp_path / 'arrow', made)}", **files.SPACE))
     save(tmp_path / "own.npz", flat, source="test", action_low=files.LOW, action_high=files.HIGH)
     same(flat, load(f"npz:{tmp_path / 'own.npz'}", **files.SPACE))
+
+
+@pytest.mark.parametrize("name", ["hopper-medium-replay", "hopper-medium-expert"])
+def test_a_shipped_dataset_is_found_by_name_from_any_folder(tmp_path: Path, monkeypatch, name: str) -> None:
+    own = data_folder("datasets") / f"{name}.npz"
+    monkeypatch.chdir(tmp_path)
+    space = {"obs_dim": 11, "action_low": -np.ones(3), "action_high": np.ones(3)}
+    same(load(f"npz:{own}", **space), load(f"shipped:{name}", folder=tmp_path, **space))
 
 
 @pytest.mark.parametrize("stored", [True, False])

@@ -83,6 +83,7 @@ def test_no_transitions_are_left(tmp_path: Path) -> None:
 def test_sources_are_checked_before_files(tmp_path: Path) -> None:
     refused("hdf5:a", "d4rl:PATH, minari:PATH, npz:PATH")
     refused("d4rl", "d4rl:PATH, minari:PATH, npz:PATH")
+    refused("shipped:hopper-medium-replai", "did you mean 'hopper-medium-replay'")
     refused("d4rl:a?timeouts=perhaps", "keep or drop")
     refused("d4rl:a?timeout=drop", "no option 'timeout'", "timeouts")
     refused("npz:a?timeouts=drop", "it has none")
