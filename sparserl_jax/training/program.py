@@ -41,9 +41,12 @@ STAGES = ("init", "warm_up", "train", "evaluate", "harvest")
 """The jitted functions of a Program; each is compiled once. There is no `warm_up` where no replay is learned from."""
 ONCE = {"xla_backend_optimization_level": "0"}
 """Compiler options, on CPUs, of stages that run once: fully optimised, `init` takes as long to compile as `train`."""
-FILLS_A_CORE = 20_000_000
+ALONE = 1_500_000
 """Products of one forward pass of a batch through all networks from which a CPU core is better off with one member at a
-time (TD3 on two cores, updates/s one by one and batched: see `benchmarks/perf --sections ways`)."""
+time. On two cores, speed of one by one over batched, in order of products: DQN 2x64 0.85, BC 2x64 0.8, TD3 2x64 1.25,
+SAC 2x64 1.5, DQN 2x128 1.5, FtTPO 2x64 1.45; TD3 up to 2x256: `benchmarks/perf --sections ways`."""
+FILLS_A_CORE = 20_000_000
+"""Such products from which one member's updates are worth a core of their own where environments run on the host."""
 WAVE = 3
 """Such members that a core computes in one call where environments run on the host: one at a time would be copied at
 every step, more drive each other out of its caches (`benchmarks/perf --sections waves`)."""
@@ -220,30 +223,28 @@ class Program:
 
     @cached_property
     def layout(self) -> Layout:
-        """Its members over the local devices. Where they train on the host: on cores that a member fills, in
-        waves; else on one device."""
+        """Its members over the local devices. Where they train on the host: on cores that a member fills, in waves;
+        else on one device."""
         layout = Layout.of(len(self.runs))
         if not self.stepped_on_host:
             return layout
-        if layout.on_cpu and self.fills_a_core:
+        if layout.on_cpu and self.products >= FILLS_A_CORE:
             return layout.in_waves(WAVE)
         return dataclasses.replace(layout, devices=layout.devices[:1])
 
     @property
-    def fills_a_core(self) -> bool:
-        """Whether an update of one member keeps a CPU core busy."""
-        products = sum(
-            layer.size * layer.copies * (layer.positions or 1)
-            for table in self.agent.layers.values()
-            for layer in table
+    def products(self) -> int:
+        """Products of one forward pass of a batch through all networks of a member."""
+        layers = [layer for table in self.agent.layers.values() for layer in table]
+        return self.training.agent.batch_size * sum(
+            layer.size * layer.copies * (layer.positions or 1) for layer in layers
         )
-        return self.training.agent.batch_size * products >= FILLS_A_CORE
 
     @property
     def one_by_one(self) -> bool:
-        """Whether a device trains its members one after another: on CPUs, where one fills a core, and several at once
-        only drive each other out of its caches."""
-        return self.layout.on_cpu and not self.stepped_on_host and self.fills_a_core
+        """Whether a device trains its members one after another: on CPUs, where several at once only drive each other
+        out of a core's caches."""
+        return self.layout.on_cpu and not self.stepped_on_host and self.products >= ALONE
 
     @cached_property
     def shared(self) -> tuple[Any, ...]:

@@ -92,11 +92,11 @@ def test_members_one_after_another_are_the_members_batched():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), loop(*given), batch(*given))
 
 
-def test_on_cpus_a_member_that_fills_a_core_trains_alone_and_ends_as_in_a_batch(monkeypatch):
+def test_on_cpus_a_member_of_many_products_trains_alone_and_ends_as_in_a_batch(monkeypatch):
     """Alone it has the very bits it has among others: its arithmetic knows nothing of them."""
     batched = small.program()
     assert not batched.one_by_one
-    monkeypatch.setattr("sparserl_jax.training.program.FILLS_A_CORE", 1)
+    monkeypatch.setattr("sparserl_jax.training.program.ALONE", 1)
     among = small.program()
     assert among.one_by_one
     ends = {outcome.run.id: outcome for outcome in training.execute(among)}
