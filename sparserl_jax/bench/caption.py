@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sparserl_jax.bench import algorithms, partial, tickets, tuning
 from sparserl_jax.bench.statistics import MARGIN
 
@@ -111,6 +113,7 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
         f"matched: lower bound >= {-MARGIN:g}, worse: upper bound < {-MARGIN:g}, else undecided (with the seeds that "
         "would decide)."
     )
+    lines.extend(_luck(suite, found, blocks, window))
     lines.append(
         "P(beats dense): chance that a run of the arm scores above a run of dense, ties counting half. Delta to tiny: "
         "the same difference to the narrow dense network at the same sparsity with the same kind of targets (tiny_rvl "
@@ -132,6 +135,27 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     if found:
         lines.append(origin(found, settings["suite_hash"]))
     return lines
+
+
+def _luck(
+    suite: dict[str, Any], found: Sequence[dict[str, Any]], blocks: Sequence[Block], window: int
+) -> list[str]:
+    """What the episodes that all runs share may have done to every return: a standard error per environment, of dense
+    policies, from the spread of their final episodes."""
+    final = {record["run_id"]: record["result"]["final_returns"] for record in found}
+    told = []
+    for block in blocks:
+        spreads = [np.std(final[run]) for row in block.rows if row.role == "dense" for run in row.runs]
+        if spreads:
+            error = np.median(spreads) / np.sqrt(window * _numbers(suite)[block.env])
+            told.append(f"{block.env} {error:.2g}")
+    if not told:
+        return []
+    return [
+        "All runs are evaluated on the same episodes (initial states and random numbers). Their luck is in every "
+        "return and in no interval; differences between rows are mostly free of it. Standard error of a dense "
+        f"return by it: {', '.join(told)}."
+    ]
 
 
 def _widths(suite: dict[str, Any]) -> list[str]:
@@ -186,10 +210,14 @@ def origin(found: Sequence[dict[str, Any]], suite_hash: str) -> str:
     )
 
 
+def _numbers(suite: dict[str, Any]) -> dict[str, int]:
+    """Episodes per evaluation, by environment."""
+    return {task["name"]: task.get("episodes") or suite["evaluation"]["episodes"] for task in suite["tasks"]}
+
+
 def _episodes(suite: dict[str, Any]) -> str:
     """Episodes per evaluation, environment by environment where they differ."""
-    usual = suite["evaluation"]["episodes"]
-    numbers = {task["name"]: task.get("episodes") or usual for task in suite["tasks"]}
+    numbers = _numbers(suite)
     if len(set(numbers.values())) == 1:
         return str(next(iter(numbers.values())))
     return ", ".join(f"{number} on {name}" for name, number in numbers.items())
