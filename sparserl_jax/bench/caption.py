@@ -142,10 +142,11 @@ def _luck(
 ) -> list[str]:
     """What the episodes that all runs share may have done to every return: a standard error per environment, of dense
     policies, from the spread of their final episodes."""
-    final = {record["run_id"]: record["result"]["final_returns"] for record in found}
+    results = {record["run_id"]: record["result"] for record in found}
     told = []
     for block in blocks:
-        spreads = [np.std(final[run]) for row in block.rows if row.role == "dense" for run in row.runs]
+        dense = [results[run] for row in block.rows if row.role == "dense" for run in row.runs]
+        spreads = [np.std(result["final_returns"]) for result in dense if result["status"] == "ok"]
         if spreads:
             error = np.median(spreads) / np.sqrt(window * _numbers(suite)[block.env])
             told.append(f"{block.env} {error:.2g}")

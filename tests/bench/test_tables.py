@@ -296,6 +296,25 @@ def test_a_diverged_run_never_lifts_a_curve(tmp_path: Path):
     assert "enters at the lowest return of any curve on its environment." in caption
 
 
+def test_the_luck_of_the_episodes_that_all_runs_share_is_told_as_a_standard_error(tmp_path: Path):
+    """Returns of dense scatter by 60 and are means of two evaluations with 5 episodes; one run has none."""
+
+    def final(outcome):
+        if outcome.run.arm == "dense" and outcome.run.seed == 0:
+            return dataclasses.replace(
+                outcome, status="diverged", final_returns=np.full(4, np.nan, np.float32)
+            )
+        apart = 60.0 if outcome.run.arm == "dense" else 1.0
+        return dataclasses.replace(outcome, final_returns=np.float32([-apart, -apart, apart, apart]))
+
+    fake.finished(tmp_path / "x", fake.make_plan(environments=fake.SUITE["environments"][:1]), change=final)
+    found = summary.summarise(tmp_path / "x")
+    said = next(
+        line for line in found.caption if line.startswith("All runs are evaluated on the same episodes")
+    )
+    assert said.endswith(f"by it: {found.blocks[0].env} 19.")  # 60 / sqrt(10)
+
+
 def test_where_lines_are_many_only_dense_has_a_band(folder: Path, monkeypatch):
     def bands() -> tuple[int, int, str]:
         figure, _ = plots.learning_curves(summary.summarise(folder), folder)
