@@ -134,6 +134,12 @@ def short_name(env: str) -> str:
     return f"{name.partition(':')[2] or name}" + (f" [{values}]" if values else "")
 
 
+def steps_of(summary: Summary, env: str) -> str:
+    """What the step of a curve counts: updates where nothing is done in the environment."""
+    tasks = {task["name"]: task for task in summary.settings["suite"]["tasks"]}
+    return "updates" if "dataset" in tasks[env] else "environment steps"
+
+
 def frame(rows: int, columns: int, names: Sequence[str]) -> tuple[Figure, np.ndarray, float, float]:
     """A figure with a grid of axes [rows, columns], the bottom of a legend of these `names` as a fraction of its
     height, and its height in inches."""

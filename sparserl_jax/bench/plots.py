@@ -99,7 +99,7 @@ CROWD = 15
 
 
 def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
-    """IQM return over environment steps: a panel per sparsity, new rows for every environment; and its data as CSV."""
+    """IQM return over steps: a panel per sparsity, new rows for every environment; and its data as CSV."""
     curves, arms = _curves(summary, root), figures.arms_of(summary)
     parts = [
         (block, panels[start : start + MOST_COLUMNS])
@@ -142,7 +142,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
             axes.set_ylim(low, high)
             _cut(axes, block, whole=True)
             axes.xaxis.set_major_formatter(figures.thousands)
-            axes.set_xlabel("environment steps")
+            axes.set_xlabel(figures.steps_of(summary, block.env))
         line[0].set_ylabel("return")
     figures.heading(figure, summary, "Learning curves", height)
     figures.legend(figure, handles, bottom)

@@ -108,7 +108,7 @@ def figure_of(block: Block, panel: figures.Panel, found: Bands, summary: Summary
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
     for axes in list(grid.flat)[max(0, len(names) - COLUMNS) : len(names)]:
-        axes.set_xlabel("environment steps")
+        axes.set_xlabel(figures.steps_of(summary, block.env))
     figures.heading(figure, summary, f"Diagnostics of {figures.short_name(block.env)}, {panel.title}", height)
     figures.legend(figure, handles, bottom)
     figures.caption(figure, summary, _words(rows, names))

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -160,3 +161,12 @@ def test_style_and_colours_are_those_of_the_other_figures(drawn):
         line for line in drawn[0].axes[0].lines if len(line.get_xdata()) == 20 and line.get_zorder() == 3
     )
     assert line.get_color() == figures.COLOURS["dense"]
+
+
+def test_curves_count_updates_where_nothing_is_done_in_the_environment():
+    tasks = [
+        {"name": "own:Treatment-III", "dataset": "own:random?episodes=50"},
+        {"name": "gymnax:Pendulum-v1"},
+    ]
+    drawn: Any = SimpleNamespace(settings={"suite": {"tasks": tasks}})
+    assert [figures.steps_of(drawn, task["name"]) for task in tasks] == ["updates", "environment steps"]
