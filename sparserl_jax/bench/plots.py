@@ -229,8 +229,11 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
                     float(row.value.lower), float(row.value.upper), color=own, alpha=0.1, linewidth=0
                 )
                 handles[row.arm] = axes.axhline(
-                    float(row.value.value), color=own, linewidth=2.0 if row.role == "dense" else 1.4, zorder=2
-                )
+                    float(row.value.value), color=own, linewidth=2.0 if row.role == "dense" else 1.4, zorder=2,
+                    # As in the curves: at the ends of the line.
+                    marker="" if row.arm in figures.COLOURS else figures.marker(row.arm, arms),
+                    markersize=4.5, clip_on=False,
+                )  # fmt: skip
         for name in [*names, *dict.fromkeys(row.arm for row in swept if row.role == "placebo")]:
             mine = sorted((row for row in swept if row.arm == name), key=lambda row: row.sparsity)
             own = figures.colour(name, arms)
