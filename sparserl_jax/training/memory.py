@@ -10,10 +10,9 @@ from sparserl_jax.accelerator import give_back_freed_memory
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.sharding import Layout, devices
 
-
 MAPPINGS = 30_000
-"""Memory mappings from which compiled programs are forgotten. Linux gives a process 65,530 by default, a compiled Program
-of a large update takes 3,500 of them on CPUs, and one that gets none ends the process without a word."""
+"""Memory mappings from which compiled programs are forgotten. Linux gives a process 65,530 by default, a compiled
+Program of a large update takes 3,500 of them on CPUs, and one that gets none ends the process without a word."""
 
 
 def forget_compiled() -> None:
