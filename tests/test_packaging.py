@@ -140,12 +140,12 @@ def test_wheel_holds_the_package_and_its_suites_only(tmp_path):
     for suite in (ROOT / "benchmarks" / "suites").glob("*.toml"):
         assert f"sparserl_jax/_data/suites/{suite.name}" in names
     asked = [
-        line.split('"')[1].removeprefix("../")
+        line.split('"')[1].removeprefix("shipped:")
         for suite in (ROOT / "benchmarks" / "suites").glob("*.toml")
         for line in suite.read_text(encoding="utf-8").splitlines()
-        if line.startswith('dataset = "../')
+        if line.startswith('dataset = "shipped:')
     ]
-    assert asked and all(f"sparserl_jax/_data/{path}" in names for path in asked)
+    assert asked and all(f"sparserl_jax/_data/datasets/{name}.npz" in names for name in asked)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
         "from sparserl_jax.bench import paths\n"
