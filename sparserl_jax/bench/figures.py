@@ -86,6 +86,11 @@ def marker(arm: str, arms: list[str]) -> str:
     return SPARE_MARKERS[others.index(arm) // len(SPARE) % len(SPARE_MARKERS)]
 
 
+def line_marker(arm: str, arms: list[str]) -> str:
+    """The marker on an arm's lines: none where its colour is its own; spare colours come round again."""
+    return "" if arm in COLOURS else marker(arm, arms)
+
+
 def arms_of(summary: Summary) -> list[str]:
     """All arms of the suite, in order."""
     return [arm["name"] for arm in summary.settings["suite"]["arms"]]

@@ -134,8 +134,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
                 (handles[figures.name_of(row)],) = axes.plot(
                     curve["step"], curve["iqm"], color=own, linewidth=width,
                     linestyle=(0, (3, 1.5)) if dashed else "-", zorder=3, markersize=3.4, markevery=3,
-                    # Spare colours come round again.
-                    marker="" if row.arm in figures.COLOURS else figures.marker(row.arm, arms),
+                    marker=figures.line_marker(row.arm, arms),
                 )  # fmt: skip
             axes.set_title(f"{figures.short_name(block.env)}, {panel.title}", loc="left")
             axes.set_xlim(0, curve["step"][-1])
@@ -230,8 +229,7 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
                 )
                 handles[row.arm] = axes.axhline(
                     float(row.value.value), color=own, linewidth=2.0 if row.role == "dense" else 1.4, zorder=2,
-                    # As in the curves: at the ends of the line.
-                    marker="" if row.arm in figures.COLOURS else figures.marker(row.arm, arms),
+                    marker=figures.line_marker(row.arm, arms),
                     markersize=4.5, clip_on=False,
                 )  # fmt: skip
         for name in [*names, *dict.fromkeys(row.arm for row in swept if row.role == "placebo")]:

@@ -55,12 +55,7 @@ def parse(source: str, folder: Path | None = None) -> Source:
     kind, colon, name = head.partition(":")
     if kind not in KINDS or not colon:
         kind, name = "", head
-    path = (Path() if folder is None else folder) / os.path.expanduser(name)
-    if kind == SHIPPED:
-        path = data_folder("datasets") / f"{name}.npz"
-        names = sorted(file.stem for file in path.parent.glob("*.npz"))
-        if name not in names:
-            raise suggest(name, names, "shipped dataset")
+    path = _shipped(name) if kind == SHIPPED else (folder or Path()) / os.path.expanduser(name)
     kind = (
         kind or ENDINGS.get(path.suffix.lower(), "") or ("minari" if name and checks.is_folder(path) else "")
     )
@@ -76,6 +71,14 @@ def parse(source: str, folder: Path | None = None) -> Source:
     if options.get("timeouts", d4rl.TIMEOUTS[0]) not in d4rl.TIMEOUTS:
         raise UserError(f"timeouts is '{options['timeouts']}'; it is {' or '.join(d4rl.TIMEOUTS)}.")
     return Source(kind, path, options)
+
+
+def _shipped(name: str) -> Path:
+    """The file of a dataset that comes with the package."""
+    files = {file.stem: file for file in data_folder("datasets").glob("*.npz")}
+    if name not in files:
+        raise suggest(name, list(files), "shipped dataset")
+    return files[name]
 
 
 def load(
