@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparserl_jax.bench import caption as captions
 from sparserl_jax.bench import records
-from sparserl_jax.bench.summary import Block, Row, Summary
+from sparserl_jax.bench.summary import Block, Row, Summary, task_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,8 +141,7 @@ def short_name(env: str) -> str:
 
 def steps_of(summary: Summary, env: str) -> str:
     """What the step of a curve counts: updates where nothing is done in the environment."""
-    tasks = {task["name"]: task for task in summary.settings["suite"]["tasks"]}
-    return "updates" if "dataset" in tasks[env] else "environment steps"
+    return "updates" if "dataset" in task_of(summary.settings, env) else "environment steps"
 
 
 def frame(rows: int, columns: int, names: Sequence[str]) -> tuple[Figure, np.ndarray, float, float]:

@@ -260,7 +260,6 @@ def _one(
     `places`: folders with finished runs that it may take from. `found`: where this process's results come from, as
     `provenance.collect` saw it before any training.
     """
-    from sparserl_jax.training import memory
 
     plan = queue.plan
     planned = plan.of(program)
@@ -280,7 +279,6 @@ def _one(
         more: dict[str, Any] = {}
         if queue.unsure(program):
             more["rehearsed"] = lambda seconds, compiling: queue.rehearsed(program, seconds, compiling)
-        memory.forget_compiled()
         outcomes = execute(program, folder=checkpoints, deadline=deadline, progress=live, **more)
         said = {**found, "created_utc": provenance.now()}
         if begun != provenance.origin(found):

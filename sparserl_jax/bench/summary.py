@@ -51,13 +51,23 @@ class Summary:
     origins: tuple[str, ...] = ()
 
 
-def levels_of(settings: dict[str, Any], env: str) -> dict[str, float | None]:
-    """Declared random, reference, learned and failure level of an environment."""
+def task_of(settings: dict[str, Any], env: str) -> dict[str, Any]:
+    """What the suite declares of an environment.
+
+    Raises:
+        UserError: the suite does not have it.
+    """
     task = next((task for task in settings["suite"]["tasks"] if task["name"] == env), None)
     if task is None:
         raise UserError(
             f"there are records of {env}, which {records.CONFIGURATION} beside them does not have."
         )
+    return task
+
+
+def levels_of(settings: dict[str, Any], env: str) -> dict[str, float | None]:
+    """Declared random, reference, learned and failure level of an environment."""
+    task = task_of(settings, env)
     failed = task["failed"]
     if failed is None and task["random"] is not None and task["learned"] is not None:
         failed = 0.5 * (task["random"] + task["learned"])
@@ -66,8 +76,7 @@ def levels_of(settings: dict[str, Any], env: str) -> dict[str, float | None]:
 
 def known_of(settings: dict[str, Any], env: str) -> dict[str, float]:
     """Declared returns of policies that nobody learned."""
-    task: dict[str, Any] = next(task for task in settings["suite"]["tasks"] if task["name"] == env)
-    return task.get("known", {})
+    return task_of(settings, env).get("known", {})
 
 
 def fallback_of(

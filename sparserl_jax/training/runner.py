@@ -115,6 +115,7 @@ class Execution:
         """Compile, if it fits."""
         self.program.check_given()
         name, layout = self.program.name, self.program.layout
+        memory.forget_compiled()
         memory.check(self.program.memory(), layout, name)
         self.progress.stage(name, "compiling")
         began = time.perf_counter()

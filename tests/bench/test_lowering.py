@@ -2,7 +2,7 @@
 
 Lowering finds an operation that a platform lacks; it compiles nothing and needs no device. The operations of a Program
 are those of its learner and those of its environment, whatever its numbers (members, seeds, sparsities, periods): every
-kind of learner and every environment of the shipped suites is lowered once.
+environment of the shipped suites is lowered once, and every agent once with each thing that changes its operations.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ LONG = ("brax:ant", "brax:halfcheetah", "brax:hopper", "brax:walker2d")
 """Environments that take more than a few seconds to trace."""
 
 
-def learner(program: Program) -> tuple[Any, ...]:
-    """What decides which operations its networks, replay and loop hold."""
+def kinds(program: Program) -> set[Any]:
+    """What decides which operations its networks, replay and loop hold, and those of what it steps itself."""
     training, agent = program.training, program.training.agent
-    return (
-        agent.name,
-        agent.network,
-        program.family,
-        program.n_max > 1,
-        program.keep_mean,
-        program.runs[0].masks is not None,
-        training.num_envs > 1,
-        training.matmul_precision,
-        training.schedule.topology_interval < training.updates,
-    )
+    learner = {
+        "network": agent.network,
+        "multi_step": program.n_max > 1,
+        "averaged": program.keep_mean,
+        "given_masks": program.runs[0].masks is not None,
+        "parallel": training.num_envs > 1,
+        "precision": training.matmul_precision,
+        "events": training.schedule.topology_interval < training.updates,
+    }
+    masks = {("family", program.family)}  # made by the same code for all agents
+    return {(agent.name, *item) for item in learner.items()} | masks | (set() if program.host else {training.env})
 
 
 def cases() -> Iterator[Any]:
@@ -44,13 +44,14 @@ def cases() -> Iterator[Any]:
     for name in paths.suite_names():
         suite = suites.read(paths.suite_path(name))
         for program in plans.make(suite, describe=lambda source: envs.make(source).spec).programs:
-            env = program.training.env
-            kinds = {learner(program)} if program.host else {learner(program), env}
+            env, here = program.training.env, kinds(program)
             # Of what is stepped on the host only the updates are a program; those are lowered with other environments.
-            if program.stepped_on_host or kinds <= seen:
+            if program.stepped_on_host or here <= seen:
                 continue
-            seen |= kinds
-            marks = [pytest.mark.slow] if env.partition("?")[0] in LONG else []
+            known = any(agent == program.training.agent.name for agent, *_ in seen)
+            seen |= here
+            # The quick ones: every agent once, in an environment that is soon traced.
+            marks = [pytest.mark.slow] if known or env.partition("?")[0] in LONG else []
             called = f"{program.training.agent.name}-{plans.slug(env)}-n{program.n_max}-{name}"
             yield pytest.param(program, id=called, marks=marks)
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 from pathlib import Path
 
-import jax
 import pytest
 from rich.console import Console
 
@@ -17,7 +16,6 @@ from sparserl_jax.bench import provenance, records, schema
 from sparserl_jax.bench import run as runs
 from sparserl_jax.bench.progress import Interrupt, Live
 from sparserl_jax.errors import UserError
-from sparserl_jax.training import memory
 from sparserl_jax.training.runner import Stopped
 from tests.bench import fake
 
@@ -39,18 +37,6 @@ def test_finished_records_are_skipped_and_only_their_programs(tmp_path: Path):
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=again)
     assert again.programs == ["gymnax-Pendulum-v1-n3"]
     assert lost.is_dir() and kept.stat().st_mtime_ns == before
-
-
-@pytest.mark.parametrize(("most", "kept"), [(10**9, 1), (0, 0)])
-def test_compiled_programs_are_forgotten_before_mappings_run_out(
-    tmp_path: Path, monkeypatch, most: int, kept: int
-):
-    earlier = jax.jit(lambda x: x + most)
-    earlier(1.0)
-    monkeypatch.setattr(memory, "MAPPINGS", most)
-    plan = fake.make_plan(**SMALL)
-    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
-    assert earlier._cache_size() == kept
 
 
 def test_a_record_of_another_configuration_is_not_finished_here(tmp_path: Path):

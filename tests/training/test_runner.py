@@ -9,14 +9,26 @@ import numpy as np
 import pytest
 
 from sparserl_jax.envs import Step, evaluate
+from sparserl_jax.errors import UserError
 from sparserl_jax.networks import Actor
-from sparserl_jax.training import Evaluation, Run, Stopped, checkpoint, execute, group, recipe, runner
+from sparserl_jax.training import Evaluation, Run, Stopped, checkpoint, execute, group, memory, recipe, runner
 from tests.reference import small
 
 DIAGNOSTICS = {
     "env_step", "update", "return", "critic_loss", "actor_loss", "q", "critic_grad_norm", "actor_grad_norm",
     "buffer", "overlap_actor", "overlap_critic", "last_return", "episodes", "invalid", "broken",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("most", "kept"), [(10**9, 1), (0, 0)])
+def test_compiled_programs_are_forgotten_before_mappings_run_out(program, monkeypatch, most: int, kept: int):
+    earlier = jax.jit(lambda x: x + most)
+    earlier(1.0)
+    monkeypatch.setattr(memory, "MAPPINGS", most)
+    monkeypatch.setattr(memory, "available", lambda used=None: 0)
+    with pytest.raises(UserError, match="0 members fit"):  # so that nothing is compiled here
+        execute(program)
+    assert earlier._cache_size() == kept
 
 
 def test_one_outcome_per_run_in_order(program, outcomes):
