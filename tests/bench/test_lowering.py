@@ -35,7 +35,11 @@ def kinds(program: Program) -> set[Any]:
         "events": training.schedule.topology_interval < training.updates,
     }
     masks = {("family", program.family)}  # made by the same code for all agents
-    return {(agent.name, *item) for item in learner.items()} | masks | (set() if program.host else {training.env})
+    return (
+        {(agent.name, *item) for item in learner.items()}
+        | masks
+        | (set() if program.host else {training.env})
+    )
 
 
 def cases() -> Iterator[Any]:
