@@ -240,6 +240,7 @@ def test_another_agent_and_masks_in_another_place_are_refused(source: Path):
         )
 
 
+@pytest.mark.slow
 def test_a_continued_training_acts_with_the_given_policy_until_it_learns(
     source: Path, tmp_path: Path, capsys
 ):

@@ -35,6 +35,7 @@ def change(folder: Path, edit) -> None:
     (folder / "record.json").write_text(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_every_member_of_a_real_training_is_reproduced_bit_for_bit(original: Path, capsys):
     for folder in sorted(original.iterdir()):
         compared = evaluate.reproduce(saved.find(folder))

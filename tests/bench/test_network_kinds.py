@@ -45,6 +45,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained.train(tmp_path_factory.mktemp("cnn") / "x", env=ENV, seeds=2, **DQN)
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_cnn_passes_the_check_and_its_policy_is_reproduced(original: Path):
     assert check.check(original.parents[1]) == []
     result = records.read(original / RUN)["result"]

@@ -52,6 +52,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- what leaves a run -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_of_sac_passes_the_check(original: Path):
     assert check.check(original.parents[1]) == []
     record = records.read(original / RUN)

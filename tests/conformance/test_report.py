@@ -31,6 +31,7 @@ def test_every_promise_has_a_planted_fault():
     assert set(FAULTS) == {name for name, *_ in report.PROMISES}
 
 
+@pytest.mark.slow
 def test_a_method_that_keeps_its_promises_is_found_to(capsys, monkeypatch):
     assert broken(GOOD) == {}
     assert cli.run(["conformance", "tests.conformance.faults:GOOD"]) == 0

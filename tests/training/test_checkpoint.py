@@ -119,6 +119,7 @@ def test_checkpoint_with_any_file_missing_or_cut_is_never_restored_wrongly(folde
     assert expect(folder, 20) == []
 
 
+@pytest.mark.slow
 def test_checkpoint_with_any_bit_flipped_is_never_restored_wrongly(folder):
     rng = np.random.default_rng(0)
     for path in files_of(folder):

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_executing_stopping_and_resuming_compile_each_stage_once_and_nothing_else(tmp_path):
     """Counted by XLA's own events in a fresh process, from the first line to the outcomes."""
     # Quicker compilation changes neither what is compiled nor how often.

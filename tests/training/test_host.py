@@ -38,6 +38,7 @@ def outcomes(program, built):
         return execute(program)
 
 
+@pytest.mark.slow
 def test_a_host_program_is_told_from_a_compiled_one_and_plans_its_compilations(program, built):
     assert isinstance(program.env, HostEnvironment) and program.host
     assert program.compilations == len(HOST_STAGES) == len(built[0])
@@ -48,6 +49,7 @@ def test_a_host_program_is_told_from_a_compiled_one_and_plans_its_compilations(p
     assert program.memory() > 2 * replay
 
 
+@pytest.mark.slow
 def test_host_loop_computes_what_the_compiled_loop_computes(outcomes):
     """The same environment in both: the same masks, and networks and curves equal to rounding of the updates."""
     for ours, theirs in zip(outcomes, execute(host_toys.program(host_toys.Pull())), strict=True):

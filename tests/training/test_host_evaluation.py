@@ -104,6 +104,7 @@ def test_an_environment_that_writes_into_one_array_is_recorded_as_it_was():
     assert ours.sha256 == theirs.sha256 and len(ours.reward) == 7 and ours.terminated[-1]
 
 
+@pytest.mark.slow
 def test_what_is_trained_and_seen_is_that_of_the_compiled_environment(outcomes, logged):
     for ours, theirs in zip(outcomes, execute(program(host_toys.Pull(), logged)), strict=True):
         jax.tree.map(np.testing.assert_array_equal, ours.masks, theirs.masks)
@@ -158,6 +159,7 @@ def test_data_that_would_be_made_in_compiled_stages_are_refused():
         _ = program(host_toys.HostPull(), None, "own:random?episodes=5").env
 
 
+@pytest.mark.slow
 def test_actions_are_drawn_alike_for_all_members_whoever_plays_beside_them(logged):
     agent = BCConfig(hidden=(8,), batch_size=8)
     both = execute(
@@ -177,6 +179,7 @@ def test_actions_are_drawn_alike_for_all_members_whoever_plays_beside_them(logge
     assert len(np.unique(same[0].final_returns)) == 8
 
 
+@pytest.mark.slow
 def test_a_budget_that_ends_before_or_after_an_evaluation_loses_nothing(
     outcomes, logged, tmp_path: Path, monkeypatch
 ):

@@ -59,6 +59,7 @@ def assert_undisturbed(env, folder, moments, **changes):
     return found
 
 
+@pytest.mark.slow
 def test_hopper_stopped_at_any_step_and_resumed_ends_undisturbed(quickly, tmp_path, monkeypatch):
     """Before the first step, in the warm-up, in the middle of a dispatch, where an evaluation was just made."""
     pytest.importorskip("mujoco")
@@ -68,6 +69,7 @@ def test_hopper_stopped_at_any_step_and_resumed_ends_undisturbed(quickly, tmp_pa
     assert found[0].episodes > 5 and found[1].events["critic"] > 2
 
 
+@pytest.mark.slow
 def test_a_stop_between_an_evaluation_and_its_point_does_not_count_the_look_twice(
     quickly, tmp_path, monkeypatch
 ):
@@ -104,6 +106,7 @@ def test_mujoco_environments_resume_to_the_same_bits(quickly, tmp_path, monkeypa
     assert_undisturbed(f"gymnasium:{name}", tmp_path / "run", (37, 391, 853), **changes)
 
 
+@pytest.mark.slow
 def test_environments_that_are_not_repeatable_go_on_with_new_episodes_and_the_record_says_so(
     quickly, tmp_path
 ):

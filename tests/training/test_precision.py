@@ -40,6 +40,7 @@ def test_every_product_of_every_stage_has_the_declared_precision(name, told):
         assert found and set(found) <= {told, ""} and (told == "DEFAULT" or "" not in found), stage
 
 
+@pytest.mark.slow
 def test_a_function_without_a_precision_is_left_as_it_is():
     assert precise(np.sin, None) is np.sin
     assert program(None).lower()["train"].as_text() == program("default").lower()["train"].as_text()

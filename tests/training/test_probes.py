@@ -113,6 +113,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("agent", "probe", "num_envs", "delay"), CASES)
 def test_critics_learn_the_known_value_of_every_action_at_every_sparsity(agent, probe, num_envs, delay):
     obs, action = grid(probe)

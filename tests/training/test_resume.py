@@ -38,6 +38,7 @@ def checkpoints(folder):
     return sorted(path for path in folder.glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_run_stopped_by_its_deadline_at_several_points_and_resumed_is_undisturbed(
     program, outcomes, tmp_path, clock
 ):

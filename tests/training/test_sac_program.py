@@ -42,6 +42,7 @@ def outcomes(program):
     return execute(program)
 
 
+@pytest.mark.slow
 def test_all_arms_train_in_one_program_and_keep_their_counts(program, outcomes):
     assert "-sac-drop_grow-n3-" in program.name and program.compilations == 5
     for outcome in outcomes:

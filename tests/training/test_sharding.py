@@ -92,6 +92,7 @@ def test_members_one_after_another_are_the_members_batched():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), loop(*given), batch(*given))
 
 
+@pytest.mark.slow
 def test_on_cpus_a_member_of_many_products_trains_alone_and_ends_as_in_a_batch(monkeypatch):
     """Alone it has the very bits it has among others: its arithmetic knows nothing of them."""
     batched = small.program()
@@ -195,6 +196,7 @@ def assert_close(ours, theirs, tolerance=1e-5):
             np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["many", "many-one", "one-many"])
 def test_uneven_population_on_eight_devices_ends_as_on_one_also_when_resumed_on_the_other(eleven, way):
     folder, _ = eleven
