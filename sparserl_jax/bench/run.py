@@ -260,7 +260,6 @@ def _one(
     `places`: folders with finished runs that it may take from. `found`: where this process's results come from, as
     `provenance.collect` saw it before any training.
     """
-
     plan = queue.plan
     planned = plan.of(program)
     checkpoints = folder / "programs" / program.name

@@ -22,7 +22,7 @@ LONG = ("brax:ant", "brax:halfcheetah", "brax:hopper", "brax:walker2d")
 """Environments that take more than a few seconds to trace."""
 
 
-def kinds(program: Program) -> set[Any]:
+def kinds(program: Program) -> set[tuple[Any, ...]]:
     """What decides which operations its networks, replay and loop hold, and those of what it steps itself."""
     training, agent = program.training, program.training.agent
     learner = {
@@ -34,17 +34,16 @@ def kinds(program: Program) -> set[Any]:
         "precision": training.matmul_precision,
         "events": training.schedule.topology_interval < training.updates,
     }
-    masks = {("family", program.family)}  # made by the same code for all agents
-    return (
-        {(agent.name, *item) for item in learner.items()}
-        | masks
-        | (set() if program.host else {training.env})
-    )
+    found = {(agent.name, *item) for item in learner.items()}
+    found.add(("family", program.family))  # its masks are made by the same code for all agents
+    if not program.host:
+        found.add(("environment", training.env))
+    return found
 
 
 def cases() -> Iterator[Any]:
     """Programs that hold all there is, each named by the first suite that has it."""
-    seen: set[Any] = set()
+    seen: set[tuple[Any, ...]] = set()
     for name in paths.suite_names():
         suite = suites.read(paths.suite_path(name))
         for program in plans.make(suite, describe=lambda source: envs.make(source).spec).programs:
@@ -52,7 +51,7 @@ def cases() -> Iterator[Any]:
             # Of what is stepped on the host only the updates are a program; those are lowered with other environments.
             if program.stepped_on_host or here <= seen:
                 continue
-            known = any(agent == program.training.agent.name for agent, *_ in seen)
+            known = any(kind[0] == program.training.agent.name for kind in seen)
             seen |= here
             # The quick ones: every agent once, in an environment that is soon traced.
             marks = [pytest.mark.slow] if known or env.partition("?")[0] in LONG else []

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sparserl_jax.data import OfflineDataset, load, save
 from sparserl_jax.errors import UserError
 from sparserl_jax.shipped import data_folder
+from sparserl_jax.training.datasets import best_of
 from tests.reference import offline_files as files
 
 ENDS = [(4, True), (3, False), (1, True), (5, False)]
@@ -75,6 +76,20 @@ def test_a_shipped_dataset_is_found_by_name_from_any_folder(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     space = {"obs_dim": 11, "action_low": -np.ones(3), "action_high": np.ones(3)}
     same(load(f"npz:{own}", **space), load(f"shipped:{name}", folder=tmp_path, **space))
+
+
+def test_the_best_episodes_of_medium_replay_stand_or_hop_and_fall() -> None:
+    """What docs/methods/offline.md and the suite offline_hopper say of the tenth with the largest returns."""
+    data = load("shipped:hopper-medium-replay", obs_dim=11, action_low=-np.ones(3), action_high=np.ones(3))
+    lengths = np.bincount(data.episode)
+    step = np.concatenate([np.arange(length) for length in lengths])
+    discounted = np.bincount(data.episode, data.reward * 0.99**step)
+    best = np.flatnonzero(best_of(data.returns, 0.1, np))
+    standing = best[lengths[best] == 1000]
+    assert (len(best), len(standing), np.median(lengths[best])) == (165, 7, 135)
+    assert round(lengths[standing].sum() / lengths[best].sum(), 2) == 0.21
+    assert [round(float(of[best].mean())) for of in (data.returns, discounted)] == [325, 132]
+    assert [round(float(of[standing].mean())) for of in (data.returns, discounted)] == [1047, 120]
 
 
 @pytest.mark.parametrize("stored", [True, False])
