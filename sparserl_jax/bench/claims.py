@@ -49,6 +49,12 @@ def suite_of(content: dict[str, Any]) -> Suite:
                 _tuning(arm.get("tuning")),
                 width=arm.get("width"),
                 agent=_agent(arm["agent"], f"{where} arms") if "agent" in arm else None,
+                by_environment=tuple(
+                    sorted(
+                        (env, tuple(sorted(own.items())))
+                        for env, own in arm.get("by_environment", {}).items()
+                    )
+                ),
                 **tickets.plain_fields(arm, f"{where} arms"),
             )
             for arm in content["arms"]

@@ -130,9 +130,9 @@ def check_unique(names: list[str], what: str, where: str) -> None:
         )
 
 
-def check_own_sparsities(tasks: Sequence[Task], sparsities: Sequence[float], where: str) -> bool:
-    """Whether the environments have sparsities of their own, as all of them must if one has; `sparsities`: those at
-    the top of the suite, which then say nothing."""
+def check_own_sparsities(tasks: Sequence[Task], sparsities: Sequence[float], where: str) -> None:
+    """All environments have sparsities of their own, or none; `sparsities`: those at the top of the suite, which say
+    nothing beside them."""
     own = [task for task in tasks if task.sparsity is not None]
     for task in tasks:
         require(
@@ -149,7 +149,6 @@ def check_own_sparsities(tasks: Sequence[Task], sparsities: Sequence[float], whe
         where,
         "'sparsities' at the top say nothing where every environment has its own; drop them, or give them to arms.",
     )
-    return bool(own)
 
 
 def check_seeds(arms: list[Arm], tasks: Sequence[Task], where: str) -> None:
@@ -161,7 +160,7 @@ def check_seeds(arms: list[Arm], tasks: Sequence[Task], where: str) -> None:
         critic = knob if own is None else own
         for seed in arm.seeds:
             taken = arm.ticket, arm.clone
-            key = (task.name, arm.recipe, arm.overrides, taken, arm.width, arm.agent, knob, critic, seed)
+            key = (task.name, arm.recipe, arm.values(task), taken, arm.width, arm.agent, knob, critic, seed)
             other = seen.setdefault(key, arm.name)
             require(
                 other == arm.name,

@@ -52,6 +52,7 @@ _LATER: tuple[str, ...] = (
     "matmul_precision",
 )
 _LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent", "grids", "known")
+_LATER += ("by_environment",)
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 UNWRITTEN = ("object", "logged")
 """Fields of `Task` that no file has."""
@@ -94,9 +95,9 @@ class Arm:
     `role` tells the table what the arm is for: `dense` (the arm others are compared with), `aa` (the same with other
     seeds: shows what chance alone does), `placebo` (must lose, or the task tells nothing), `method`. `sparsities`:
     of the actor; empty where the arm is trained at each environment's own. `overrides`: its own values of traced
-    settings; `tuning`: what they cost to find. `ticket`, `clone`: what its runs take from those of another arm, see
-    `bench/tickets.py`. `width`: factor on the widths of the hidden layers of all its networks; None: 1. `agent`: an
-    algorithm of its own; None: the suite's.
+    settings, `by_environment`: those of single environments; `tuning`: what they cost to find. `ticket`, `clone`: what
+    its runs take from those of another arm, see `bench/tickets.py`. `width`: factor on the widths of the hidden layers
+    of all its networks; None: 1. `agent`: an algorithm of its own; None: the suite's.
     """
 
     recipe: Recipe
@@ -111,6 +112,13 @@ class Arm:
     clone: str | None = None
     width: int | None = None
     agent: AgentConfig | None = None
+    by_environment: tunings.ByEnvironment = ()
+
+    def values(self, task: Task) -> tunings.Overrides:
+        """Its own values of traced settings on one environment."""
+        return tuple(
+            sorted({**dict(self.overrides), **dict(dict(self.by_environment).get(task.name, ()))}.items())
+        )
 
     def knobs(self, task: Task) -> tuple[tuple[float, float | None], ...]:
         """(sparsity of the actor, the critic's own or None where they are equal) of its runs on one environment."""
@@ -201,7 +209,7 @@ class Suite:
             training = dataclasses.replace(training, agent=dataclasses.replace(training.agent, hidden=wide))
         taken = tickets.sources(self.arms, arm, task, training, knobs, seed)
         training = training if arm.clone is None else tickets.cloning(training)
-        own = (training, arm.recipe, knobs[0], seed, arm.name, knobs[1], arm.overrides)
+        own = (training, arm.recipe, knobs[0], seed, arm.name, knobs[1], arm.values(task))
         return Run(*own, width=arm.width, **taken)
 
     @property
@@ -233,6 +241,8 @@ def plain(value: Any) -> Any:
         found = {name: getattr(value, name) for name in names}
         if found.get("overrides"):
             found["overrides"] = dict(found["overrides"])
+        if isinstance(value, Arm):
+            found["by_environment"] = {env: dict(own) for env, own in value.by_environment}
         if isinstance(value, Task):
             found = {k: v for k, v in found.items() if v is not None or k not in _LATER_OF_TASKS}
         return {name: plain(entry) for name, entry in found.items() if entry or name not in _LATER}
@@ -277,13 +287,14 @@ class _SuiteTable:
     matmul_precision: str | None = None
 
 
-def _arm(table: Any, number: int, top: _SuiteTable, own: bool, agent: AgentConfig, where: str) -> Arm:
-    """The `[[arms]]` block of a number from 1; `own`: the environments have sparsities of their own."""
+def _arm(table: Any, number: int, top: _SuiteTable, tasks: list[Task], agent: AgentConfig, where: str) -> Arm:
+    """The `[[arms]]` block of a number from 1."""
     require(isinstance(table, Mapping), where, f"arm {number} is a table with a recipe, not {table!r}.")
     table = dict(table)
     called = table.get("name", table.get("recipe", number))
     here = f"{where}, arm {called!r}"
     changes, values, wanted = table.pop("set", {}), table.pop("overrides", {}), table.pop("agent", None)
+    there = table.pop("by_environment", {})
     ticket = tickets.parse(table.pop("ticket", None), here)
     written = from_table(_ArmTable, table, here)
     with located(here):
@@ -306,7 +317,7 @@ def _arm(table: Any, number: int, top: _SuiteTable, own: bool, agent: AgentConfi
     )
     knobs = written.sparsities if written.sparsities is not None else fixed or top.sparsities
     require(
-        len(knobs) > 0 or (own and written.sparsities is None),
+        len(knobs) > 0 or (tasks[0].sparsity is not None and written.sparsities is None),
         where,
         f"arm '{name}' has no sparsity; give 'sparsities' here or at the top of the suite.",
     )
@@ -334,7 +345,10 @@ def _arm(table: Any, number: int, top: _SuiteTable, own: bool, agent: AgentConfi
         f"arm '{name}' has an algorithm of its own, which the arm that all others are compared with, its A/A, tickets "
         "and clones cannot have; drop 'agent'.",
     )
-    overrides = tunings.overrides_of(values, agent if other is None else other, f"{here}, overrides")
+    trained = agent if other is None else other
+    overrides = tunings.overrides_of(values, trained, f"{here}, overrides")
+    names = [task.name for task in tasks]
+    single = tunings.by_environment_of(there, trained, names, f"{here}, by_environment")
     seeds, width = tuple(range(first, first + count)), written.width
     require(
         width is None or (width >= 2 and role not in ("dense", "aa")),
@@ -342,7 +356,8 @@ def _arm(table: Any, number: int, top: _SuiteTable, own: bool, agent: AgentConfi
         f"arm '{name}' has width = {width}, but a width is a whole number from 2 on, and 1 for the arm that all others "
         "are compared with and its A/A; leave it out.",
     )
-    return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, ticket, written.clone, width, other)
+    own = (ticket, written.clone, width, other, single)
+    return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, *own)
 
 
 def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Suite:
@@ -394,14 +409,14 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
             require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
         if task.random is not None and task.learned is not None:
             require(task.learned > task.random, where, f"'{task.name}': learned must exceed random.")
-    own = check_own_sparsities(tasks, top.sparsities, where)
+    check_own_sparsities(tasks, top.sparsities, where)
     blocks = enumerate(arms, 1)
-    resolved = [_arm(entry, number, top, own, agent, f"{where} [[arms]]") for number, entry in blocks]
+    resolved = [_arm(entry, number, top, tasks, agent, f"{where} [[arms]]") for number, entry in blocks]
     check_unique([task.name for task in tasks], "environment", where)
     check_unique([arm.name for arm in resolved], "arm", where)
     dense = [arm for arm in resolved if arm.role == "dense"]
     require(len(dense) <= 1, where, "only one arm may have the role 'dense'.")
-    resolved = tunings.apply(resolved, tuned, agent, where)
+    resolved = tunings.apply(resolved, tuned, agent, [task.name for task in tasks], where)
     check_seeds(resolved, tasks, where)
     tickets.check(resolved, tasks, agent.name, where)
     tunings.check_equal(resolved, top.unequal_tuning, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,30 +25,37 @@ RESAMPLES = 2000
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """One trial: its values, its row of every environment, its score (IQM of z over seeds and environments, or of the
-    return where the only environment has no levels) with interval, and whether it is the one to take."""
+    return where the only environment has no levels) with interval, and the environments on which it is the one to
+    take: all or none, unless each has its own choice."""
 
     arm: str
     name: str
     values: dict[str, float]
     rows: tuple[Row, ...]
     score: statistics.Interval
-    chosen: bool = False
+    chosen: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A finished tuning. optimism: by how much the best of an arm's trials looks better than it is, by bootstrap."""
+    """A finished tuning. optimism: by how much the best of an arm's trials looks better than it is, by bootstrap; for
+    every environment where each has its own choice."""
 
     settings: dict[str, Any]
     environments: tuple[str, ...]
     trials: tuple[Trial, ...]
-    optimism: dict[str, float]
+    optimism: dict[str, tuple[float, ...]]
     records: tuple[dict[str, Any], ...]
 
     @property
     def of_z(self) -> bool:
         """Whether scores are z, or returns."""
         return self.trials[0].rows[0].z is not None
+
+    @property
+    def by_environment(self) -> bool:
+        """Whether each environment has its own choice."""
+        return bool(self.settings["suite"]["search"].get("by_environment"))
 
 
 def is_tuning(folder: Path) -> bool:
@@ -95,7 +103,10 @@ def outcome(folder: Path) -> Outcome:
     rows = {(row.arm, block.env): row for block in found.blocks for row in block.rows}
     environments = tuple(block.env for block in found.blocks)
     values = {arm["name"]: arm["overrides"] for arm in found.settings["suite"]["arms"]}
-    trials, bias = [], {}
+    every = range(len(environments))
+    groups = [[index] for index in every] if search.get("by_environment") else [list(every)]
+    trials: list[Trial] = []
+    biases: dict[str, list[float]] = {}
     for arm, names in search["trials"]:
         mine, scores = [], []
         for name in names:
@@ -106,10 +117,15 @@ def outcome(folder: Path) -> Outcome:
             score = statistics.bootstrap(statistics.iqm, x, rng=rng, resamples=RESAMPLES)
             mine.append(Trial(arm, name, values[name], own, score))
             scores.append(x)
-        best = int(np.argmax([float(trial.score.value) for trial in mine]))
-        mine[best] = dataclasses.replace(mine[best], chosen=True)
+        # Each of the groups of environments takes its best trial.
+        for group in groups:
+            there = np.stack(scores)[:, :, group]
+            best = int(np.argmax([statistics.iqm(one) for one in there]))
+            taken = tuple(environments[index] for index in group)
+            mine[best] = dataclasses.replace(mine[best], chosen=(*mine[best].chosen, *taken))
+            biases.setdefault(arm, []).append(optimism(there, np.random.default_rng(len(names))))
         trials += mine
-        bias[arm] = optimism(np.stack(scores), np.random.default_rng(len(names)))
+    bias = {arm: tuple(own) for arm, own in biases.items()}
     return Outcome(found.settings, environments, tuple(trials), bias, found.records)
 
 
@@ -118,9 +134,9 @@ def _interval(value: statistics.Interval, digits: str) -> str:
 
 
 def table(found: Outcome) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, trial by trial; the chosen one is marked."""
+    """Headings and cells, trial by trial; the chosen one is marked on each environment that takes it."""
     score = "score: IQM of z" if found.of_z else "score: IQM of return"
-    head = ["arm", "trial", "values", *found.environments, f"{score} [95 % CI]", "diverged", "chosen"]
+    head = ["arm", "trial", "values", *found.environments, f"{score} [95 % CI]", "diverged"]
     cells = []
     for trial in found.trials:
         seeds = len(trial.rows[0].seeds) * len(trial.rows)
@@ -129,10 +145,12 @@ def table(found: Outcome) -> tuple[list[str], list[list[str]]]:
                 trial.arm,
                 trial.name.rpartition("_t")[2],
                 tuning.values_text(trial.values),
-                *(_interval(row.value, ".5g") for row in trial.rows),
+                *(
+                    _interval(row.value, ".5g") + (" <-" if env in trial.chosen else "")
+                    for env, row in zip(found.environments, trial.rows, strict=True)
+                ),
                 _interval(trial.score, ".3f" if found.of_z else ".5g"),
                 f"{sum(row.diverged for row in trial.rows)} of {seeds}",
-                "<-" if trial.chosen else "",
             ]
         )
     return head, cells
@@ -145,7 +163,11 @@ def notes(found: Outcome) -> list[str]:
     equal = len(set(counts.values())) == 1
     unit = "z" if found.of_z else "return"
     # Below zero is the noise of the estimate: choosing the best never makes it look worse.
-    bias = "; ".join(f"{arm} {max(value, 0.0):.3g}" for arm, value in found.optimism.items())
+    bias = "; ".join(
+        f"{arm} {', '.join(f'{max(value, 0.0):.3g}' for value in own)}" for arm, own in found.optimism.items()
+    )
+    if found.by_environment:
+        bias += ", in the order of the environments"
     text = [
         "TUNING, NOT A RESULT: the score of a chosen trial is the largest of several on the seeds that chose it, so it "
         f"is biased upward, by about this much of {unit} or more (bootstrap): {bias}. Only runs on the suite's own "
@@ -159,7 +181,12 @@ def notes(found: Outcome) -> list[str]:
         f"random numbers. {caption.budget(found.settings)}.",
         f"Environments: interquartile mean of the return over seeds; score: interquartile mean of {unit} over seeds "
         "and environments; brackets: 95 % stratified bootstrap interval. A diverged run enters at the random policy's "
-        "score. Ties go to the earlier trial.",
+        "score. Ties go to the earlier trial. "
+        + (
+            "Each environment takes the trial that is best there (<-)."
+            if found.by_environment
+            else "All take the trial with the best score (<-)."
+        ),
     ]
     ends = _at_ends(found)
     if ends:
@@ -188,10 +215,11 @@ def _at_ends(found: Outcome) -> str:
     """Chosen values that are the smallest or largest of three or more that were tried."""
     ends = []
     for trial in (trial for trial in found.trials if trial.chosen):
+        where = f" on {' and '.join(trial.chosen)}" if found.by_environment else ""
         for name, tried in _grid_of(found, trial.arm).items():
             mine = {other.values.get(name) for other in found.trials if other.arm == trial.arm}
             if len(mine) > 2 and trial.values.get(name) in (min(tried), max(tried)):
-                ends.append(f"{name} of {trial.arm}")
+                ends.append(f"{name} of {trial.arm}{where}")
     return ", ".join(ends)
 
 
@@ -203,22 +231,37 @@ def tuned_toml(found: Outcome) -> str:
         f"{found.settings['suite_hash']}). Paste this at the end of the suite file.",
         "# How good these values are, only runs on the suite's own seeds say.",
     ]
-    chosen = {trial.arm: trial for trial in found.trials if trial.chosen}
+    untried = {arm["name"]: arm.get("by_environment", {}) for arm in found.settings["suite"]["arms"]}
+    chosen = {
+        (trial.arm, env): {**trial.values, **untried[trial.name].get(env, {})}
+        for trial in found.trials
+        for env in trial.chosen
+    }
     counts = {arm: len(names) for arm, names in search["trials"]}
     if len(set(counts.values())) > 1:
         text.append(f"# The arms had unequal numbers of trials ({_counts(counts)}): the suite must say")
         text.append("# `unequal_tuning = true` in its first lines.")
-    takers = [(arm, arm) for arm in chosen] + [(arm, source) for arm, source in search.get("chosen_for", [])]
+    takers = [(arm, arm) for arm in counts] + [(arm, source) for arm, source in search.get("chosen_for", [])]
     for arm, source in takers:
-        values = ", ".join(f"{name} = {value!r}" for name, value in chosen[source].values.items())
+        inline = [
+            "{ " + ", ".join(f"{name} = {value!r}" for name, value in chosen[source, env].items()) + " }"
+            for env in found.environments
+        ]
         text += [
             "",
             f"[tuned.{arm}]",
             f"trials = {counts[source]}",
             f"seeds = {list(search['seeds'])}",
             f'space_sha256 = "{tuning.space_sha256(_grid_of(found, source))}"',
-            f"overrides = {{ {values} }}",
         ]
+        if len(set(inline)) > 1:
+            text.append(f"[tuned.{arm}.by_environment]")
+            # A basic string of TOML is escaped as one of JSON.
+            text += [
+                f"{json.dumps(env)} = {own}" for env, own in zip(found.environments, inline, strict=True)
+            ]
+        else:
+            text.append(f"overrides = {inline[0]}")
     return "\n".join(text) + "\n"
 
 
@@ -237,7 +280,7 @@ def _csv(found: Outcome) -> str:
                 values = [trial.values.get(name) for name in names]
                 score = map(float, trial.score)
                 line = [trial.arm, trial.name, *values, env, seed, value, normal, *score]
-                writer.writerow(["" if v is None else v for v in (*line, int(trial.chosen))])
+                writer.writerow(["" if v is None else v for v in (*line, int(env in trial.chosen))])
     return out.getvalue()
 
 
@@ -271,8 +314,8 @@ def show(folder: Path, console: Console) -> None:
     screen = Table(title=found.settings["suite"]["title"], title_justify="left", box=box.SIMPLE_HEAD)
     for position, name in enumerate(head):
         screen.add_column(Text(name), justify="left" if position < 3 else "right")
-    for row in cells:
-        screen.add_row(*map(Text, row), style="bold" if row[-1] else "")
+    for trial, row in zip(found.trials, cells, strict=True):
+        screen.add_row(*map(Text, row), style="bold" if trial.chosen else "")
     console.print(screen)
     for line in [*notes(found), f"Chosen values, for the suite: {folder / 'tuned.toml'}"]:
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)

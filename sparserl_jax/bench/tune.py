@@ -55,6 +55,7 @@ def suite_of(suite: Suite, without: dict[str, tuple[str, ...]] | None = None) ->
         seeds=tune.seeds,
         space_sha256=tuning.space_sha256(tune.grid),
         grids={arm: dict(grid) for arm, grid in tune.grids},
+        by_environment=tune.by_environment,
         trials=tuple(names),
         chosen_for=tuple(
             (arm.name, name)
@@ -81,7 +82,11 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     assert tune is not None
     knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
     values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
-    kept: dict[str, Any] = {"width": arm.width, "agent": arm.agent}
+    untried = [
+        (env, tuple(value for value in own if value[0] not in dict(point))) for env, own in arm.by_environment
+    ]
+    there = tuple((env, own) for env, own in untried if own)
+    kept: dict[str, Any] = {"width": arm.width, "agent": arm.agent, "by_environment": there}
     if knob is None and not arm.sparsities:  # tuned where it is compared: at every environment's own
         return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values, **kept)
     if knob is None:

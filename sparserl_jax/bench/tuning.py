@@ -1,5 +1,5 @@
-"""What a suite file says about tuning: `[tune]` (a grid to search), `[tuned.<arm>]` (what a search chose) and
-`[arms.overrides]` (an arm's own values); and whether the arms were tuned equally.
+"""What a suite file says about tuning: `[tune]` (a grid to search), `[tuned.<arm>]` (what a search chose),
+`[arms.overrides]` and `[arms.by_environment]` (an arm's own values); and whether the arms were tuned equally.
 
 Only traced settings may be tuned or overridden (`AgentConfig.TRACED`, `Schedule.TRACED`): arms that differ in them
 still share a Program, and a grid costs no compilation.
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Overrides = tuple[tuple[str, float], ...]
 """(name, value) of traced settings, sorted by name."""
+ByEnvironment = tuple[tuple[str, Overrides], ...]
+"""(environment, values there, which stand above the arm's own), sorted by environment."""
 Grid = tuple[tuple[str, tuple[float, ...]], ...]
 """(name, values to try) of traced settings: names sorted, values ascending."""
 TUNED_ROLES = ("method", "dense")
@@ -45,6 +47,7 @@ class Tune:
 
     grid: of all arms but those in `grids`, (arm, its own). sparsity: knob of arms that have one. unequal: a setting
     that changes nothing in an arm is left out there, so that arms may have different numbers of trials.
+    by_environment: every environment gets the values that were best there.
     """
 
     seeds: tuple[int, ...]
@@ -53,6 +56,7 @@ class Tune:
     grids: tuple[tuple[str, Grid], ...] = ()
     sparsity: float | None = None
     unequal: bool = False
+    by_environment: bool = False
 
     def grid_of(self, arm: str) -> Grid:
         """What is searched for an arm."""
@@ -77,7 +81,7 @@ class Search:
     """What a tuning suite holds about itself: the suite it tunes, its grids and seeds, and the trials of every arm.
 
     grid: of the arms that are not in `grids`; space_sha256: its hash. trials: (arm, names of its trials) in order.
-    chosen_for: (A/A arm, the arm whose values it takes).
+    chosen_for: (A/A arm, the arm whose values it takes). by_environment: whether each environment has its own choice.
     """
 
     suite: str
@@ -87,6 +91,7 @@ class Search:
     trials: tuple[tuple[str, tuple[str, ...]], ...]
     chosen_for: tuple[tuple[str, str], ...] = ()
     grids: dict[str, dict[str, tuple[float, ...]]] = dataclasses.field(default_factory=dict)
+    by_environment: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +105,7 @@ class _TuneTable:
     arms: tuple[str, ...] | None = None
     sparsity: float | None = None
     unequal: bool = False
+    by_environment: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +115,7 @@ class _TunedTable:
     trials: int
     seeds: tuple[int, ...]
     overrides: Any = dataclasses.field(default_factory=dict)
+    by_environment: Any = dataclasses.field(default_factory=dict)
     space_sha256: str | None = None
 
 
@@ -119,6 +126,16 @@ def overrides_of(table: Any, agent: Any, where: str) -> Overrides:
     for name, value in table.items():
         check_override(agent, name, value, where)
     return tuple(sorted((name, float(value)) for name, value in table.items()))
+
+
+def by_environment_of(table: Any, agent: Any, environments: Sequence[str], where: str) -> ByEnvironment:
+    """An arm's values on single environments from its table, each checked as `overrides_of` does."""
+    if not isinstance(table, Mapping):
+        raise UserError(f"{where} must hold a table per environment, not {table!r}.")
+    for env in table:
+        if env not in environments:
+            raise suggest(env, list(environments), f"environment in {where}")
+    return tuple(sorted((env, overrides_of(own, agent, f"{where}, '{env}'")) for env, own in table.items()))
 
 
 def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
@@ -144,6 +161,7 @@ def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
         grids=tuple(own.items()),
         sparsity=written.sparsity,
         unequal=written.unequal,
+        by_environment=written.by_environment,
     )
     trials = {name: len(points(tune.grid_of(name))) for name in names}
     if len(set(trials.values())) > 1 and not tune.unequal:
@@ -212,8 +230,8 @@ def _grid(table: Any, agents: Mapping[str, Any], where: str) -> Grid:
     return tuple(grid)
 
 
-def apply(arms: Sequence[Arm], table: Any, agent: Any, where: str) -> list[Arm]:
-    """Arms with what `[tuned.<arm>]` says of them."""
+def apply(arms: Sequence[Arm], table: Any, agent: Any, environments: Sequence[str], where: str) -> list[Arm]:
+    """Arms with what `[tuned.<arm>]` says of them; `environments`: names of all that the suite has."""
     if not isinstance(table, Mapping):
         raise UserError(f"{where}: 'tuned' must hold a table per arm, not {table!r}.")
     names = [arm.name for arm in arms]
@@ -227,13 +245,16 @@ def apply(arms: Sequence[Arm], table: Any, agent: Any, where: str) -> list[Arm]:
             continue
         own = f"{where} [tuned.{arm.name}]"
         written = from_table(_TunedTable, table[arm.name], own)
-        values = overrides_of(written.overrides, agent if arm.agent is None else arm.agent, own)
+        own_agent = agent if arm.agent is None else arm.agent
+        values = overrides_of(written.overrides, own_agent, own)
+        there = by_environment_of(written.by_environment, own_agent, environments, f"{own}, by_environment")
         if written.trials < 1 or not written.seeds:
             raise UserError(f"{own}: give at least one trial and the seeds it was tried on.")
-        if arm.overrides:
-            raise UserError(f"{own}: the arm has 'overrides' of its own already; keep one of the two.")
+        for key in ("overrides", "by_environment"):
+            if getattr(arm, key):
+                raise UserError(f"{own}: the arm has '{key}' of its own already; keep one of the two.")
         claim = Tuning(written.trials, tuple(sorted(set(written.seeds))), written.space_sha256)
-        found.append(dataclasses.replace(arm, overrides=values, tuning=claim))
+        found.append(dataclasses.replace(arm, overrides=values, by_environment=there, tuning=claim))
     return found
 
 
@@ -254,11 +275,11 @@ def check_equal(arms: Sequence[Arm], unequal: bool, where: str) -> None:
             arm.role == "aa"
             and dense
             and arm.recipe.method == dense.recipe.method
-            and arm.overrides != dense.overrides
+            and (arm.overrides, arm.by_environment) != (dense.overrides, dense.by_environment)
         ):
             raise UserError(
-                f"{where}: arm '{arm.name}' shows what chance alone does, so it needs the overrides of "
-                f"'{dense.name}': give it the same."
+                f"{where}: arm '{arm.name}' shows what chance alone does, so it needs the values of "
+                f"'{dense.name}': give it the same 'overrides' and 'by_environment'."
             )
     efforts = effort({arm.name: arm.tuning for arm in arms if arm.role in TUNED_ROLES})
     if len(set(efforts.values())) > 1 and not unequal:
@@ -314,6 +335,11 @@ def sentences(suite: Mapping[str, Any]) -> list[str]:
         trials, seeds = next(iter(efforts.values()))
         lines.append(f"Every method and dense were tuned alike: {trials} trials x {seeds} seeds each.")
     own = [f"{arm['name']}: {values_text(arm['overrides'])}" for arm in arms if arm.get("overrides")]
+    own += [
+        f"{arm['name']} on {env}: {values_text(values)}"
+        for arm in arms
+        for env, values in arm.get("by_environment", {}).items()
+    ]
     if own:
         lines.append(f"Arms with values of their own: {'; '.join(own)}.")
     return lines

@@ -43,7 +43,7 @@ def test_the_best_trial_of_every_arm_is_chosen(finished):
 
 def test_an_estimate_of_the_bias_below_zero_is_noise_and_shown_as_none(finished):
     found = trials.outcome(finished)
-    noisy = dataclasses.replace(found, optimism={"dense": -0.004, "rlx2": 0.02})
+    noisy = dataclasses.replace(found, optimism={"dense": (-0.004,), "rlx2": (0.02,)})
     assert "dense 0; rlx2 0.02." in trials.notes(noisy)[0]
 
 
@@ -60,6 +60,7 @@ def test_the_table_says_what_it_is_not(finished):
     assert "4 trials for every arm, each on 3 seeds (1000 to 1002)" in text
     rows = [line for line in text.splitlines() if line.startswith(("| dense |", "| rlx2 |"))]
     assert len(rows) == 8 and sum("<-" in row for row in rows) == 2
+    assert all(row.count("<-") in (0, 2) for row in rows), "chosen for both environments"
     assert "learning_rate 0.0003, tau 0.02" in next(row for row in rows if "<-" in row)
     lines = (finished / "tune.csv").read_text().splitlines()
     assert len(lines) == 1 + 8 * 3 * 2 and lines[0].startswith("arm,trial,learning_rate,tau,environment")
