@@ -17,7 +17,7 @@ JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)
 MAKE_ENVIRONMENT = @sh .ci/environment "$(PYTHON)" "$(ACCEL)" "$(VENV)"
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev bench paper datasets test test-quick test-properties test-faults lint format perf check clean
+.PHONY: help install install-dev bench paper datasets test test-quick test-properties test-faults lint format perf check pages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -69,6 +69,9 @@ perf: install ## measure speed and memory, print and store the table
 
 check: install ## check the published records in results/
 	@$(JAX) $(BIN)/sparserl check results $(ARGS)
+
+pages: install-dev ## write the tables of README and docs anew from results/
+	@$(BIN)/python -m benchmarks.pages
 
 clean: ## remove .venv, caches and build products; never runs/ or results/
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks import pages
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = {
@@ -201,11 +203,14 @@ def test_the_environments_are_all_listed_as_they_are():
             assert numbers == [seen, done, str(spec.max_episode_steps)]
 
 
-def test_the_table_explained_is_the_published_one():
-    from benchmarks import readme
+@pytest.mark.parametrize("page", pages.pages(), ids=lambda page: page.stem)
+def test_tables_of_published_results_are_made_from_the_records(page):
+    text = page.read_text(encoding="utf-8")
+    assert pages.renewed(text) == text, "renew it: python -m benchmarks.pages"
 
-    page = PAGES["reading-a-table"]
-    assert readme.renewed(page, readme.examples(ROOT / "results" / "quick")) == page
+
+def test_the_tables_that_users_see_first_are_among_them():
+    assert {"README", "reading-a-table"} <= {page.stem for page in pages.pages()}
 
 
 def test_every_column_and_verdict_of_a_table_is_explained():

@@ -51,9 +51,3 @@ def test_every_command_it_names_exists() -> None:
     ).stdout
     assert named
     assert all(command in help_text for command in named)
-
-
-def test_its_table_is_made_from_the_published_records() -> None:
-    from benchmarks import readme
-
-    assert readme.renewed(README, readme.block(ROOT / "results" / "quick")) == README

@@ -23,6 +23,9 @@ False shows it).
 Nothing happens at events. lambda is the knob, sparsity an outcome; lambda(t) is 0 for the first tenth of training,
 rises linearly until three tenths, and stays.
 
+With lambda = 0 there is nothing to be gained from drawing: all gates are whole for good, and the network is dense (a
+critic beside a gated actor, say).
+
 `l0` has a gate for every weight. `l0_unit` has one for every input unit of a dense layer and for every output filter of
 a convolution. Biases have none.
 """
@@ -50,6 +53,8 @@ from sparserl_jax.sparsity.contract import (
     no_events,
 )
 
+WHOLE = 100.0
+"""log_alpha of all gates where there is no coefficient: every draw and the mean are exactly 1, and have no gradient."""
 BETA, GAMMA, ZETA, EPSILON = 2 / 3, -0.1, 1.1, 1e-6
 """Temperature, and the interval that s is stretched to, as published; u keeps EPSILON away from 0 and 1."""
 LIMIT = math.log(100)
@@ -117,6 +122,11 @@ def coefficient(settings: Settings, tick: jax.Array) -> jax.Array:
     return settings.strength * jnp.clip(risen, 0.0, 1.0)
 
 
+def ungated(settings: Settings) -> jax.Array:
+    """Whether the network has no gate that could close, bool[]."""
+    return jnp.asarray(settings.start) >= WHOLE
+
+
 # ---- the functions of the contract -----------------------------------------------------------------------------------
 
 
@@ -160,7 +170,8 @@ def gradients(grads: Params, params: Params, extra: Any, state: State) -> Params
 def project(params: Params, extra: Any, opt_state: Any, state: State) -> tuple[Params, Any, Any]:
     """log_alpha back into its limits; targets are cut down to the online network's support."""
     params = mask_ops.apply(state.masks, params) if opt_state is None else params
-    return params, jax.tree.map(lambda x: jnp.clip(x, -LIMIT, LIMIT), extra), opt_state
+    most = jnp.where(ungated(state.settings), 2 * WHOLE, LIMIT)
+    return params, jax.tree.map(lambda x: jnp.clip(x, -LIMIT, most), extra), opt_state
 
 
 def deployed(params: Params, extra: Any, state: State) -> tuple[Params, Params, str]:
@@ -232,13 +243,14 @@ def family(name: str, shape: Any) -> Sparsifier:
 
     def adopt(params: Params, masks: Params, state: State) -> tuple[Params, Any, State]:
         """Trained weights that act as they did: gates as open as at the start where a weight lives, else closed as far
-        as they go, and weights divided by the mean gate that they are then multiplied with."""
+        as they go, and weights divided by the mean gate that they are then multiplied with. Without a coefficient all
+        are open."""
         start = jnp.maximum(state.settings.start, ADOPTED)
         params, gates = mask_ops.apply(masks, params), {}
         for layer in state.layers.maskable:
             live, sides = leaf(masks, layer.kernel), layer.stack + shape(layer)
             shared = tuple(axis for axis, side in enumerate(sides) if side == 1)
-            any_live = jnp.any(live, axis=shared, keepdims=True)
+            any_live = jnp.any(live, axis=shared, keepdims=True) | ungated(state.settings)
             gates[layer.name] = jnp.where(any_live, start, -LIMIT)
             params = with_leaf(params, layer.kernel, leaf(params, layer.kernel) / mean_gate(start))
         extra = {"log_alpha": gates}
@@ -278,7 +290,7 @@ def method(
             strength=strength,
             begin=np.float32(BEGIN * events.end),
             end=np.float32(END * events.end),
-            start=np.float32(math.log((1 - drop_rate) / drop_rate)),
+            start=np.float32(math.log((1 - drop_rate) / drop_rate) if strength > 0 else WHOLE),
             learning_rate=np.float32(learning_rate),
             drawn_targets=np.bool_(drawn_targets),
         )

@@ -185,12 +185,44 @@ def test_live_weights_are_those_whose_gate_is_above_minus_log_11(seed):
 
 
 @BOTH
-def test_open_gates_without_a_coefficient_are_the_dense_network(name):
-    built = begun(name, 0.0)
+def test_open_gates_act_as_the_dense_network(name):
+    built = begun(name)
     whole = gated(built, **jax.tree.map(lambda x: jnp.full_like(x, 2.398), built.extra["log_alpha"]))
-    assert equal(used(name, whole, "act"), WEIGHTS)
-    state = built.sparsity._replace(tick=jnp.int32(EVENTS.end))
-    assert float(METHODS[name].family.penalty(whole.params, whole.extra, state, None)) == 0.0
+    assert equal(used(name, whole, "act"), WEIGHTS) and not equal(used(name, whole, "learn"), WEIGHTS)
+
+
+@BOTH
+def test_without_a_coefficient_nothing_is_drawn_or_closed_and_gates_stay_where_they_are(name):
+    """The network is dense in every mode, also behind the limits that hold other gates."""
+    built, family = begun(name, 0.0), METHODS[name].family
+    params, extra, _ = family.project(built.params, built.extra, "slots", built.sparsity)
+    assert equal(extra, built.extra)
+    for mode in ("learn", "target", "act", "deploy"):
+        assert all(equal(used(name, built, mode, seed), WEIGHTS) for seed in range(20))
+    assert all(np.all(mask) for mask in jax.tree.leaves(family.deployed(params, extra, built.sparsity)[1]))
+
+    def loss(log_alpha: Any, key: Any) -> jax.Array:
+        weights = family.effective(params, {"log_alpha": log_alpha}, built.sparsity, "learn", key)
+        late = built.sparsity._replace(tick=jnp.int32(EVENTS.end))
+        priced = family.penalty(params, {"log_alpha": log_alpha}, late, None)
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(weights)) + priced
+
+    slopes = jax.grad(loss)(extra["log_alpha"], jax.random.key(3))
+    assert all(np.all(np.asarray(slope) == 0) for slope in jax.tree.leaves(slopes))
+    found = of_method(family, "actor", built)
+    assert float(found["sparsity_actor"]) == 0.0 and float(found["expected_sparsity_actor"]) == 0.0
+
+
+@BOTH
+def test_a_sparse_network_taken_up_without_a_coefficient_is_dense_and_acts_as_it_did(name):
+    built = begun(name, 0.0)
+    masks = jax.tree.map(lambda x: np.ones(x.shape, bool), WEIGHTS)
+    masks["hidden_0"]["kernel"][0] = False
+    params, extra, state = METHODS[name].family.adopt(WEIGHTS, masks, built.sparsity)
+    kernel = np.where(masks["hidden_0"]["kernel"], WEIGHTS["hidden_0"]["kernel"], 0)
+    acting = used(name, built._replace(params=params, extra=extra, sparsity=state), "learn")
+    assert equal(acting["hidden_0"]["kernel"], kernel)
+    assert all(np.all(mask) for mask in jax.tree.leaves(state.masks))
 
 
 @BOTH
