@@ -12,6 +12,7 @@ Tests hold every page to what this prints, so that no number in these tables can
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ from sparserl_jax.bench import caption, statistics, summary, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
+BEGIN = "<!-- published: "
 BLOCK = re.compile(
-    r"(<!-- published: (?P<kind>\w+) (?P<suite>\w+)(?P<rest>[^\n]*?) -->\n).*?(<!-- end -->\n)", re.DOTALL
+    rf"({BEGIN}(?P<kind>\w+) (?P<suite>\w+)(?P<rest>(?: [^\n]*?)?) -->\n).*?(<!-- end -->\n)", re.DOTALL
 )
 WHOLE = {
     0: "method",
@@ -37,24 +39,35 @@ WHOLE = {
 """Columns of a suite's table on a page."""
 EXPLAINED = (0, 1, 2, 3, 4, 5)
 """Columns that explain a verdict."""
-SOME = (0, 2, 4, 5, 16)
-"""Columns of single rows."""
+OF_ROWS = (0, 1, 2, 4, 5, 16)
+"""Columns of single rows, as far as they tell rows apart."""
 
 
 def pages() -> list[Path]:
     """README and all pages of docs that have such a block."""
     every = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return [page for page in every if BLOCK.search(page.read_text(encoding="utf-8"))]
+    return [page for page in every if BEGIN in page.read_text(encoding="utf-8")]
 
 
-def renewed(page: str) -> str:
-    """A page with the content of all its blocks made anew."""
+def renewed(text: str, place: Path) -> str:
+    """The text of a page at `place` with the content of all its blocks made anew.
+
+    Raises:
+        ValueError: a block that is not written as above, or has no end.
+    """
 
     def made(found: re.Match[str]) -> str:
-        text = KINDS[found["kind"]](RESULTS / found["suite"], found["rest"].split())
-        return f"{found[1]}{text.rstrip()}\n{found[5]}"
+        if found[0].count(BEGIN) > 1:
+            raise ValueError(f"{place.name}: {found[1].strip()} has no <!-- end -->")
+        content = KINDS[found["kind"]](RESULTS / found["suite"], found["rest"].split(), place)
+        return f"{found[1]}{content.rstrip()}\n{found[5]}"
 
-    return BLOCK.sub(made, page)
+    after = BLOCK.sub(made, text)
+    if text.count(BEGIN) != len(BLOCK.findall(text)):
+        raise ValueError(
+            f"{place.name}: not every '{BEGIN}' begins a block: KIND SUITE ... --> and <!-- end -->"
+        )
+    return after
 
 
 def _table(names: Sequence[str], columns: Sequence[int], rows: Sequence[summary.Row]) -> list[str]:
@@ -65,19 +78,19 @@ def _table(names: Sequence[str], columns: Sequence[int], rows: Sequence[summary.
     ]
 
 
-def suite(folder: Path, _: Sequence[str]) -> str:
+def suite(folder: Path, _: Sequence[str], place: Path) -> str:
     """A suite's table on every environment, with what made it and its plot."""
     found = summary.summarise(folder)
-    records, name = found.records, folder.name
+    records, where = found.records, Path(os.path.relpath(folder, place.parent)).as_posix()
     counts = [len(row.seeds) for part in found.blocks for row in part.rows]
     machines = caption.distinct(caption.machine(record) for record in records)
     versions = caption.distinct(caption.versions(record) for record in records)
     commits = caption.distinct(str(record["provenance"]["git_commit"])[:10] for record in records)
     lines = [
-        f"`make bench SUITE={name}`: {found.title}; {caption.seeds_sentence(counts)}; {machines}; {versions}; commit "
-        f"{commits}; [the whole table](results/{name}/table.md).",
+        f"`make bench SUITE={folder.name}`: {found.title}; {caption.seeds_sentence(counts)}; {machines}; {versions}; "
+        f"commit {commits}; [the whole table]({where}/table.md).",
         "",
-        f"![return against sparsity](results/{name}/plots/return_versus_sparsity.png)",
+        f"![return against sparsity]({where}/plots/return_versus_sparsity.png)",
         "",
     ]
     for part in found.blocks:
@@ -103,7 +116,7 @@ def _why(row: summary.Row) -> str:
     return f"- {where}: the interval of delta is [{low:+.3f}, {high:+.3f}]; {reason}: **{row.verdict}**."
 
 
-def verdicts(folder: Path, _: Sequence[str]) -> str:
+def verdicts(folder: Path, _: Sequence[str], place: Path) -> str:
     """Rows of every kind, and why their verdicts are given."""
     found, lines = summary.summarise(folder), []
     for part in found.blocks:
@@ -125,24 +138,29 @@ def verdicts(folder: Path, _: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def rows(folder: Path, words: Sequence[str]) -> str:
+def rows(folder: Path, words: Sequence[str], place: Path) -> str:
     """The rows of some arms on one environment (`words`: its name, then theirs), at all their sparsities."""
     env, *arms = words
     part = next(block for block in summary.summarise(folder).blocks if block.env == env)
     chosen = [row for arm in arms for row in part.rows if row.arm == arm]
-    assert {row.arm for row in chosen} == set(arms), f"results/{folder.name} lacks some of {arms}"
-    # A column in which all rows say the same is left out where that is nothing.
-    columns = [index for index in SOME if any(tables.cells(row)[index] for row in chosen)]
+    if missing := set(arms) - {row.arm for row in chosen}:
+        raise ValueError(f"{place.name}: results/{folder.name} has no arm {sorted(missing)} on {env}")
+    texts = {index: [tables.cells(row)[index] for row in chosen] for index in OF_ROWS}
+    columns = [index for index in OF_ROWS if index == 0 or len(set(texts[index])) > 1]
     return "\n".join(_table([tables.COLUMNS[index] for index in columns], columns, chosen))
 
 
-KINDS: dict[str, Callable[[Path, Sequence[str]], str]] = {"suite": suite, "verdicts": verdicts, "rows": rows}
+KINDS: dict[str, Callable[[Path, Sequence[str], Path], str]] = {
+    "suite": suite,
+    "verdicts": verdicts,
+    "rows": rows,
+}
 
 
 def main() -> None:
     """Renew all pages in place."""
     for page in pages():
-        page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(renewed(page.read_text(encoding="utf-8"), page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -206,7 +206,32 @@ def test_the_environments_are_all_listed_as_they_are():
 @pytest.mark.parametrize("page", pages.pages(), ids=lambda page: page.stem)
 def test_tables_of_published_results_are_made_from_the_records(page):
     text = page.read_text(encoding="utf-8")
-    assert pages.renewed(text) == text, "renew it: python -m benchmarks.pages"
+    assert pages.renewed(text, page) == text, "renew it: make pages"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- published: suite quick -->\nno end\n",
+        "<!-- published: suite quick-sac -->\n<!-- end -->\n",
+        "<!-- published: verdicts quick -->\nprose\n<!-- published: verdicts quick -->\n<!-- end -->\n",
+        "<!-- published: rows quick gymnax:Pendulum-v1 st -->\n<!-- end -->\n",
+    ],
+)
+def test_a_block_that_would_not_be_renewed_or_would_swallow_a_page_is_refused(text):
+    with pytest.raises(ValueError, match=r"page\.md: "):
+        pages.renewed(text, ROOT / "docs/page.md")
+
+
+def test_rows_of_a_page_are_told_apart():
+    text = "<!-- published: rows quick gymnax:Pendulum-v1 dense static -->\n<!-- end -->\n"
+    lines = pages.renewed(text, ROOT / "docs/page.md").splitlines()
+    assert lines[1].startswith("| method | sparsity | return") and len(lines) == 7
+    assert [line.split(" | ")[:2] for line in lines[3:6]] == [
+        ["| dense", "0"],
+        ["| static", "0.8"],
+        ["| static", "0.97"],
+    ]
 
 
 def test_the_tables_that_users_see_first_are_among_them():

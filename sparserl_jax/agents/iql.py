@@ -5,8 +5,9 @@
     L_pi = mean - min(exp((min Q'(s, a) - V(s)) / temperature), 100) log pi(a | s)  (equation 7; their beta is
                                                                                      1 / temperature)
 
-in the order of Algorithm 1; the policy is extracted along the way, as in the authors' code. That anneals the actor's
-learning rate along a cosine and has log standard deviations that do not depend on the state; neither is done here.
+in the order of Algorithm 1; the policy is extracted along the way, as in the authors' code. That does it between L_V
+and L_Q, anneals the actor's learning rate along a cosine and has log standard deviations that do not depend on the
+state; none of this is done here.
 The code released with FtTPO clips gradients of the critics at a norm of 100, and halves their loss.
 """
 

@@ -94,4 +94,11 @@ def _name(arm: Mapping[str, Any]) -> str:
 
 def _overridden(arm: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     own = values.get(_name(arm), {})
-    return {**arm, "overrides": {**arm.get("overrides", {}), **own}} if own else dict(arm)
+    if not own:
+        return dict(arm)
+    there = arm.get("by_environment", {})
+    if isinstance(there, Mapping) and all(isinstance(one, Mapping) for one in there.values()):
+        # What an environment has stands above `overrides`, and would be another length's.
+        kept = {env: {key: one[key] for key in one if key not in own} for env, one in there.items()}
+        arm = {**arm, "by_environment": {env: one for env, one in kept.items() if one}} if there else arm
+    return {**arm, "overrides": {**arm.get("overrides", {}), **own}}

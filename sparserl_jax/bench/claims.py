@@ -16,7 +16,7 @@ from sparserl_jax.bench import costs, policy, provenance, records, sources, tick
 from sparserl_jax.bench.plan import Planned
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.bench.suites import UNWRITTEN, Arm, Suite, Task
-from sparserl_jax.bench.tuning import Tuning
+from sparserl_jax.bench.tuning import Tuning, frozen
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import method as find_method
@@ -45,15 +45,12 @@ def suite_of(content: dict[str, Any]) -> Suite:
                 tuple(arm["sparsities"]),
                 tuple(arm["seeds"]),
                 tuple(arm["critic_sparsities"]),
-                tuple(sorted(arm.get("overrides", {}).items())),
+                frozen(arm.get("overrides", {})),
                 _tuning(arm.get("tuning")),
                 width=arm.get("width"),
                 agent=_agent(arm["agent"], f"{where} arms") if "agent" in arm else None,
                 by_environment=tuple(
-                    sorted(
-                        (env, tuple(sorted(own.items())))
-                        for env, own in arm.get("by_environment", {}).items()
-                    )
+                    sorted((env, frozen(own)) for env, own in arm.get("by_environment", {}).items())
                 ),
                 **tickets.plain_fields(arm, f"{where} arms"),
             )

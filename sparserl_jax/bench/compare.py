@@ -176,7 +176,8 @@ def _of(source: Source, env: str) -> list[dict[str, Any]]:
 def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
     """What a run's random key and its training depend on; two records that share it are the same run made twice."""
     result, config = record["result"], record["provenance"]["config"]
-    what = records.canonical([config.get(key) for key in ("recipe", "overrides", "ticket", "clone", "width")])
+    trained = [config["training"][key] for key in ("agent", "schedule")]  # with the arm's own values
+    what = records.canonical([*trained, *(config.get(key) for key in ("recipe", "ticket", "clone", "width"))])
     return result["env"], what, result["sparsity"], result["critic_sparsity"], result["seed"]
 
 

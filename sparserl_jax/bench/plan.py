@@ -143,7 +143,14 @@ def make(
         for task, spec in zip(suite.tasks, found, strict=True)
     )
     written = [task.name for task in suite.tasks]
-    suite = dataclasses.replace(suite, tasks=tasks)
+    canonical = dict(zip(written, (task.name for task in tasks), strict=True))
+    arms = tuple(
+        dataclasses.replace(
+            arm, by_environment=tuple(sorted((canonical[env], values) for env, values in arm.by_environment))
+        )
+        for arm in suite.arms
+    )
+    suite = dataclasses.replace(suite, tasks=tasks, arms=arms)
     specs = {spec.name: spec for spec in found}
     for name, spec in specs.items():
         check_observations(suite.agent, spec.image, f"environment '{name}'")

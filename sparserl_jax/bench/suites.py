@@ -52,7 +52,7 @@ _LATER: tuple[str, ...] = (
     "matmul_precision",
 )
 _LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent", "grids", "known")
-_LATER += ("by_environment",)
+_LATER += ("by_environment", "environments")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 UNWRITTEN = ("object", "logged")
 """Fields of `Task` that no file has."""

@@ -109,9 +109,10 @@ def _check_clone(arm: Arm, agent: str, where: str) -> None:
         where,
         "a clone has neither TD targets nor a replay that changes; give it a recipe with n = 1 and a fixed buffer.",
     )
-    for values in (arm.overrides, *(own for _, own in arm.by_environment)):
+    own = [("overrides", arm.overrides), *(("by_environment", values) for _, values in arm.by_environment)]
+    for key, values in own:
         for name, value in values:
-            check_override(BehaviourCloningConfig, name, value, f"{where}, overrides")
+            check_override(BehaviourCloningConfig, name, value, f"{where}, {key}")
 
 
 def _knobs(
@@ -141,8 +142,8 @@ def sources(
         other = by_name[name]
         own = _knobs(other, task, knobs, key)
         assert own is not None, "`check` has refused it"
-        values = other.values(task)
-        run = Run(training, other.recipe, own[0], seed, other.name, own[1], values, width=other.width)
+        # Values of settings are in neither of the names.
+        run = Run(training, other.recipe, own[0], seed, other.name, own[1], width=other.width)
         return Source(run.id, run.key_name)
 
     return {

@@ -102,7 +102,7 @@ def outcome(folder: Path) -> Outcome:
         )
     rows = {(row.arm, block.env): row for block in found.blocks for row in block.rows}
     environments = tuple(block.env for block in found.blocks)
-    values = {arm["name"]: arm["overrides"] for arm in found.settings["suite"]["arms"]}
+    values = {arm["name"]: arm.get("overrides", {}) for arm in found.settings["suite"]["arms"]}
     every = range(len(environments))
     groups = [[index] for index in every] if search.get("by_environment") else [list(every)]
     trials: list[Trial] = []
@@ -169,7 +169,7 @@ def notes(found: Outcome) -> list[str]:
     if found.by_environment:
         bias += ", in the order of the environments"
     text = [
-        "TUNING, NOT A RESULT: the score of a chosen trial is the largest of several on the seeds that chose it, so it "
+        "TUNING, NOT A RESULT: what a chosen trial came to is the largest of several on the seeds that chose it, so it "
         f"is biased upward, by about this much of {unit} or more (bootstrap): {bias}. Only runs on the suite's own "
         "seeds say how good the chosen values are.",
         (
@@ -225,28 +225,24 @@ def _at_ends(found: Outcome) -> str:
 
 def tuned_toml(found: Outcome) -> str:
     """The chosen values as tables that a suite understands anywhere below its first lines."""
-    search = found.settings["suite"]["search"]
+    suite = found.settings["suite"]
+    search = suite["search"]
     text = [
         f"# Chosen by `sparserl tune` of the suite '{search['suite']}' (configuration "
         f"{found.settings['suite_hash']}). Paste this at the end of the suite file.",
         "# How good these values are, only runs on the suite's own seeds say.",
     ]
-    untried = {arm["name"]: arm.get("by_environment", {}) for arm in found.settings["suite"]["arms"]}
-    chosen = {
-        (trial.arm, env): {**trial.values, **untried[trial.name].get(env, {})}
-        for trial in found.trials
-        for env in trial.chosen
-    }
     counts = {arm: len(names) for arm, names in search["trials"]}
     if len(set(counts.values())) > 1:
         text.append(f"# The arms had unequal numbers of trials ({_counts(counts)}): the suite must say")
         text.append("# `unequal_tuning = true` in its first lines.")
+    # The plan made names canonical; the suite file has them as they were written.
+    names = search.get("environments") or found.environments
+    written = dict(zip((task["name"] for task in suite["tasks"]), names, strict=True))
+    chosen = {(trial.arm, env): trial for trial in found.trials for env in trial.chosen}
+    not_searched = {arm["name"]: arm.get("by_environment", {}) for arm in suite["arms"]}
     takers = [(arm, arm) for arm in counts] + [(arm, source) for arm, source in search.get("chosen_for", [])]
     for arm, source in takers:
-        inline = [
-            "{ " + ", ".join(f"{name} = {value!r}" for name, value in chosen[source, env].items()) + " }"
-            for env in found.environments
-        ]
         text += [
             "",
             f"[tuned.{arm}]",
@@ -254,15 +250,22 @@ def tuned_toml(found: Outcome) -> str:
             f"seeds = {list(search['seeds'])}",
             f'space_sha256 = "{tuning.space_sha256(_grid_of(found, source))}"',
         ]
-        if len(set(inline)) > 1:
+        there = {}
+        for env in found.environments:
+            trial = chosen[source, env]
+            own = not_searched[trial.name].get(env, {})
+            there[env] = {**trial.values, **own} if found.by_environment else own
+        if not found.by_environment:
+            text.append(f"overrides = {_inline(chosen[source, found.environments[0]].values)}")
+        if any(there.values()):
             text.append(f"[tuned.{arm}.by_environment]")
             # A basic string of TOML is escaped as one of JSON.
-            text += [
-                f"{json.dumps(env)} = {own}" for env, own in zip(found.environments, inline, strict=True)
-            ]
-        else:
-            text.append(f"overrides = {inline[0]}")
+            text += [f"{json.dumps(written[env])} = {_inline(own)}" for env, own in there.items() if own]
     return "\n".join(text) + "\n"
+
+
+def _inline(values: dict[str, float]) -> str:
+    return "{ " + ", ".join(f"{name} = {value!r}" for name, value in values.items()) + " }"
 
 
 def _csv(found: Outcome) -> str:

@@ -36,8 +36,8 @@ def suite_of(suite: Suite, without: dict[str, tuple[str, ...]] | None = None) ->
     unlevelled = [task.name for task in suite.tasks if task.random is None]
     if unlevelled and len(suite.tasks) > 1:
         raise UserError(
-            f"suite '{suite.name}': a trial's score is z pooled over environments, but '{unlevelled[0]}' has no "
-            "levels; give it random, learned and reference."
+            f"suite '{suite.name}': a trial's score is z over all environments, but '{unlevelled[0]}' has no levels; "
+            "give it random, learned and reference."
         )
     trials, names = [], []
     for arm in (arm for arm in suite.arms if arm.name in tune.arms):
@@ -49,6 +49,7 @@ def suite_of(suite: Suite, without: dict[str, tuple[str, ...]] | None = None) ->
         trials += mine
         names.append((arm.name, tuple(trial.name for trial in mine)))
     dense = {arm.name: arm.recipe for arm in suite.arms if arm.role == "dense" and arm.name in tune.arms}
+    apart = tune.by_environment or any(arm.by_environment for arm in suite.arms)
     search = tuning.Search(
         suite=suite.name,
         grid=dict(tune.grid),
@@ -56,6 +57,7 @@ def suite_of(suite: Suite, without: dict[str, tuple[str, ...]] | None = None) ->
         space_sha256=tuning.space_sha256(tune.grid),
         grids={arm: dict(grid) for arm, grid in tune.grids},
         by_environment=tune.by_environment,
+        environments=tuple(task.name for task in suite.tasks) if apart else (),
         trials=tuple(names),
         chosen_for=tuple(
             (arm.name, name)
@@ -82,11 +84,11 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     assert tune is not None
     knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
     values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
-    untried = [
+    not_searched = [
         (env, tuple(value for value in own if value[0] not in dict(point))) for env, own in arm.by_environment
     ]
-    there = tuple((env, own) for env, own in untried if own)
-    kept: dict[str, Any] = {"width": arm.width, "agent": arm.agent, "by_environment": there}
+    stay = tuple((env, own) for env, own in not_searched if own)
+    kept: dict[str, Any] = {"width": arm.width, "agent": arm.agent, "by_environment": stay}
     if knob is None and not arm.sparsities:  # tuned where it is compared: at every environment's own
         return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values, **kept)
     if knob is None:

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparserl_jax.bench.ranges import MOST_SEEDS
 from sparserl_jax.bench.strict import from_table
@@ -81,7 +81,8 @@ class Search:
     """What a tuning suite holds about itself: the suite it tunes, its grids and seeds, and the trials of every arm.
 
     grid: of the arms that are not in `grids`; space_sha256: its hash. trials: (arm, names of its trials) in order.
-    chosen_for: (A/A arm, the arm whose values it takes). by_environment: whether each environment has its own choice.
+    chosen_for: (A/A arm, the arm whose values it takes). by_environment: whether each environment has its own choice;
+    environments: then their names as that suite has them, which the plan makes canonical, in its order.
     """
 
     suite: str
@@ -92,6 +93,7 @@ class Search:
     chosen_for: tuple[tuple[str, str], ...] = ()
     grids: dict[str, dict[str, tuple[float, ...]]] = dataclasses.field(default_factory=dict)
     by_environment: bool = False
+    environments: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +127,12 @@ def overrides_of(table: Any, agent: Any, where: str) -> Overrides:
         raise UserError(f"{where} must be a table of settings, not {table!r}.")
     for name, value in table.items():
         check_override(agent, name, value, where)
-    return tuple(sorted((name, float(value)) for name, value in table.items()))
+    return frozen(table)
+
+
+def frozen(values: Mapping[str, Any]) -> Overrides:
+    """Values of settings in the form that can be compared and hashed."""
+    return tuple(sorted((name, float(value)) for name, value in values.items()))
 
 
 def by_environment_of(table: Any, agent: Any, environments: Sequence[str], where: str) -> ByEnvironment:
@@ -135,7 +142,8 @@ def by_environment_of(table: Any, agent: Any, environments: Sequence[str], where
     for env in table:
         if env not in environments:
             raise suggest(env, list(environments), f"environment in {where}")
-    return tuple(sorted((env, overrides_of(own, agent, f"{where}, '{env}'")) for env, own in table.items()))
+    found = ((env, overrides_of(own, agent, f"{where}, '{env}'")) for env, own in table.items())
+    return tuple(sorted((env, values) for env, values in found if values))
 
 
 def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
@@ -281,7 +289,11 @@ def check_equal(arms: Sequence[Arm], unequal: bool, where: str) -> None:
                 f"{where}: arm '{arm.name}' shows what chance alone does, so it needs the values of "
                 f"'{dense.name}': give it the same 'overrides' and 'by_environment'."
             )
-    efforts = effort({arm.name: arm.tuning for arm in arms if arm.role in TUNED_ROLES})
+    efforts = {
+        arm.name: Effort.of(arm.tuning, arm.by_environment, arm.overrides)
+        for arm in arms
+        if arm.role in TUNED_ROLES
+    }
     if len(set(efforts.values())) > 1 and not unequal:
         raise UserError(
             f"{where}: the arms were not tuned equally ({_told(efforts)}): tune them alike, or say "
@@ -289,18 +301,28 @@ def check_equal(arms: Sequence[Arm], unequal: bool, where: str) -> None:
         )
 
 
-def effort(claims: Mapping[str, Tuning | None]) -> dict[str, tuple[int, int]]:
-    """(trials, seeds per trial) by arm; (0, 0) where nothing was tuned."""
-    return {
-        name: (0, 0) if claim is None else (claim.trials, len(claim.seeds)) for name, claim in claims.items()
-    }
+class Effort(NamedTuple):
+    """What was spent on an arm's values, nothing where there is no claim: trials, seeds of each, and whether the best
+    trial was taken on each environment by itself, which chooses from more."""
+
+    trials: int = 0
+    seeds: int = 0
+    apart: bool = False
+
+    @classmethod
+    def of(cls, claim: Tuning | None, by_environment: Any, overrides: Any) -> Effort:
+        """Of an arm with these values: a choice that is the same everywhere stands in `overrides`."""
+        if claim is None:
+            return cls()
+        return cls(claim.trials, len(claim.seeds), bool(by_environment) and not overrides)
+
+    def __str__(self) -> str:
+        words = f"{self.trials} trials x {self.seeds} seeds" if self.trials else "none"
+        return words + (" and the best on each environment" if self.apart else "")
 
 
-def _told(efforts: Mapping[str, tuple[int, int]]) -> str:
-    return ", ".join(
-        f"{name}: {trials} trials x {seeds} seeds" if trials else f"{name}: none"
-        for name, (trials, seeds) in efforts.items()
-    )
+def _told(efforts: Mapping[str, Effort]) -> str:
+    return ", ".join(f"{name}: {spent}" for name, spent in efforts.items())
 
 
 def _counted(trials: Mapping[str, int]) -> str:
@@ -323,17 +345,24 @@ def values_text(values: Mapping[str, float]) -> str:
 def sentences(suite: Mapping[str, Any]) -> list[str]:
     """What a caption says of tuning and of arms' own values, often nothing; `suite` as in `configuration.json`."""
     arms, lines = suite["arms"], []
-    claims = {
-        arm["name"]: Tuning(**arm["tuning"]) if arm.get("tuning") else None
+    efforts = {
+        arm["name"]: Effort.of(
+            Tuning(**arm["tuning"]) if arm.get("tuning") else None,
+            arm.get("by_environment"),
+            arm.get("overrides"),
+        )
         for arm in arms
         if arm["role"] in TUNED_ROLES
     }
-    efforts, tuned = effort(claims), [claim for claim in claims.values() if claim is not None]
-    if tuned and len(set(efforts.values())) > 1:
+    different = set(efforts.values())
+    if len(different) > 1:
         lines.append(f"UNEQUAL TUNING: {_told(efforts)}.")
-    elif tuned:
-        trials, seeds = next(iter(efforts.values()))
-        lines.append(f"Every method and dense were tuned alike: {trials} trials x {seeds} seeds each.")
+    elif different - {Effort()}:
+        spent = different.pop()
+        best = ", the best taken on each environment" if spent.apart else ""
+        lines.append(
+            f"Every method and dense were tuned alike: {spent.trials} trials x {spent.seeds} seeds each{best}."
+        )
     own = [f"{arm['name']}: {values_text(arm['overrides'])}" for arm in arms if arm.get("overrides")]
     own += [
         f"{arm['name']} on {env}: {values_text(values)}"

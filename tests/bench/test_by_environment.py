@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import check, records, summary, trials
+from sparserl_jax.bench import check, records, suites, summary, trials
 from sparserl_jax.bench import run as runs
 from sparserl_jax.bench.claims import suite_of
 from sparserl_jax.errors import UserError
@@ -149,9 +149,63 @@ def test_what_it_chose_can_be_pasted_into_the_suite(tuned):
         }
     arms = {arm.name: arm for arm in suite.arms}
     assert arms["dense"].overrides == () and len(arms["dense"].by_environment) == 2
-    assert arms["rlx2"].by_environment == (), "one choice for both environments needs no table of its own"
+    assert len(arms["rlx2"].by_environment) == 2, "chosen on each, though the choice is the same"
     with pytest.raises(UserError, match="has 'by_environment' of its own already"):
         parse(arms=[ARMS[0], ARMS[1], {"recipe": "rlx2", "by_environment": {CART: {"tau": 0.1}}}], **pasted)
+
+
+def test_values_follow_an_environment_whose_name_the_plan_completes(monkeypatch, tmp_path):
+    """A name in a suite may leave out what a default says; runs, records and tables have the whole one."""
+    short, whole = "brax:inverted_pendulum", "brax:inverted_pendulum?backend=generalized"
+    real = fake.describe
+    monkeypatch.setattr(fake, "describe", lambda source: real(whole if source == short else source))
+    environments = [fake.SUITE["environments"][0], {**fake.SUITE["environments"][1], "name": short}]
+    arms = [ARMS[0], {"recipe": "rlx2", "by_environment": {short: {"tau": 0.01, "gamma": 0.9}}}]
+    suite = parse(arms=arms, environments=environments, tune={**TUNE, "by_environment": True})
+    plan = fake.make_plan(dataclasses.replace(suite, tune=None))
+    assert values_of(plan.suite)["rlx2", whole] == {"tau": 0.01, "gamma": 0.9}
+    trial = plan_of(suite)
+    assert values_of(trial.suite)["rlx2_t1", whole] == {"learning_rate": 3e-4, "tau": 0.02, "gamma": 0.9}
+    runs.run(trial, tmp_path / "x", fake.quiet(), execute=fake.Execute(trial))
+    pasted = tomllib.loads(trials.write(tmp_path / "x")[2].read_text())
+    again = parse(arms=[ARMS[0], {"recipe": "rlx2"}], environments=environments, **pasted)
+    assert dict(dict(again.arms[1].by_environment)[short])["gamma"] == 0.9
+
+
+def test_a_budget_s_values_stand_above_those_of_an_environment():
+    budgets = {"short": {"steps": 2000, "overrides": {"rlx2": {"tau": 0.5}}}}
+    for part in ("schedule", "evaluation"):
+        budgets["short"][part] = fake.SUITE[part]
+    changes = {"arms": ARMS, "budget": "long", "budgets": budgets}
+    short = values_of(suites.parse(fake.table(**changes), "mini.toml", "short"))
+    assert short["rlx2", CART] == {"tau": 0.5, "gamma": 0.98, "learning_rate": 1e-3}
+    assert values_of(suites.parse(fake.table(**changes), "mini.toml"))["rlx2", CART]["tau"] == 0.01
+
+
+def test_choosing_on_each_environment_is_another_effort_and_is_told(tmp_path):
+    claim = {"trials": 4, "seeds": [1000, 1001, 1002]}
+    apart = {**claim, "by_environment": {env: {"tau": 0.02} for env in (PENDULUM, CART)}}
+    together = {**claim, "overrides": {"tau": 0.02}}
+    arms = [*ARMS[:2], {"recipe": "rlx2"}]
+    with pytest.raises(
+        UserError, match=r"seeds and the best on each environment, rlx2: 4 trials x 3 seeds\)"
+    ):
+        parse(arms=arms, tune=None, tuned={"dense": apart, "dense_aa": apart, "rlx2": together})
+    suite = parse(arms=arms, tune=None, tuned={"dense": apart, "dense_aa": apart, "rlx2": apart})
+    plan = fake.make_plan(suite)
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    caption = "\n".join(summary.summarise(tmp_path / "x").caption)
+    assert "were tuned alike: 4 trials x 3 seeds each, the best taken on each environment." in caption
+
+
+def test_an_arm_without_any_value_is_a_trial_like_others(tmp_path):
+    """All settings of the grid change nothing in it, so that one trial is left."""
+    grid = {"drop_fraction": [0.3, 0.5]}
+    plan = plan_of(parse(tune={**TUNE, "grid": grid, "unequal": True}))
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    found = trials.outcome(tmp_path / "x")
+    assert [trial.values for trial in found.trials if trial.arm == "dense"] == [{}]
+    assert "overrides = {  }" in trials.tuned_toml(found)
 
 
 def test_values_that_are_not_searched_stay_with_their_environment(tmp_path):
@@ -162,6 +216,6 @@ def test_values_that_are_not_searched_stay_with_their_environment(tmp_path):
     assert values["rlx2_t0", CART]["tau"] == values["rlx2_t0", PENDULUM]["tau"] == 0.005
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
     pasted = tomllib.loads(trials.write(tmp_path / "x")[2].read_text())["tuned"]["rlx2"]
-    assert (
-        pasted["by_environment"][CART]["gamma"] == 0.9 and "gamma" not in pasted["by_environment"][PENDULUM]
+    assert pasted["by_environment"] == {CART: {"gamma": 0.9}} and set(pasted["overrides"]) == set(
+        TUNE["grid"]
     )

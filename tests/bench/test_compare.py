@@ -200,6 +200,12 @@ def test_the_same_runs_in_two_folders_are_refused(root: Path):
         compare.compare([root / "runs/quick", root / "results/quick"])
 
 
+def test_the_same_recipe_and_seeds_with_other_values_are_other_runs(root: Path):
+    again(root, arms=[{"recipe": "rlx2", "overrides": {"tau": 0.02}}])
+    arms = {row.arm for row in both(root).blocks[0].rows}
+    assert {"rlx2 (mine)", "rlx2 (quick)"} <= arms
+
+
 def test_arms_of_one_name_get_their_folders_as_suffix(root: Path):
     again(root, arms=[{"recipe": "rlx2", "seeds_from": 50}], sparsities=[0.8])
     found = both(root)
