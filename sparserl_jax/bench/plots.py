@@ -166,13 +166,17 @@ def _left_out(curves: dict[tuple[Any, ...], dict[str, np.ndarray]], summary: Sum
 
 
 def _range(curves: dict[tuple[Any, ...], dict[str, np.ndarray]], block: Block) -> tuple[float, float]:
-    """Common limits of an environment's panels: all lines, and bands as far as they are not wild."""
+    """Common limits of an environment's panels: all lines and levels, and bands to half of what these span beyond."""
     values = [curves[block.env, row.arm, row.sparsity, row.critic_sparsity] for row in block.rows]
     lines = np.concatenate([curve["iqm"] for curve in values])
     levels = [v for v in (block.levels.get("random"), block.levels.get("learned")) if v is not None]
     every = np.concatenate([lines[np.isfinite(lines)], levels])
     if every.size == 0:
         return 0.0, 1.0
+    span = every.max() - every.min() or 1.0
+    bands = np.concatenate([curve[end] for curve in values for end in ("lower", "upper")])
+    bands = np.clip(bands[np.isfinite(bands)], every.min() - 0.5 * span, every.max() + 0.5 * span)
+    every = np.concatenate([every, bands])
     pad = 0.08 * (every.max() - every.min() or 1.0)
     return float(every.min() - pad), float(every.max() + pad)
 
