@@ -130,6 +130,28 @@ def check_unique(names: list[str], what: str, where: str) -> None:
         )
 
 
+def check_levels(tasks: Sequence[Task], where: str) -> None:
+    """Refuse ends of a score that are not all there, or in another order, and known returns that are no numbers."""
+    for task in tasks:
+        levels = (task.random, task.reference, task.learned)
+        require(
+            all(v is None for v in levels) or all(v is not None for v in levels),
+            where,
+            f"environment '{task.name}' needs random, reference and learned together, or none of them.",
+        )
+        known = {} if task.known is None else task.known
+        numbers = isinstance(known, Mapping) and all(
+            isinstance(value, int | float) and math.isfinite(value) for value in known.values()
+        )
+        require(
+            numbers, where, f"environment '{task.name}': 'known' must be a table of returns, not {known!r}."
+        )
+        if task.random is not None and task.reference is not None:
+            require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
+        if task.random is not None and task.learned is not None:
+            require(task.learned > task.random, where, f"'{task.name}': learned must exceed random.")
+
+
 def check_own_sparsities(tasks: Sequence[Task], sparsities: Sequence[float], where: str) -> None:
     """All environments have sparsities of their own, or none; `sparsities`: those at the top of the suite, which say
     nothing beside them."""

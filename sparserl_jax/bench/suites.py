@@ -23,6 +23,7 @@ from sparserl_jax.bench.algorithms import own_agent
 from sparserl_jax.bench.ranges import (
     MOST_SEEDS,
     check_knob,
+    check_levels,
     check_own_sparsities,
     check_ranges,
     check_seeds,
@@ -391,24 +392,7 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
         good = isinstance(value, list) and len(value) > 0
         require(good, where, f"the suite needs at least one [[{key}]] block.")
     tasks = [from_table(Task, entry, f"{where} [[environments]]", skip=UNWRITTEN) for entry in environments]
-    for task in tasks:
-        levels = (task.random, task.reference, task.learned)
-        require(
-            all(v is None for v in levels) or all(v is not None for v in levels),
-            where,
-            f"environment '{task.name}' needs random, reference and learned together, or none of them.",
-        )
-        known = {} if task.known is None else task.known
-        numbers = isinstance(known, Mapping) and all(
-            isinstance(value, int | float) and math.isfinite(value) for value in known.values()
-        )
-        require(
-            numbers, where, f"environment '{task.name}': 'known' must be a table of returns, not {known!r}."
-        )
-        if task.random is not None and task.reference is not None:
-            require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
-        if task.random is not None and task.learned is not None:
-            require(task.learned > task.random, where, f"'{task.name}': learned must exceed random.")
+    check_levels(tasks, where)
     check_own_sparsities(tasks, top.sparsities, where)
     blocks = enumerate(arms, 1)
     resolved = [_arm(entry, number, top, tasks, agent, f"{where} [[arms]]") for number, entry in blocks]

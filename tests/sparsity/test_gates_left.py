@@ -13,7 +13,7 @@ from sparserl_jax.conformance.laboratory import NETWORKS, hasty, laboratory
 from sparserl_jax.layers import leaf
 from sparserl_jax.sparsity import METHODS, l0
 from tests.reference.conformance import equal, host
-from tests.sparsity.test_l0 import BOTH, begun, closing
+from tests.sparsity.test_l0 import BOTH, begun, closing, used
 from tests.sparsity.test_pruning import EVENTS, TWO, WEIGHTS
 
 
@@ -45,6 +45,18 @@ def test_a_network_that_is_taken_up_acts_as_it_did(name, seed, density):
         gates = np.unique(extra["log_alpha"][layer.name])
         assert set(gates) <= {np.float32(np.log(9)), np.float32(-l0.LIMIT)}
         assert extra["log_alpha"][layer.name].shape == begun(name).extra["log_alpha"][layer.name].shape
+
+
+@BOTH
+def test_a_sparse_network_taken_up_without_a_coefficient_is_dense_and_acts_as_it_did(name):
+    built = begun(name, 0.0)
+    masks = jax.tree.map(lambda x: np.ones(x.shape, bool), WEIGHTS)
+    masks["hidden_0"]["kernel"][0] = False
+    params, extra, state = METHODS[name].family.adopt(WEIGHTS, masks, built.sparsity)
+    kernel = np.where(masks["hidden_0"]["kernel"], WEIGHTS["hidden_0"]["kernel"], 0)
+    acting = used(name, built._replace(params=params, extra=extra, sparsity=state), "learn")
+    assert equal(acting["hidden_0"]["kernel"], kernel)
+    assert all(np.all(mask) for mask in jax.tree.leaves(state.masks))
 
 
 def test_a_method_that_begins_with_closed_gates_opens_those_of_live_weights():

@@ -214,18 +214,6 @@ def test_without_a_coefficient_nothing_is_drawn_or_closed_and_gates_stay_where_t
 
 
 @BOTH
-def test_a_sparse_network_taken_up_without_a_coefficient_is_dense_and_acts_as_it_did(name):
-    built = begun(name, 0.0)
-    masks = jax.tree.map(lambda x: np.ones(x.shape, bool), WEIGHTS)
-    masks["hidden_0"]["kernel"][0] = False
-    params, extra, state = METHODS[name].family.adopt(WEIGHTS, masks, built.sparsity)
-    kernel = np.where(masks["hidden_0"]["kernel"], WEIGHTS["hidden_0"]["kernel"], 0)
-    acting = used(name, built._replace(params=params, extra=extra, sparsity=state), "learn")
-    assert equal(acting["hidden_0"]["kernel"], kernel)
-    assert all(np.all(mask) for mask in jax.tree.leaves(state.masks))
-
-
-@BOTH
 def test_gates_are_kept_within_their_limits_and_begin_nearly_open(name):
     built, family = begun(name), METHODS[name].family
     starts = np.concatenate([np.ravel(gate) for gate in built.extra["log_alpha"].values()])
