@@ -12,6 +12,7 @@ Tests hold every page to what this prints, so that no number in these tables can
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -70,25 +71,25 @@ def renewed(text: str, place: Path) -> str:
     return after
 
 
+summarise = functools.cache(summary.summarise)
+"""Of a folder, once for all its blocks."""
+
+
 def _table(names: Sequence[str], columns: Sequence[int], rows: Sequence[summary.Row]) -> list[str]:
-    return [
-        "| " + " | ".join(names) + " |",
-        "|" + "|".join(["---"] + ["---:"] * (len(names) - 1)) + "|",
-        *("| " + " | ".join(tables.cells(row)[index] for index in columns) + " |" for row in rows),
-    ]
+    return tables.grid(names, ([tables.cells(row)[index] for index in columns] for row in rows))
 
 
 def suite(folder: Path, _: Sequence[str], place: Path) -> str:
     """A suite's table on every environment, with what made it and its plot."""
-    found = summary.summarise(folder)
+    found = summarise(folder)
     records, where = found.records, Path(os.path.relpath(folder, place.parent)).as_posix()
     counts = [len(row.seeds) for part in found.blocks for row in part.rows]
     machines = caption.distinct(caption.machine(record) for record in records)
     versions = caption.distinct(caption.versions(record) for record in records)
-    commits = caption.distinct(str(record["provenance"]["git_commit"])[:10] for record in records)
+    commits = caption.distinct(caption.commit(record) for record in records)
     lines = [
         f"`make bench SUITE={folder.name}`: {found.title}; {caption.seeds_sentence(counts)}; {machines}; {versions}; "
-        f"commit {commits}; [the whole table]({where}/table.md).",
+        f"{commits}; [the whole table]({where}/table.md).",
         "",
         f"![return against sparsity]({where}/plots/return_versus_sparsity.png)",
         "",
@@ -118,7 +119,7 @@ def _why(row: summary.Row) -> str:
 
 def verdicts(folder: Path, _: Sequence[str], place: Path) -> str:
     """Rows of every kind, and why their verdicts are given."""
-    found, lines = summary.summarise(folder), []
+    found, lines = summarise(folder), []
     for part in found.blocks:
         if part.reason is not None:
             lines += [f"On {part.env}: {part.reason}.", ""]
@@ -141,7 +142,7 @@ def verdicts(folder: Path, _: Sequence[str], place: Path) -> str:
 def rows(folder: Path, words: Sequence[str], place: Path) -> str:
     """The rows of some arms on one environment (`words`: its name, then theirs), at all their sparsities."""
     env, *arms = words
-    part = next(block for block in summary.summarise(folder).blocks if block.env == env)
+    part = next(block for block in summarise(folder).blocks if block.env == env)
     chosen = [row for arm in arms for row in part.rows if row.arm == arm]
     if missing := set(arms) - {row.arm for row in chosen}:
         raise ValueError(f"{place.name}: results/{folder.name} has no arm {sorted(missing)} on {env}")

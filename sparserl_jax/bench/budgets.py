@@ -97,8 +97,9 @@ def _overridden(arm: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     if not own:
         return dict(arm)
     there = arm.get("by_environment", {})
+    # What an environment has stands above `overrides`, and would be another length's. Mistakes are told where arms are
+    # read.
     if isinstance(there, Mapping) and all(isinstance(one, Mapping) for one in there.values()):
-        # What an environment has stands above `overrides`, and would be another length's.
         kept = {env: {key: one[key] for key in one if key not in own} for env, one in there.items()}
-        arm = {**arm, "by_environment": {env: one for env, one in kept.items() if one}} if there else arm
+        arm = {**arm, "by_environment": kept}
     return {**arm, "overrides": {**arm.get("overrides", {}), **own}}

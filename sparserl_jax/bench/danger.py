@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sparserl_jax.bench import evaluate, records, rows, saved, statistics
+from sparserl_jax.bench import evaluate, records, rows, saved, statistics, tables
 from sparserl_jax.bench.rows import Row
 from sparserl_jax.bench.summary import summarise
 from sparserl_jax.errors import UserError
@@ -242,9 +242,7 @@ def markdown(title: str, sections: list[Section]) -> str:
     """All environments as GitHub Markdown."""
     text = [f"# Danger: {title}", ""]
     for section in sections:
-        text += [f"## {section.env}", "", "| " + " | ".join(COLUMNS) + " |"]
-        text += ["|" + "|".join(["---", *["---:"] * (len(COLUMNS) - 1)]) + "|"]
-        text += ["| " + " | ".join(_cells(line)) + " |" for line in section.lines]
+        text += [f"## {section.env}", "", *tables.grid(COLUMNS, map(_cells, section.lines))]
         text += [
             "",
             f"{section.draws:,} draws of every policy in each of {section.states} states that uniform doses visit, the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from sparserl_jax.bench.rows import Block, Row, wide
 from sparserl_jax.bench.screen import screen
 from sparserl_jax.bench.summary import Summary, summarise
 
-__all__ = ["COLUMNS", "cells", "comma_separated", "heading", "latex", "markdown", "screen", "write"]
+__all__ = ["COLUMNS", "cells", "comma_separated", "grid", "heading", "latex", "markdown", "screen", "write"]
+
+
+def grid(names: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a GitHub table: the first column to the left, the others to the right."""
+    return [
+        "| " + " | ".join(names) + " |",
+        "|" + "|".join(["---", *["---:"] * (len(names) - 1)]) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
 
 
 def markdown(summary: Summary) -> str:
@@ -26,13 +36,7 @@ def markdown(summary: Summary) -> str:
         lines += [f"## {heading(block)}", ""]
         if block.reason is not None:
             lines += [f"**{block.reason[0].upper()}{block.reason[1:]}.**", ""]
-        names = [COLUMNS[index] for index in columns]
-        lines += [
-            "| " + " | ".join(names) + " |",
-            "|" + "|".join(["---", *["---:"] * (len(names) - 1)]) + "|",
-        ]
-        lines += ["| " + " | ".join(row) + " |" for row in texts(block, columns)]
-        lines.append("")
+        lines += [*grid([COLUMNS[index] for index in columns], texts(block, columns)), ""]
         for line in remarks(block):
             lines += [line, ""]
     lines += [line + "\n" for line in summary.caption]

@@ -118,8 +118,9 @@ def outcome(folder: Path) -> Outcome:
             mine.append(Trial(arm, name, values[name], own, score))
             scores.append(x)
         # Each of the groups of environments takes its best trial.
+        everywhere = np.stack(scores)
         for group in groups:
-            there = np.stack(scores)[:, :, group]
+            there = everywhere[:, :, group]
             best = int(np.argmax([statistics.iqm(one) for one in there]))
             taken = tuple(environments[index] for index in group)
             mine[best] = dataclasses.replace(mine[best], chosen=(*mine[best].chosen, *taken))
