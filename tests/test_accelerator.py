@@ -201,21 +201,30 @@ def test_every_core_is_a_device_unless_the_user_says_otherwise(monkeypatch, give
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the choice is glibc's")
-def test_freed_memory_is_kept():
-    """Pages that a process is given while it takes and frees 40 MiB twenty times: few when they are kept."""
+@pytest.mark.parametrize("by", ["its first thread", "another thread"])
+def test_freed_memory_is_kept(by):
+    """Pages that a process is given while it takes and frees 80 MiB in two pieces, twenty times: few if kept."""
     program = (
-        "import resource, sys, numpy as np\n"
+        "import resource, sys, threading, numpy as np\n"
         "from sparserl_jax import accelerator\n"
         "if sys.argv[1] == 'kept': accelerator.keep_freed_memory()\n"
-        "np.ones(5 << 20)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(20): np.ones(5 << 20)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+        "def take(times):\n"
+        "    for _ in range(times): [np.ones(5 << 20) for _ in range(2)]\n"
+        "def work():\n"
+        "    take(1)\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    take(20)\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+        "if sys.argv[2] == 'another thread':\n"
+        "    thread = threading.Thread(target=work)\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "else: work()\n"
     )
 
     def faults(way: str) -> int:
         done = subprocess.run(
-            [sys.executable, "-c", program, way], capture_output=True, text=True, check=True
+            [sys.executable, "-c", program, way, by], capture_output=True, text=True, check=True
         )
         return int(done.stdout)
 
