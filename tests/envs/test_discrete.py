@@ -123,6 +123,28 @@ def test_images_are_flattened_row_by_row_and_described():
     assert flat.dtype == np.float32 and not np.array_equal(image, after)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("game", "episodes"), [("SpaceInvaders", 1), ("Breakout", 2), ("Asterix", 64), ("Freeway", 64)]
+)
+def test_how_many_episodes_a_game_of_minatar_has(game, episodes):
+    """Observations under the same actions from 64 keys: some games draw nothing, or only how they begin."""
+    env = envs.make(f"gymnax:{game}-MinAtar")
+
+    def episode(key):
+        begin, key = jax.random.split(key)
+        state, _ = env.reset(begin)
+
+        def step(state, at):
+            state, seen = env.step(jax.random.fold_in(key, at), state, at % 3)
+            return state, seen.obs
+
+        return jax.lax.scan(step, state, jnp.arange(40))[1].reshape(-1)
+
+    seen = np.asarray(jax.jit(jax.vmap(episode))(jax.random.split(jax.random.key(0), 64)))
+    assert len(np.unique(seen, axis=0)) == episodes
+
+
 def test_gymnasium_gets_its_own_numbers_where_choices_are_not_counted_from_zero():
     gymnasium = pytest.importorskip("gymnasium")
 
