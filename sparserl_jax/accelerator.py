@@ -242,7 +242,7 @@ def keep_freed_memory() -> None:
     cleared anew in every call: with environments on the host, where each step is a call, 259 member updates/s in place
     of 376 (TD3 at 2x256, batch 256, 36 members in waves on two cores). Threads keep arenas of their own: cores that
     share one wait for each other (264). An arena is made of heaps of 64 MiB, of which an empty one is dropped whatever
-    the threshold, unless the pad is larger than it: 200,000 pages a second in runs where that happens, few without.
+    the threshold, unless the pad is as large: 200,000 pages a second in runs where that happens, few without.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
