@@ -54,10 +54,9 @@ def chosen(table: Mapping[str, Any], budget: str | None, where: str) -> dict[str
         raise suggest(budget, known, f"budget of {where}")
     changes = dict(budgets[budget])
     values = changes.pop("overrides", {})
-    title = table.get("title", table.get("name", ""))
     changed = {
         **table,
-        "title": f"{title} (budget {budget})",
+        "title": f"{_retold(table, changes)} (budget {budget})",
         **changes,
         "name": f"{table.get('name', '')}_{budget}",
         "budget": budget,
@@ -65,6 +64,15 @@ def chosen(table: Mapping[str, Any], budget: str | None, where: str) -> dict[str
     if values:
         changed["arms"] = [_overridden(arm, values) for arm in table["arms"]]
     return changed
+
+
+def _retold(table: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
+    """The suite's title; where it tells how many steps a run has, it tells those of the changed length."""
+    title = str(table.get("title", table.get("name", "")))
+    steps, changed = table.get("steps"), changes.get("steps")
+    if isinstance(steps, int) and isinstance(changed, int):  # other types are refused later
+        title = title.replace(f"{steps:,} steps", f"{changed:,} steps")
+    return title
 
 
 def _check(table: Mapping[str, Any], name: str, changes: Any, where: str) -> None:

@@ -46,6 +46,14 @@ def test_a_budget_replaces_what_it_names_and_belongs_to_name_and_hash():
     assert again.hash() == short.hash()
 
 
+def test_a_title_that_tells_the_steps_tells_those_of_the_budget():
+    told = parse("short", title="a miniature, 4,000 steps")
+    assert told.title == "a miniature, 2,000 steps (budget short)"
+    assert parse(title="a miniature, 4,000 steps").title == "a miniature, 4,000 steps"
+    with pytest.raises(UserError, match="steps"):
+        suites.parse({**TABLE, "budgets": {"short": {**SHORT, "steps": "2000"}}}, "mini.toml", "short")
+
+
 def test_a_suite_without_budgets_is_what_it_was():
     plain = fake.table(**fake.SMALL)
     assert suites.parse(plain, "mini.toml").budget is None
