@@ -348,6 +348,8 @@ class Decompose:
     out: Path | None = None
     """A new file for the decomposed policy; default: print only. Of a suite: the folder for low_rank.md and
     low_rank.csv; default its own."""
+    replace: bool = False
+    """Of a suite: make low_rank.md and low_rank.csv anew where they are there already."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +364,8 @@ class Danger:
     """Draws in each of them."""
     seed: int = 0
     """Which states."""
+    replace: bool = False
+    """Make danger.md and danger.csv anew where they are there already."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sparserl_jax.bench import evaluate, records, rows, saved, statistics, tables
+from sparserl_jax.bench import evaluate, rows, saved, statistics, tables
 from sparserl_jax.bench.rows import Row
 from sparserl_jax.bench.summary import summarise
 from sparserl_jax.errors import UserError
@@ -238,8 +238,8 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def markdown(title: str, sections: list[Section]) -> str:
-    """All environments as GitHub Markdown."""
+def markdown(title: str, sections: list[Section], made: str) -> str:
+    """All environments as GitHub Markdown; `made` is the last line."""
     text = [f"# Danger: {title}", ""]
     for section in sections:
         text += [f"## {section.env}", "", *tables.grid(COLUMNS, map(_cells, section.lines))]
@@ -252,7 +252,7 @@ def markdown(title: str, sections: list[Section]) -> str:
             "mean share outside over seeds; largest dose of any seed.",
             "",
         ]
-    return "\n".join(text)
+    return "\n".join([*text, made]) + "\n"
 
 
 def comma_separated(sections: list[Section]) -> str:
@@ -272,10 +272,3 @@ def comma_separated(sections: list[Section]) -> str:
                     for value in cells
                 )
     return out.getvalue()
-
-
-def write(folder: Path, title: str, sections: list[Section]) -> list[Path]:
-    """Write the page and its numbers into the folder; returns their paths."""
-    for name, text in zip(FILES, (markdown(title, sections), comma_separated(sections)), strict=True):
-        records.write_atomic(folder / name, text.encode())
-    return [folder / name for name in FILES]

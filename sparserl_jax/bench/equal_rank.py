@@ -94,6 +94,8 @@ def is_suite(path: Path) -> bool:
 def compare(root: Path, settings: Settings, texts: Sequence[str] = ()) -> list[Section]:
     """Every environment that has a dense row with the sparse rows wanted: all whose networks are as wide, by default.
 
+    A/A rows, dense with other seeds, are always among them: what chance and the choice of ranks do without a method.
+
     Args:
         root: what `sparserl bench` or `sparserl publish` made.
         texts: rows, each written `[ENV/]ARM[@SPARSITY]`.
@@ -109,7 +111,7 @@ def compare(root: Path, settings: Settings, texts: Sequence[str] = ()) -> list[S
     decompose.check_episodes(settings.factors, settings.episodes, settings.seed, settings.selection)
     found = summary.summarise(root)
     chosen = [(block, _wanted(found, block, texts)) for block in found.blocks]
-    chosen = [(block, rows) for block, rows in chosen if rows]
+    chosen = [(block, rows) for block, rows in chosen if any(row.role != "aa" for row in rows)]
     if not chosen:
         raise UserError(f"'{root}' has no sparse rows to compare with dense; name some with --only.")
     for block, _ in chosen:
@@ -133,15 +135,14 @@ def _wanted(found: summary.Summary, block: Block, texts: Sequence[str]) -> list[
     wanted = [only.parse(text, places, found.name) for text in texts]
     dense, rows = reference(block.rows), []
     for row in block.rows:
-        at = only.Place(block.env, "", row.arm, row.sparsity)
-        if row is dense or not (any(one.meets(at) for one in wanted) if wanted else row.role == "method"):
-            continue
+        named = any(one.meets(only.Place(block.env, "", row.arm, row.sparsity)) for one in wanted)
         narrow = row.method == "tiny" or (dense is not None and row.width != dense.width)
-        if narrow and wanted:
+        if named and narrow:
             raise UserError(
                 f"'{name(row)}' has networks of another width than dense and cannot have its ranks; leave it out."
             )
-        if not narrow and (wanted or row.method != "dense"):
+        sparse = named if wanted else row.role == "method" and row.method != "dense"
+        if row is not dense and not narrow and (sparse or row.role == "aa"):
             rows.append(row)
     return rows
 

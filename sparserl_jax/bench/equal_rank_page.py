@@ -11,25 +11,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sparserl_jax.bench import records, statistics
+from sparserl_jax.bench import statistics
 from sparserl_jax.bench.columns import bounded, heading
 from sparserl_jax.bench.rows import Row, generator
 
 if TYPE_CHECKING:
     from sparserl_jax.bench.equal_rank import Line, Section, Settings
 
-FILE = "low_rank"
-"""Name of both files, without what follows the dot."""
+FILES = ("low_rank.md", "low_rank.csv")
 HEADINGS = (
-    "sparse row",
+    "row",
     "sparsity",
     "ranks",
     "chosen for",
     "weights saved",
     "dense z [95 % CI]",
-    "sparse z [95 % CI]",
-    "sparse - dense [95 % CI]",
-    "P(sparse beats dense) [95 % CI]",
+    "z [95 % CI]",
+    "delta to dense [95 % CI]",
+    "P(beats dense) [95 % CI]",
     "verdict",
 )
 _CSV = (
@@ -118,8 +117,9 @@ def _explained(settings: Settings) -> list[str]:
         "chance are over runs (seeds). Weights saved: of the actor, biases not counted, as "
         f"{settings.factors} factors, a layer staying plain where these would not be smaller.",
         "",
-        f"Verdict: of the sparse row at these ranks against the dense one at the same; matched: lower bound >= "
-        f"{-statistics.MARGIN:g}, worse: upper bound < {-statistics.MARGIN:g}, else undecided.",
+        f"Verdict: of the row at these ranks against the dense one at the same; matched: lower bound >= "
+        f"{-statistics.MARGIN:g}, worse: upper bound < {-statistics.MARGIN:g}, else undecided. An A/A row is dense "
+        "with other seeds: its differences are chance alone, and what its own choice of ranks favours.",
         "",
         "Bytes are those of one raw file with 32-bit values, biases included, mean over seeds. A file is one of the "
         "forms: the savings of masks and of factors, which are dense, do not multiply.",
@@ -127,8 +127,8 @@ def _explained(settings: Settings) -> list[str]:
     ]
 
 
-def markdown(title: str, sections: Sequence[Section], settings: Settings) -> str:
-    """The whole page."""
+def markdown(title: str, sections: Sequence[Section], settings: Settings, made: str) -> str:
+    """The whole page; `made` is its last line."""
     lines = [f"# {title}: dense and sparse policies at equal ranks", "", *_explained(settings)]
     for section in sections:
         env, reason = section.block.env, section.block.reason
@@ -141,7 +141,7 @@ def markdown(title: str, sections: Sequence[Section], settings: Settings) -> str
             for one in section.stored
         ]
         lines += _table(("bytes of", "factors of ranks", *names), bytes_of, 2)
-    return "\n".join(lines).rstrip("\n") + "\n"
+    return "\n".join([*lines, made]) + "\n"
 
 
 def comma_separated(sections: Sequence[Section]) -> str:
@@ -176,17 +176,9 @@ def comma_separated(sections: Sequence[Section]) -> str:
     return out.getvalue()
 
 
-def write(folder: Path, title: str, sections: Sequence[Section], settings: Settings) -> list[Path]:
-    """Write both files into a folder; returns their paths."""
-    made = {f"{FILE}.md": markdown(title, sections, settings), f"{FILE}.csv": comma_separated(sections)}
-    for file, text in made.items():
-        records.write_atomic(folder / file, text.encode())
-    return [folder / file for file in made]
-
-
 def savings(folder: Path) -> dict[tuple[str, str, float], float]:
     """Share of weights saved at a sparse row's own ranks, by (environment, arm, knob); empty without such a file."""
-    file = folder / f"{FILE}.csv"
+    file = folder / FILES[1]
     if not file.is_file():
         return {}
     with file.open(encoding="utf-8", newline="") as lines:

@@ -24,6 +24,8 @@ from sparserl_jax.commands.console import say
 from sparserl_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 
@@ -150,8 +152,8 @@ def inspect(command: Inspect, console: Console) -> int:
 
 def decompose(command: Decompose, console: Console) -> int:
     """`sparserl decompose`."""
+    from sparserl_jax.bench import beside, decompose_page, equal_rank, equal_rank_page, records, saved
     from sparserl_jax.bench import decompose as decomposing
-    from sparserl_jax.bench import decompose_page, equal_rank, equal_rank_page, records, saved
     from sparserl_jax.deploy import low_rank
 
     rule, out = low_rank.rule(command.rule), command.out
@@ -159,15 +161,21 @@ def decompose(command: Decompose, console: Console) -> int:
         settings = equal_rank.Settings(
             rule, command.factors, command.episodes, command.seed, command.selection_episodes
         )
+        folder = command.path if out is None else out
+        beside.check_new(folder, equal_rank_page.FILES, command.replace)
         sections = equal_rank.compare(command.path, settings, flat(command.only))
         title = records.read_configuration(command.path)["suite"]["title"]
-        say(console, equal_rank_page.markdown(title, sections, settings))
-        folder = command.path if out is None else out
-        for path in equal_rank_page.write(folder, title, sections, settings):
-            say(console, f"Written: {path}")
-        return 0
+        made = beside.made_by("decompose", command)
+        page = equal_rank_page.markdown(title, sections, settings, made)
+        return _written(
+            folder, equal_rank_page.FILES, page, equal_rank_page.comma_separated(sections), console
+        )
     if command.only:
         raise UserError(f"--only chooses rows of a suite, and '{command.path}' is not the folder of one.")
+    if command.replace:
+        raise UserError(
+            f"--replace makes the page of a suite anew, and '{command.path}' is not the folder of one."
+        )
     decomposing.check_target(out)
     found = decomposing.decompose(
         saved.find(command.path),
@@ -186,13 +194,22 @@ def decompose(command: Decompose, console: Console) -> int:
 
 def danger(command: Danger, console: Console) -> int:
     """`sparserl danger`."""
+    from sparserl_jax.bench import beside, records
     from sparserl_jax.bench import danger as dangers
-    from sparserl_jax.bench import records
 
+    beside.check_new(command.path, dangers.FILES, command.replace)
     sections = dangers.measure(command.path, command.states, command.draws, command.seed)
     title = records.read_configuration(command.path)["suite"]["title"]
-    say(console, dangers.markdown(title, sections))
-    for path in dangers.write(command.path, title, sections):
+    page = dangers.markdown(title, sections, beside.made_by("danger", command))
+    return _written(command.path, dangers.FILES, page, dangers.comma_separated(sections), console)
+
+
+def _written(folder: Path, files: tuple[str, str], page: str, numbers: str, console: Console) -> int:
+    """Print a page and write it with its numbers; returns the exit code."""
+    from sparserl_jax.bench import beside
+
+    say(console, page)
+    for path in beside.write(folder, dict(zip(files, (page, numbers), strict=True))):
         say(console, f"Written: {path}")
     return 0
 

@@ -321,6 +321,37 @@ def test_an_annealed_learning_rate_is_zero_where_training_ends():
     assert moved[0] == pytest.approx(CONFIG.learning_rate, rel=1e-2)
     assert moved[1] == pytest.approx(CONFIG.learning_rate * (1 - 21 / 41), rel=1e-2)
     assert moved[2] == 0.0
+    # What the networks move by falls with it: Adam's first step from the same gradient is as long as its rate.
+    for name in ("actor", "critic"):
+        steps = [
+            np.concatenate([
+                np.abs(new - old).ravel()
+                for new, old in zip(
+                    jax.tree.leaves(host(getattr(after, name).params)),
+                    jax.tree.leaves(host(getattr(state, name).params)),
+                    strict=True,
+                )
+            ])
+            for after in (first, half, last)
+        ]  # fmt: skip
+        assert steps[0].max() == pytest.approx(CONFIG.learning_rate, rel=1e-2)
+        np.testing.assert_allclose(steps[1], steps[0] * (1 - 21 / 41), rtol=1e-2, atol=1e-6)
+        assert steps[2].max() < 1e-8  # the rounding of 1 - 1
+
+
+def test_rates_of_gates_fall_with_those_of_weights():
+    lab = laboratory(METHODS["l0"].family, dataclasses.replace(EVENTS, interval=1000), anneal=True)
+    state = lab.init(jax.random.key(0), lab.settings(METHODS["l0"], 1.0))
+    batch = Minibatch(made()[1], GATES)
+    for name in ("actor", "critic"):
+        before = jax.tree.leaves(getattr(state, name).extra)
+        longest = []
+        for updates in (0, (EVENTS.end + 1) // 2, EVENTS.end):
+            after = jax.tree.leaves(getattr(lab.update(state, batch, 0, updates)[0], name).extra)
+            longest.append(
+                max(float(np.abs(new - old).max()) for new, old in zip(after, before, strict=True))
+            )
+        assert longest == pytest.approx([0.01, 0.01 * (1 - 21 / 41), 0.0], rel=1e-2, abs=1e-8)
 
 
 def test_the_policy_is_the_mean_of_the_live_weights():

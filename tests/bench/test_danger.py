@@ -64,6 +64,10 @@ def test_every_kind_of_policy_is_looked_at(tmp_path, capsys):
     assert cli.run(["danger", str(tmp_path / "x"), "--states", "8", "--draws", "200"]) == 0
     said = capsys.readouterr().out
     assert "| uniform doses |" in said and "200 draws of every policy in each of 8 states" in said
+    page = (tmp_path / "x/danger.md").read_text()
+    assert page.splitlines()[-1].startswith("Made by `sparserl danger x --states 8 --draws 200`: ")
+    assert cli.run(["danger", str(tmp_path / "x")]) == 2
+    assert "has danger.md and danger.csv already" in capsys.readouterr().err
     rows = list(csv.DictReader((tmp_path / "x/danger.csv").open()))
     assert [row["arm"] for row in rows] == [
         "uniform doses",

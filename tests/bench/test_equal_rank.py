@@ -28,7 +28,11 @@ from tests.bench import trained
 
 ENV = "gymnax:Pendulum-v1"
 FOLDER = "gymnax-Pendulum-v1"
-ARMS = [{"recipe": "dense"}, {"recipe": "static"}]
+ARMS = [
+    {"recipe": "dense"},
+    {"recipe": "dense", "name": "dense_aa", "role": "aa", "seeds_from": 100},
+    {"recipe": "static"},
+]
 
 
 def settings(rule: str = "z=0.05", episodes: int = 6, selection: int = 4) -> equal_rank.Settings:
@@ -37,7 +41,7 @@ def settings(rule: str = "z=0.05", episodes: int = 6, selection: int = 4) -> equ
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seeds of a dense and a static policy."""
+    """Two seeds of a dense and a static policy, and of the dense one again."""
     return trained.train_suite(tmp_path_factory.mktemp("equal") / "small", ARMS)
 
 
@@ -45,6 +49,11 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def section(suite: Path) -> equal_rank.Section:
     (found,) = equal_rank.compare(suite, settings())
     return found
+
+
+def sparse(section: equal_rank.Section) -> list[equal_rank.Line]:
+    """The lines of all rows but the A/A one."""
+    return [line for line in section.lines if line.row.role != "aa"]
 
 
 def z(returns: np.ndarray) -> float:
@@ -55,8 +64,8 @@ def z(returns: np.ndarray) -> float:
 def test_both_rows_are_played_undecomposed_and_at_the_choice_of_either(
     suite: Path, section: equal_rank.Section
 ):
-    assert {line.row.arm for line in section.lines} == {"static"}
-    undecomposed, *others = section.lines
+    assert {line.row.arm for line in section.lines} == {"dense_aa", "static"}
+    undecomposed, *others = sparse(section)
     assert undecomposed.ranks is None and (undecomposed.saved, undecomposed.chosen_for) == (0.0, ())
     assert sorted(label for line in others for label in line.chosen_for) == ["dense", "static@0.5"]
     assert len(others) == len({line.ranks for line in others})
@@ -78,16 +87,16 @@ def test_both_rows_are_played_undecomposed_and_at_the_choice_of_either(
 def test_a_row_of_one_seed_chooses_ranks_as_its_policy_does_alone(suite: Path, tmp_path: Path):
     one = tmp_path / "one"
     shutil.copytree(suite, one)
-    for run in (one / "records" / FOLDER).glob("*-seed001"):
+    for run in (one / "records" / FOLDER).glob("*-seed?01"):
         shutil.rmtree(run)
     (found,) = equal_rank.compare(one, settings("z=0.01"), ["static@0.5"])
     for arm, label in (("dense-s0000", "dense"), ("static-s0500", "static@0.5")):
         run = saved.find(suite / "records" / FOLDER / f"{arm}-seed000")
         layers, _ = decompose.actor(run)
         alone = decompose.select(run, layers, 0.01, 3, 4, 7)
-        (line,) = (line for line in found.lines if label in line.chosen_for)
+        (line,) = (line for line in sparse(found) if label in line.chosen_for)
         assert line.ranks == alone.chosen.ranks
-    text = equal_rank_page.markdown("x", [found], settings())
+    text = equal_rank_page.markdown("x", [found], settings(), "Made here.")
     assert "nan" not in text and "| static@0.5 | 0.5 | undecomposed |" in text
     # One seed: values without intervals.
     row = next(line for line in text.splitlines() if line.startswith("| static@0.5 | 0.5 | undecomposed"))
@@ -105,14 +114,17 @@ def test_bytes_are_those_of_every_form_of_either_row(suite: Path, section: equal
             suite
             / "records"
             / FOLDER
-            / f"{'dense-s0000' if one.row.arm == 'dense' else 'static-s0500'}-seed000"
+            / {"dense": "dense-s0000-seed000", "dense_aa": "dense_aa-s0000-seed100"}.get(
+                one.row.arm, "static-s0500-seed000"
+            )
         )
         masks = saved.find(run).policy.masks["mlp"]
         nnz = [int(masks[layer]["kernel"].sum()) for layer in ("hidden_0", "hidden_1", "output")]
         marked = sum(size / 8 for size, kept in zip((24, 64, 8), nnz, strict=True) if kept < size)
         assert one.bytes["bitmask"] == 4 * (sum(nnz) + 17) + marked
-        assert sum(nnz) == (96 if one.row.arm == "dense" else pytest.approx(48, abs=1))
-    assert [one.row.arm for one in section.stored] == ["dense", *["static"] * (len(section.stored) - 1)]
+        assert sum(nnz) == (96 if one.row.method == "dense" else pytest.approx(48, abs=1))
+    arms = [one.row.arm for one in section.stored]
+    assert arms[0] == "dense" and set(arms[1:]) == {"dense_aa", "static"}
 
 
 def line(section: equal_rank.Section, dense: list[float], sparse: list[float]) -> equal_rank.Line:
@@ -137,11 +149,12 @@ def test_statistics_are_over_runs_with_the_sparse_row_first(section: equal_rank.
 def test_a_diverged_run_stays_in_at_the_random_level(suite: Path, monkeypatch):
     monkeypatch.setattr(equal_rank, "_lost", lambda run: run.name.endswith("static-s0500-seed001"))
     (found,) = equal_rank.compare(suite, settings("rank=2,4,1"))
-    assert [line.ranks for line in found.lines] == [None, (2, 4, 1)]
-    for one in found.lines:
+    assert [line.ranks for line in sparse(found)] == [None, (2, 4, 1)]
+    for one in sparse(found):
         assert one.sparse[1] == 0.0 and one.sparse[0] != 0.0 and (one.dense != 0.0).all()
         assert one.chosen_for == ()
-    assert "Ranks are given (rank=2,4,1)" in equal_rank_page.markdown("x", [found], settings("rank=2,4,1"))
+    page = equal_rank_page.markdown("x", [found], settings("rank=2,4,1"), "Made here.")
+    assert "Ranks are given (rank=2,4,1)" in page and page.endswith("\nMade here.\n")
 
 
 def test_the_command_prints_the_page_and_writes_it_beside_the_table(suite: Path, tmp_path: Path, capsys):
@@ -158,8 +171,21 @@ def test_the_command_prints_the_page_and_writes_it_beside_the_table(suite: Path,
     assert equal_rank_page.savings(mine) == {(ENV, "static", 0.5): float(own["saved"])}
     assert equal_rank_page.savings(tmp_path) == {}
     assert own["verdict"] == "no verdict" and float(own["bytes_three_factors"]) > 0
-    assert cli.run([*words, "--out", str(tmp_path / "other")]) == 0
-    assert (tmp_path / "other" / "low_rank.md").read_text() == text
+    assert text.splitlines()[-1].startswith(
+        "Made by `sparserl decompose mine --episodes 6 --seed 7 --selection-episodes 4 --only static`: "
+    )
+    # With and without --only there is the A/A row.
+    assert "| dense_aa | 0 | undecomposed |" in text
+    capsys.readouterr()
+    assert cli.run(words) == 2
+    assert "has low_rank.md and low_rank.csv already" in capsys.readouterr().err
+    assert (mine / "low_rank.md").read_text() == text
+    for changed in (["--out", str(tmp_path / "other")], ["--replace"]):
+        assert cli.run([*words, *changed]) == 0
+    again = (tmp_path / "other" / "low_rank.md").read_text()
+    assert again.splitlines()[:-1] == text.splitlines()[:-1]
+    assert (mine / "low_rank.md").read_text() == again
+    assert "--only" not in again
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sparserl_jax.envs import mario_adapter
 from sparserl_jax.errors import UserError
 
 NAME = "mario:SuperMarioBros-7-1-v0"
-SHORT, LONG = [["right"]] * 5, [["right"]] * 12
+RIGHT, SIMPLE, COMPLEX = ([["right"]] * buttons for buttons in (5, 7, 12))
 
 
 class Rom:
@@ -100,7 +100,11 @@ def emulator(monkeypatch):
     }
     game, nes = modules["gym_super_mario_bros"], modules["nes_py"]
     game.SuperMarioBrosEnv, game.actions = Game, modules["gym_super_mario_bros.actions"]
-    game.actions.RIGHT_ONLY, game.actions.SIMPLE_MOVEMENT, game.actions.COMPLEX_MOVEMENT = SHORT, SHORT, LONG
+    game.actions.RIGHT_ONLY, game.actions.SIMPLE_MOVEMENT, game.actions.COMPLEX_MOVEMENT = (
+        RIGHT,
+        SIMPLE,
+        COMPLEX,
+    )
     nes._rom, nes.wrappers = modules["nes_py._rom"], modules["nes_py.wrappers"]
     nes._rom.ROM, nes.wrappers.JoypadSpace = Rom, Joypad
     for name, module in modules.items():
@@ -118,6 +122,8 @@ def test_a_stage_is_a_host_environment_of_stacked_images(emulator):
     name = NAME + "?actions=complex&max_episode_steps=7"
     size = 84 * 84 * 4
     assert env.spec == envs.EnvSpec(name, size, max_episode_steps=7, num_actions=12, image=(84, 84, 4))
+    for choice, buttons in {"": 7, "?actions=simple": 7, "?actions=right_only": 5}.items():
+        assert envs.make(NAME + choice).spec.num_actions == buttons
     assert envs.make(NAME).spec.max_episode_steps == 2500 and Game.made[-1] == ("vanilla", (7, 1))
     envs.make("mario:SuperMarioBros-1-4-v3")
     assert Game.made[-1] == ("rectangle", (1, 4))

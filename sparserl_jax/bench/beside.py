@@ -1,0 +1,52 @@
+"""Pages that a command writes beside a suite's table: `low_rank.*` of decompose, `danger.*` of danger."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparserl_jax.arguments import flat
+from sparserl_jax.bench import caption, provenance, records
+from sparserl_jax.errors import UserError
+
+
+def check_new(folder: Path, files: Sequence[str], replace: bool) -> None:
+    """Refuse to write over a page unless asked to; raises `UserError`."""
+    if not replace and any((folder / name).exists() for name in files):
+        raise UserError(
+            f"'{folder}' has {' and '.join(files)} already, and they are not overwritten; give --replace."
+        )
+
+
+def made_by(name: str, command: Any, left_out: Sequence[str] = ("out", "replace")) -> str:
+    """The last line of such a page: what was typed, and the code, packages and machine that answered.
+
+    Args:
+        name: the command's word.
+        command: its arguments, a dataclass with a `path`; of the others those that are not the default are told.
+        left_out: arguments that decide no number.
+    """
+    words = ["sparserl", name, _told(command.path)]
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        if field.name not in ("path", *left_out) and value != field.default:
+            rows = flat(value) if isinstance(value, tuple) else [value]
+            words += [f"--{field.name.replace('_', '-')}", *map(str, rows)]
+    here = {"provenance": provenance.collect()}
+    told = "; ".join(part(here) for part in (caption.commit, caption.versions, caption.machine))
+    return f"Made by `{' '.join(words)}`: {told}."
+
+
+def _told(path: Path) -> str:
+    """A path without what is particular to this machine: from here, or the last name alone."""
+    here = Path.cwd()
+    return path.resolve().relative_to(here).as_posix() if path.resolve().is_relative_to(here) else path.name
+
+
+def write(folder: Path, made: Mapping[str, str]) -> list[Path]:
+    """Write texts by name of file; returns their paths."""
+    for name, text in made.items():
+        records.write_atomic(folder / name, text.encode())
+    return [folder / name for name in made]
