@@ -21,7 +21,9 @@ def check_new(folder: Path, files: Sequence[str], replace: bool) -> None:
 
 
 def made_by(name: str, command: Any, left_out: Sequence[str] = ("out", "replace")) -> str:
-    """The last line of such a page: what was typed, and the code, packages and machine that answered.
+    """The last line of such a page: what was typed, and the code, packages and machine that answer.
+
+    To be called before the work: a commit made while it runs does not describe the code that was imported.
 
     Args:
         name: the command's word.
