@@ -40,21 +40,28 @@ def numbered(file: Path, number: int) -> Path:
     return file.with_name(f"{file.name.removesuffix(suffix)}.{number}{suffix}")
 
 
-def check_target(file: Path, suite_hash: str) -> None:
-    """Refuse, before anything runs, a name that archives cannot have and a file that is no archive of this suite.
+def check_target(file: Path, suite_hash: str, folder: Path) -> None:
+    """Refuse, before anything runs, a name that archives cannot have and a file that packing `folder` would lose.
 
     Raises:
-        UserError: another ending, no such folder, or somebody else's file in the way.
+        UserError: another ending, no such folder, somebody else's file in the way, or runs in it that `folder` lacks.
     """
     if not file.name.endswith(SUFFIXES):
         raise UserError(f"--pack '{file}': the name of an archive ends in .tar.gz; give one that does.")
     if not file.parent.is_dir():
         raise UserError(f"--pack '{file}': there is no folder '{file.parent}'; make it first.")
     for path in _present(file):
-        if _owner(path) != suite_hash:
+        manifest = _manifest_of(path)
+        if manifest.get("suite_hash") != suite_hash:
             raise UserError(
                 f"--pack '{file}': '{path}' exists and is no archive of this suite; give another name."
             )
+        for name in manifest["files"]:
+            run_id = name.removeprefix("records/").removesuffix("/record.json")
+            if name.endswith("/record.json") and not records.finished(folder, run_id, suite_hash):
+                raise UserError(
+                    f"--pack '{file}': '{path}' holds run '{run_id}', which '{folder}' lacks; give another name."
+                )
 
 
 def pack(folder: Path, file: Path, of: str | None = None, limit: int = LIMIT) -> list[Path]:
@@ -78,7 +85,7 @@ def pack(folder: Path, file: Path, of: str | None = None, limit: int = LIMIT) ->
     suite_hash = settings["suite_hash"]
     if of not in (None, suite_hash):
         return []
-    check_target(file, suite_hash)
+    check_target(file, suite_hash, folder)
     common = {name: (folder / name).read_bytes() for name in COMMON if (folder / name).is_file()}
     done = [run_id for run_id in settings["runs"] if records.finished(folder, run_id, suite_hash)]
     before, made = _present(file), []
@@ -175,15 +182,16 @@ def _present(file: Path) -> list[Path]:
     return found
 
 
-def _owner(path: Path) -> str | None:
-    """Hash of the suite that an archive belongs to; None for any other file."""
+def _manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of an archive; empty for any other file."""
     try:
         with tarfile.open(path, "r:gz") as archive:
             first = archive.next()
             text = None if first is None or first.name != MANIFEST else archive.extractfile(first)
-            return None if text is None else json.loads(text.read(LIMIT))["suite_hash"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, tarfile.TarError):
-        return None
+            found = {} if text is None else json.loads(text.read(LIMIT))
+            return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else {}
+    except (OSError, EOFError, ValueError, tarfile.TarError):
+        return {}
 
 
 def line(made: Iterable[Path], limit: int = LIMIT) -> str:

@@ -14,7 +14,7 @@ from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.bench.paper import Line, Source, sections, sources
 from sparserl_jax.bench.published import Paper
-from sparserl_jax.errors import suggest
+from sparserl_jax.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,11 +124,16 @@ def explained(paper: Paper, columns: Sequence[int]) -> str:
     return " ".join([*said, "Verdicts are explained under each folder's own table."])
 
 
+def heading(paper: Paper) -> str:
+    """First line of the page, by which it is known."""
+    return f"# {paper.paper} ({paper.venue}): published beside ours"
+
+
 def markdown(paper: Paper, found: Sequence[Source]) -> str:
     """The whole page."""
     columns = shown(paper)
     names = [COLUMNS[index][0] for index in columns]
-    lines = [f"# {paper.paper} ({paper.venue}): published beside ours", "", explained(paper, columns), ""]
+    lines = [heading(paper), "", explained(paper, columns), ""]
     for part in sections(paper, found):
         beside = "nothing yet" if part.source is None else f"`{part.source.path.as_posix()}`"
         lines += [f"## {part.table.label}: {part.table.title}; beside {beside}", ""]
@@ -203,6 +208,17 @@ def comma_separated(paper: Paper, found: Sequence[Source]) -> str:
     return out.getvalue()
 
 
+def check_target(name: str, paper: Paper, out: Path) -> None:
+    """Refuse to write over files that are no page of this paper; raises `UserError`."""
+    page, numbers = out / f"{name}.md", out / f"{name}.csv"
+    ours = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(heading(paper))
+    for file in (page, numbers):
+        if file.exists() and not ours:
+            raise UserError(
+                f"--out '{out}': '{file.name}' there was not made by this command; give another folder."
+            )
+
+
 def write(name: str, roots: Sequence[Path], out: Path) -> list[Path]:
     """Write `<name>.md` and `<name>.csv` from the records in `roots`; returns their paths."""
     paper = published.find(name)
@@ -251,9 +267,17 @@ def execute(
     """
     paper = published.find(name)
     runs.check_budget(time_budget)
+    suite_files = [paths.suite_path(suite) for suite in wanted(paper, chosen)]
+    target = Path("runs") / f"paper-{name}" if out is None else out
+    if step != "plan":
+        check_target(name, paper, target)
+    if step == "tables" and (chosen or budget is not None or time_budget is not None or skip_published):
+        raise UserError(
+            "--step tables runs nothing: leave out --suites, --budget, --time-budget and --skip-published."
+        )
     deadline = None if time_budget is None else time.monotonic() + time_budget
     stopped: runs.Unfinished | None = None
-    files = [paths.suite_path(suite) for suite in wanted(paper, chosen)] if step != "tables" else []
+    files = suite_files if step != "tables" else []
     made = [(file, plans.make(suites.read(file, budget))) for file in files]
     if skip_published:
         selected = [
@@ -278,12 +302,13 @@ def execute(
             break
         found = summary.summarise(folder)
         tables.write(folder, found)
-        plots.write(folder, found)
+        for said in plots.write_where_installed(folder, found):
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
     roots = [Path("runs")]
     root = paths.checkout()
     if root is not None:
         roots.insert(0, root / "results")
-    written = write(name, roots, Path("runs") / f"paper-{name}" if out is None else out)
+    written = write(name, roots, target)
     if stopped is not None:
         raise stopped
     return written

@@ -12,9 +12,10 @@ from sparserl_jax.bench import continuing, costs, sources
 from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError, located
 from sparserl_jax.layers import LayerTable
-from sparserl_jax.sparsity import Promise
+from sparserl_jax.sparsity import Promise, method, promised
 from sparserl_jax.training import datasets
 from sparserl_jax.training.config import Run
+from sparserl_jax.training.population import events_of
 from sparserl_jax.training.spaces import check_observations, check_spaces
 
 if TYPE_CHECKING:
@@ -104,8 +105,6 @@ def _try_method(run: Run, layers: dict[str, LayerTable]) -> None:
         return
     from sparserl_jax.conformance.broken import Broken
     from sparserl_jax.conformance.functions import check_functions
-    from sparserl_jax.sparsity import method
-    from sparserl_jax.training.population import events_of
 
     name, events = run.recipe.method, events_of(run.training)
     for network in events:
@@ -117,6 +116,20 @@ def _try_method(run: Run, layers: dict[str, LayerTable]) -> None:
             raise UserError(
                 f"sparsity method '{name}': {broken}; mend it and try `sparserl conformance {name}`."
             ) from broken
+
+
+def _refuse_no_event(run: Run, layers: dict[str, LayerTable]) -> None:
+    """A method that acts at events, in a run that has none, is another method."""
+    own = method(run.recipe.method)
+    for network, events in events_of(run.training).items():
+        if events.count or events.end < 2:
+            continue
+        often = dataclasses.replace(events, interval=max(1, events.end // 10))
+        if promised(own, layers[network], run.knobs[network], often, run.recipe.source).events:
+            raise UserError(
+                f"method '{run.recipe.method}' acts every schedule.topology_interval = {events.interval} ticks of the "
+                f"{network}, of which a run has {events.end}: make it smaller."
+            )
 
 
 def make(
@@ -172,6 +185,7 @@ def make(
             with _told(suite, planned):
                 _try_method(run, plan.layers_of(run))
                 plan.declared[key] = costs.declared(run, plan.layers_of(run))
+                _refuse_no_event(run, plan.layers_of(run))
     if suite.start is not None:
         for planned in runs:
             with _told(suite, planned):

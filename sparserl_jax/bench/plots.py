@@ -375,3 +375,14 @@ def write(root: Path, summary: Summary | None = None) -> list[Path]:
         ):
             made += figures.write_files(figure, data, root / "plots", name)
     return made
+
+
+def write_where_installed(root: Path, summary: Summary) -> list[str]:
+    """`write` on a machine that may have only what training needs; returns what there is to say of it."""
+    try:
+        write(root, summary)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] not in ("matplotlib", "pandas"):
+            raise
+        return [f"No plots: {missing.name} is not installed here; `sparserl plot` draws them where it is."]
+    return []

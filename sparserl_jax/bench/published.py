@@ -52,7 +52,8 @@ class Row:
 @dataclasses.dataclass(frozen=True)
 class Table:
     """One table of the paper (or half of one). agent: empty where the paper does not say. suites: ours that test it,
-    any budget. success: return above which an episode of ours has reached its goal, where there is one."""
+    any budget. success: return above which an episode of ours has reached its goal, where there is one. costs_of: the
+    methods whose size and FLOPs its rows print; empty: of all."""
 
     label: str
     title: str
@@ -61,6 +62,13 @@ class Table:
     rows: tuple[Row, ...] = ()
     note: str = ""
     success: float | None = None
+    costs_of: tuple[str, ...] = ()
+
+    def printed(self, row: Row, method: str) -> Row:
+        """What a row prints of one method."""
+        if not self.costs_of or method in self.costs_of:
+            return row
+        return dataclasses.replace(row, size=None, training_flops=None, inference_flops=None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -338,7 +338,10 @@ class Slices(InOrder):
                 parts[program.name] = own
         if parts:
             self.plan = with_parts(self.plan, parts)
-            listed = [ids(self.plan, p) for p in self.plan.programs if p.name in self.plan.wholes]
+            planned = {run_id for program in self.plan.programs for run_id in ids(self.plan, program)}
+            # What this command leaves out (`--only`) stays divided as it was.
+            listed = [group for group in decided(self.folder) if not planned.issuperset(group)]
+            listed += [ids(self.plan, p) for p in self.plan.programs if p.name in self.plan.wholes]
             records.write_atomic(self.folder / FILE, (json.dumps(listed, indent=1) + "\n").encode())
 
     def _fitting(self, program: Any) -> list[Any]:

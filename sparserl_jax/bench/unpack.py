@@ -70,6 +70,8 @@ def unpack(files: Sequence[Path], into: Path | None = None) -> list[Unpacked]:
     Raises:
         UserError: a damaged or foreign archive, another suite's folder, or a different record of a run.
     """
+    if into is not None and into.exists() and not into.is_dir():
+        raise UserError(f"--into '{into}' is a file; give a folder.")
     archives: dict[Path, list[Archive]] = {}
     for file in files:
         archive = read(file)

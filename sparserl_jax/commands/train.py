@@ -32,17 +32,7 @@ def show(plan: Plan, folder: Path, console: Console) -> None:
 
     found = summary.summarise(folder)
     tables.write(folder, found)
-    try:
-        plots.write(folder, found)
-    except (
-        ModuleNotFoundError
-    ) as missing:  # a machine lent for its accelerator may have only what training needs
-        if (missing.name or "").partition(".")[0] not in ("matplotlib", "pandas"):
-            raise
-        say(
-            console,
-            f"No plots: {missing.name} is not installed here; `sparserl plot` draws them where it is.",
-        )
+    say(console, *plots.write_where_installed(folder, found))
     tables.screen(found, console)
     if plan.suite.name != single.SINGLE:
         publish.beside(folder, found, console)
@@ -61,7 +51,7 @@ def bench(command: Bench, console: Console) -> int:
     plan = plans.make(suites.read(path, command.budget))
     folder = runs.folder_of(plan, command.out)
     if command.pack is not None:
-        pack.check_target(command.pack, plan.suite.hash())
+        pack.check_target(command.pack, plan.suite.hash(), folder)
     done, times = (
         finished.read(command.skip_finished, plan.suite.hash()) if command.skip_finished else ((), None)
     )

@@ -27,6 +27,7 @@ from sparserl_jax.errors import UserError, located, suggest
 from sparserl_jax.sparsity import method
 from sparserl_jax.training import datasets, precision
 from sparserl_jax.training.given import Source, Ticket
+from sparserl_jax.training.idle import refuse_idle_parts
 from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
 from sparserl_jax.training.recipe import Recipe
 
@@ -199,7 +200,8 @@ class Training:
     @property
     def buffer_oldest(self) -> int:
         """Transitions at the old end of the replay by which the dynamic rule measures policy distance."""
-        return self.schedule.buffer_oldest or 8 * self.agent.batch_size
+        oldest = self.schedule.buffer_oldest
+        return 8 * self.agent.batch_size if oldest is None else oldest
 
     @property
     def dispatch_steps(self) -> int:
@@ -239,6 +241,7 @@ class Training:
             "evaluation.episodes": self.evaluation.episodes,
             "evaluation.final_episodes": self.evaluation.final_episodes,
             "schedule.topology_interval": self.schedule.topology_interval,
+            "schedule.buffer_oldest": self.buffer_oldest,
         }.items():
             if value < 1:
                 raise UserError(f"{name} = {value} must be at least 1.")
@@ -256,7 +259,6 @@ class Training:
             "schedule.delay": schedule.delay,
             "schedule.buffer_threshold": schedule.buffer_threshold,
             "schedule.buffer_min": schedule.buffer_min,
-            "schedule.buffer_oldest": self.buffer_oldest,
         }.items():
             if number < 0:
                 raise UserError(f"{name} = {number} is negative: give 0 or more.")
@@ -377,6 +379,7 @@ class Run:
                 f"recipe '{recipe.name}': windows of n = {recipe.n} steps are longer than the warm-up or the buffer; "
                 "make n smaller."
             )
+        refuse_idle_parts(training, recipe)
 
     @property
     def effective(self) -> Training:

@@ -255,6 +255,32 @@ def test_folders_of_others_are_left_alone(tmp_path: Path):
     assert gzip.decompress((tmp_path / "theirs.tar.gz").read_bytes()) == b"not ours"
 
 
+def test_an_archive_with_runs_that_the_folder_lacks_is_not_replaced(tmp_path: Path):
+    file = tmp_path / "x.tar.gz"
+    file.write_bytes(archive())
+    folder = shutil.copytree(source(), tmp_path / "mini")
+    assert pack.pack(folder, file) == [file]  # what it holds is all here
+    lost = forge.run_ids(folder)[0]
+    shutil.rmtree(folder / "records" / lost)
+    before = file.read_bytes()
+    settings_hash = records.load_all(source())[0]["suite_hash"]
+    for attempt in (
+        lambda: pack.pack(folder, file),
+        lambda: pack.check_target(file, settings_hash, folder),
+        lambda: pack.check_target(file, settings_hash, tmp_path / "fresh"),
+    ):
+        with pytest.raises(UserError, match=r"holds run '.*', which '.*' lacks; give another name"):
+            attempt()
+    assert file.read_bytes() == before
+    assert pack.pack(folder, tmp_path / "y.tar.gz")
+
+
+def test_a_file_is_no_folder_to_unpack_into(tmp_path: Path):
+    (tmp_path / "x.tar.gz").write_bytes(archive())
+    with pytest.raises(UserError, match="--into '.*' is a file; give a folder"):
+        unpack.unpack([tmp_path / "x.tar.gz"], tmp_path / "x.tar.gz")
+
+
 def test_the_command_line_unpacks_into_the_suites_folder(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.tar.gz").write_bytes(archive())

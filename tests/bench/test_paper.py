@@ -130,6 +130,46 @@ def test_what_was_never_published_or_never_run_stays_blank(numbers, runs):
     assert not any(other[key] for key in ("percent", "return_iqm", "size", "seeds", "folder"))
 
 
+def test_costs_stand_beside_the_method_whose_they_are(runs):
+    table = {
+        **CONTENT["tables"][0],
+        "costs_of": ["rlx2"],
+        "rows": [
+            {"environment": "pendulum", "sparsity": 0.8, "returns": {"rigl": 1.0, "rlx2": 2.0}, "size": 0.25},
+            {"environment": "average", "returns": {"rigl": 1.0, "rlx2": 2.0}, "size": 0.3},
+        ],
+    }
+    found = lines(published.parse({**CONTENT, "tables": [table]}, "small.toml"), runs)
+    for place, size in (("pendulum", "0.25"), ("average", "0.3")):
+        assert found["Table 1", place, "rlx2"]["published_size"] == size
+        assert found["Table 1", place, "rigl"]["published_size"] == ""
+    nowhere = lines(published.parse({**CONTENT, "tables": [table]}, "small.toml"), runs / "nothing")
+    assert [nowhere["Table 1", "pendulum", name]["published_size"] for name in ("rigl", "rlx2")] == [
+        "",
+        "0.25",
+    ]
+
+
+def test_a_page_of_somebody_else_is_not_overwritten_and_idle_options_are_refused(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["paper", "rlx2", "--step", "tables", "--out", "mine"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "rlx2.md").write_text("# My notes\n")
+    assert cli.run(words) == 2
+    assert "'rlx2.md' there was not made by this command" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "rlx2.md").read_text() == "# My notes\n"
+    (tmp_path / "mine" / "rlx2.md").unlink()
+    for _ in range(2):  # its own page is made anew
+        assert cli.run(words) == 0
+    for idle in (["--budget", "short"], ["--suites", "rlx2_cpu"], ["--skip-published"]):
+        assert cli.run([*words, *idle]) == 2
+        assert "--step tables runs nothing" in capsys.readouterr().err
+    assert cli.run([*words, "--suites", "nope"]) == 2
+    assert "nope" in capsys.readouterr().err
+
+
 def test_the_page_says_why_not_comparable_and_what_is_missing(numbers, runs, tmp_path):
     part = tmp_path / "runs"
     shutil.copytree(runs, part)

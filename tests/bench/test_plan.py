@@ -40,6 +40,19 @@ def test_periods_that_do_not_fit_are_refused_with_the_nearest_valid_values():
         fake.make_plan(dispatch=150)
 
 
+def test_a_method_without_a_single_event_is_refused_and_one_that_needs_none_is_not():
+    late = {**fake.SUITE["schedule"], "topology_interval": 100_000}
+    told = {
+        "rigl": "acts every schedule.topology_interval = 100000 ticks of the",
+        "gradual": "topology_interval at most",
+    }
+    for recipe, sentence in told.items():
+        with pytest.raises(UserError, match=sentence):
+            fake.make_plan(**{**fake.SMALL, "arms": [{"recipe": "dense"}, {"recipe": recipe}]}, schedule=late)
+    idle = [{"recipe": name} for name in ("dense", "static", "tiny")]
+    assert fake.make_plan(**{**fake.SMALL, "arms": idle}, schedule=late).runs
+
+
 def test_a_starved_tensor_is_named_with_the_largest_reachable_sparsity():
     with pytest.raises(
         UserError, match=r"arm 'placebo' on gymnax:Pendulum-v1: sparsity 0\.9999.*use at most 0\.9"

@@ -275,6 +275,20 @@ def test_rates_are_kept_merged_and_read_with_care(tmp_path: Path):
     assert rates.stored(tmp_path) == []
 
 
+def test_a_slice_of_one_environment_leaves_the_division_of_the_others(tmp_path: Path, monkeypatch):
+    plan = make_plan()
+    other = only.select(plan, [f"{BRAX}/dense", f"{BRAX}/rigl"])
+    run(other, tmp_path / "x", Machine(other), 100.0, monkeypatch)
+    before = slices.decided(tmp_path / "x")
+    assert len(before) > 1 and all(name.startswith("brax") for group in before for name in group)
+    mine = only.select(slices.divide(plan, tmp_path / "x"), [f"{PENDULUM}/dense", f"{PENDULUM}/rigl"])
+    run(mine, tmp_path / "x", Machine(mine), 100.0, monkeypatch)
+    stored = slices.decided(tmp_path / "x")
+    assert stored[: len(before)] == before and len(stored) > len(before)
+    # Divided further, a group gives way to its parts.
+    assert len({name for group in stored for name in group}) == sum(map(len, stored))
+
+
 def test_only_selects_all_parts_of_a_row(tmp_path: Path, monkeypatch):
     plan = make_plan()
     run(plan, tmp_path / "x", Machine(plan), 100.0, monkeypatch)
