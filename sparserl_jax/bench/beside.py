@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparserl_jax.arguments import flat
 from sparserl_jax.bench import caption, provenance, records
 from sparserl_jax.errors import UserError
 
@@ -34,7 +34,7 @@ def made_by(name: str, command: Any, left_out: Sequence[str] = ("out", "replace"
     for field in dataclasses.fields(command):
         value = getattr(command, field.name)
         if field.name not in ("path", *left_out) and value != field.default:
-            rows = flat(value) if isinstance(value, tuple) else [value]
+            rows = itertools.chain.from_iterable(value) if isinstance(value, tuple) else [value]
             words += [f"--{field.name.replace('_', '-')}", *map(str, rows)]
     here = {"provenance": provenance.collect()}
     told = "; ".join(part(here) for part in (caption.commit, caption.versions, caption.machine))
