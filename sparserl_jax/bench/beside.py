@@ -20,20 +20,20 @@ def check_new(folder: Path, files: Sequence[str], replace: bool) -> None:
         )
 
 
-def made_by(name: str, command: Any, left_out: Sequence[str] = ("out", "replace")) -> str:
+def made_by(name: str, command: Any) -> str:
     """The last line of such a page: what was typed, and the code, packages and machine that answer.
 
     To be called before the work: a commit made while it runs does not describe the code that was imported.
 
     Args:
         name: the command's word.
-        command: its arguments, a dataclass with a `path`; of the others those that are not the default are told.
-        left_out: arguments that decide no number.
+        command: its arguments, a dataclass with a `path`; of the others those are told that are not the default,
+            but for where the page goes.
     """
     words = ["sparserl", name, _told(command.path)]
     for field in dataclasses.fields(command):
         value = getattr(command, field.name)
-        if field.name not in ("path", *left_out) and value != field.default:
+        if field.name not in ("path", "out", "replace") and value != field.default:
             rows = itertools.chain.from_iterable(value) if isinstance(value, tuple) else [value]
             words += [f"--{field.name.replace('_', '-')}", *map(str, rows)]
     here = {"provenance": provenance.collect()}

@@ -78,6 +78,14 @@ class Section:
     lines: tuple[Line, ...]
     said: tuple[str, ...]
 
+    def printed(self) -> Section:
+        """With every line's numbers cut to those that the table prints of its method."""
+        cut = (
+            dataclasses.replace(line, published=self.table.printed(line.published, line.method))
+            for line in self.lines
+        )
+        return dataclasses.replace(self, lines=tuple(cut))
+
 
 def environment(name: str) -> str:
     """The name papers and suites share: `gymnasium:Hopper-v5` and `brax:hopper?backend=mjx` are `hopper`."""
@@ -134,9 +142,9 @@ def section(paper: Paper, table: Table, source: Source) -> Section:
                 lines += _lines(paper, table, published.Row(row.environment), dense.arm, block, source)
         for method in row.methods:
             made = [line for block in blocks for line in _lines(paper, table, row, method, block, source)]
-            lines += made or [Line(row.environment, method, table.printed(row, method))]
+            lines += made or [Line(row.environment, method, row)]
     for row in (row for row in table.rows if row.environment == AVERAGE):
-        lines += [_average(table.printed(row, method), method, lines) for method in row.returns]
+        lines += [_average(row, method, lines) for method in row.returns]
     present = {record["run_id"] for record in source.summary.records}
     if len(present) < len(source.settings["runs"]):
         missing.append(
@@ -176,7 +184,7 @@ def _lines(
             Line(
                 block.env,
                 method,
-                table.printed(row, method),
+                row,
                 None if share is None else 100 * share,
                 ours,
                 size_share(mine[0], source.settings["suite"]["agent"]["name"]),
@@ -260,11 +268,7 @@ def sections(paper: Paper, found: Sequence[Source]) -> list[Section]:
         mine = [source for source in found if source.suite in table.suites]
         made += [section(paper, table, source) for source in mine]
         if not mine:
-            lines = [
-                Line(row.environment, method, table.printed(row, method))
-                for row in table.rows
-                for method in row.methods
-            ]
+            lines = [Line(row.environment, method, row) for row in table.rows for method in row.methods]
             said = f"No records yet: run {' or '.join(f'`sparserl bench {name}`' for name in table.suites)}."
             made.append(Section(table, None, tuple(lines), (said, *([table.note] if table.note else []))))
-    return made
+    return [part.printed() for part in made]

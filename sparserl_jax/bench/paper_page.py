@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserl_jax.bench import figures, paths, plots, published, records, select, suites, summary, tables
+from sparserl_jax.bench import beside, figures, paths, plots, published, select, suites, summary, tables
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.bench.paper import Line, Source, sections, sources
@@ -224,9 +224,7 @@ def write(name: str, roots: Sequence[Path], out: Path) -> list[Path]:
     paper = published.find(name)
     found = sources(paper, roots)
     made = {f"{name}.md": markdown(paper, found), f"{name}.csv": comma_separated(paper, found)}
-    for file, text in made.items():
-        records.write_atomic(out / file, text.encode())
-    return [out / file for file in made]
+    return beside.write(out, made)
 
 
 def wanted(paper: Paper, chosen: Sequence[str]) -> list[str]:

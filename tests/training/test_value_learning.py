@@ -63,17 +63,16 @@ def test_the_replay_keeps_what_the_policy_meant_beside_what_was_done(monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("schedule", "changes", "sentence"),
+    ("schedule", "sentence"),
     [
         (
             {"delay": 421},
-            {},
             "its targets of 3 steps begin at update 421 (schedule.delay), and the run has 420",
         ),
-        ({"buffer_min": 480}, {}, "schedule.buffer_min = 480, and it never holds more than 480 transitions"),
+        ({"buffer_min": 480}, "schedule.buffer_min = 480, and it never holds more than 480 transitions"),
     ],
 )
-def test_a_part_that_would_never_begin_is_refused(schedule, changes, sentence):
+def test_a_part_that_would_never_begin_is_refused(schedule, sentence):
     base = small.training().schedule
     training = small.training(schedule=dataclasses.replace(base, **schedule))
     with pytest.raises(UserError, match="recipe 'rlx2'") as refused:
