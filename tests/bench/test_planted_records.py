@@ -35,6 +35,13 @@ def test_an_edited_point_of_a_curve_is_found_though_its_hash_was_renewed(folder:
     assert not found(folder, "sha256")
 
 
+def test_a_run_called_diverged_though_nothing_broke_is_found(folder: Path):
+    nothing = {"status": "diverged", "score": None, "final_score": None, "auc": None}
+    forge.change(folder, TWO, lambda record: record["result"].update(nothing))
+    assert found(folder, "status is diverged, but its curve and final returns are whole", TWO)
+    assert not found(folder, "score is recorded as", TWO)
+
+
 def test_points_at_other_steps_are_found(folder: Path):
     forge.edit_cell(folder, TWO, 3, 0, "900")
     forge.rehash(folder, TWO)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import columns, plots, publish, records, statistics, summary, tables
+from sparserl_jax.bench import columns, plots, publish, records, remarks, statistics, summary, tables
 from sparserl_jax.bench import rows as rows_of
 from tests.bench import fake, forge
 
@@ -255,6 +255,28 @@ def test_environments_without_verdicts_are_not_pooled(tmp_path: Path):
     found = small(tmp_path, {"dense": 1.0, "placebo": 0.1}, environments=environments)
     assert found.blocks[0].reason is None and found.blocks[1].reason is not None
     assert found.pooled is None
+
+
+def test_what_is_worse_on_one_environment_is_not_matched_on_all(tmp_path: Path):
+    """The trimmed mean over 12 runs of which 6 are at 0.95 and 6 at 1 is 0.975: within the margin, but half is not."""
+    ends = {"dense": (1.0, 1.0), "placebo": (0.1, 0.1), "rlx2": (0.95, 1.0)}
+    tasks = fake.SUITE["environments"]
+
+    def fix(outcome):
+        index = [task["name"] for task in tasks].index(outcome.run.training.env)
+        task, z = tasks[index], ends[outcome.run.recipe.name][index]
+        end = np.float32(task["random"] + z * (task["reference"] - task["random"]))
+        points = np.full_like(outcome.curve["return"], end)
+        return dataclasses.replace(outcome, curve={**outcome.curve, "return": points})
+
+    arms = [{"recipe": "dense"}, {"recipe": "placebo", "sparsities": [0.95]}, {"recipe": "rlx2"}]
+    fake.finished(tmp_path / "x", fake.make_plan(arms=arms, sparsities=[0.6]), change=fix)
+    found = summary.summarise(tmp_path / "x")
+    assert [rows(found, index)["rlx2", 0.6].verdict for index in (0, 1)] == ["worse", "matched"]
+    assert found.pooled is not None
+    row = next(row for row in found.pooled.rows if row.arm == "rlx2")
+    assert row.comparison is not None and row.comparison.lower == pytest.approx(-0.025, abs=1e-4)
+    assert row.verdict == "uneven" and "rlx2 none" in (remarks.largest_matched(found.pooled) or "")
 
 
 def test_diverged_runs_stay_in_at_the_random_level(tmp_path: Path):
