@@ -175,16 +175,16 @@ def _curve_problems(path: Path, result: dict[str, Any]) -> list[str]:
     again = records.scores(points, result["final_returns"])
     if result["status"] == "diverged":
         again.update(score=None, final_score=None, auc=None)
+        # A curve without the column cannot tell.
+        if None not in [*points, *result["final_returns"]] and 1.0 not in curve.get("broken", [1.0]):
+            problems.append(
+                "status is diverged, but its curve and final returns are whole and no loss was broken"
+            )
     for key, value in again.items():
         if not _close(result[key], value):
             problems.append(f"{key} is recorded as {result[key]} but its files give {value}")
     if result["status"] == "ok" and result["score"] is None:
         problems.append("status is ok but the curve ends in missing values")
-    signs = [*points, *result["final_returns"]]
-    if result["status"] == "diverged" and None not in signs and 1.0 not in curve.get("broken", [1.0]):
-        problems.append(
-            "status is diverged, but its curve and final returns are whole and no loss was broken"
-        )
     return problems
 
 

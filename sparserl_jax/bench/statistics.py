@@ -173,7 +173,8 @@ def seeds_to_decide(
 
 
 class Comparison(NamedTuple):
-    """IQM_z(method) - IQM_z(dense), its 95 % interval, the verdict, and seeds per arm that would decide."""
+    """IQM_z(method) - IQM_z(dense), its 95 % interval, the verdict (of `verdict`, or `uneven` in pooled rows, see
+    `summary.pooled`), and seeds per arm that would decide."""
 
     delta: float
     lower: float

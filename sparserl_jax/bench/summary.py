@@ -169,11 +169,11 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
     if not rows:
         return None
     title = "all environments" if len(blocks) == every else f"the {len(blocks)} environments with verdicts"
-    judged = [_even(row, by_key[row.key]) for row in rows_of.judge(rows, ("pooled",))]
+    judged = [_or_uneven(row, by_key[row.key]) for row in rows_of.judge(rows, ("pooled",))]
     return Block(title, rows_of.spoken(judged, None), None, {})
 
 
-def _even(pooled: Row, group: Sequence[Row]) -> Row:
+def _or_uneven(pooled: Row, group: Sequence[Row]) -> Row:
     """A pooled row, `uneven` in place of matched where a row of its `group`, one per task, is worse by itself: the
     interquartile mean over all runs leaves out the lowest quarter, which may be that whole task."""
     found = pooled.comparison
