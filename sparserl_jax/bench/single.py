@@ -14,7 +14,8 @@ from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import Evaluation, Schedule
-from sparserl_jax.training.iterations import grid_of
+from sparserl_jax.training.iterations import grid_of, longest_dispatch
+from sparserl_jax.training.recipe import fixed_sparsity
 from sparserl_jax.training.recipe import recipe as find_recipe
 
 SINGLE = "train"
@@ -27,14 +28,6 @@ POINTS = 20
 """Evaluations during training."""
 STEPS = 100_000
 """Environment steps where none are given, or the nearest number that evaluations divide into whole iterations."""
-LONGEST_DISPATCH = 1000
-"""Environment steps of one dispatch at most: Ctrl-C and the time budget act between dispatches."""
-
-
-def _grid(interval: int, unit: int) -> int:
-    """The largest divisor of the evaluation interval that is a multiple of `unit` and not too long a dispatch."""
-    fitting = [d for d in range(unit, min(interval, LONGEST_DISPATCH) + 1, unit) if interval % d == 0]
-    return max(fitting, default=unit)
 
 
 def suite_of(
@@ -91,7 +84,8 @@ def suite_of(
     chosen = find_recipe(_usual_recipe(found) if recipe is None else recipe)
     if method is not None:
         named = f"{chosen.name}_{find_method(method).name}"
-        chosen = dataclasses.replace(chosen, method=method, name=named, summary="")
+        kept = fixed_sparsity(chosen, method)
+        chosen = dataclasses.replace(chosen, method=method, name=named, sparsity=kept, summary="")
     begun = None if start is None else continuing.read(start)
     if begun is not None and hidden is None:
         hidden = continuing.hidden(begun)
@@ -123,7 +117,7 @@ def suite_of(
             f"nearest valid values are {low} and {low + POINTS * unit}."
         )
     interval = steps // POINTS
-    grid = _grid(interval, unit)
+    grid = longest_dispatch(interval, unit)
     if warm_up is None and config.experience != "replay":
         warm_up = 0
     elif warm_up is None:

@@ -37,7 +37,8 @@ from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
 from sparserl_jax.training.datasets import Logged
 from sparserl_jax.training.given import Ticket
-from sparserl_jax.training.recipe import Recipe, recipe
+from sparserl_jax.training.iterations import longest_dispatch
+from sparserl_jax.training.recipe import Recipe, fixed_sparsity, recipe
 
 # Never in a file or a hash: Python objects, datasets and weights to start from (their digests stay), the place of the
 # file, and [tune], which decides no number of a run.
@@ -307,7 +308,10 @@ def _arm(table: Any, number: int, top: _SuiteTable, tasks: list[Task], agent: Ag
         # Under the recipe's own name, the table would say that it is still the recipe.
         named = written.name is not None or "method" not in changes
         require(named, here, f"'set' gives recipe '{name}' another method; give the arm a 'name' of its own.")
-        chosen = from_table(Recipe, {**vars(chosen), "name": name, **changes}, f"{here}, set")
+        kept = fixed_sparsity(chosen, changes.get("method"))
+        chosen = from_table(
+            Recipe, {**vars(chosen), "name": name, "sparsity": kept, **changes}, f"{here}, set"
+        )
     require(name.replace("_", "").isalnum(), where, f"arm name '{name}' may hold letters, digits and _ only.")
     fixed = () if chosen.sparsity is None else (chosen.sparsity,)
     require(
@@ -315,6 +319,12 @@ def _arm(table: Any, number: int, top: _SuiteTable, tasks: list[Task], agent: Ag
         where,
         f"method '{chosen.method}' of arm '{name}' is swept by a coefficient, not by a sparsity: give the arm its own, "
         "such as sparsities = [1.0, 10.0, 100.0].",
+    )
+    require(
+        not fixed or written.sparsities in (None, fixed),
+        where,
+        f"arm '{name}' has sparsities = {list(written.sparsities or ())}, but recipe '{chosen.name}' is always trained "
+        f"at {chosen.sparsity}; drop 'sparsities', or choose another recipe or method.",
     )
     knobs = written.sparsities if written.sparsities is not None else fixed or top.sparsities
     require(
@@ -380,7 +390,8 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
             raise suggest(key, [*known, *tables], f"key in {where}")
     top = from_table(_SuiteTable, table, where)
     if timing is None:
-        grid = top.dispatch or math.lcm(max(top.num_envs, 1), max(agent.policy_delay, 1))
+        unit = math.lcm(max(top.num_envs, 1), max(agent.policy_delay, 1))
+        grid = top.dispatch or longest_dispatch(math.gcd(top.steps, top.warm_up, evaluation.interval), unit)
         schedule = Schedule.scaled(top.steps, grid, agent)
     else:
         given = {**agent.SCHEDULE, **timing} if isinstance(timing, Mapping) else timing

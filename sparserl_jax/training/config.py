@@ -82,25 +82,25 @@ class Schedule:
 
     @staticmethod
     def scaled(steps: int, grid: int, agent: AgentConfig | None = None) -> Schedule:
-        """The published schedule of an algorithm (default: TD3; 3,000,000 steps) shrunk to a budget of `steps`, periods
-        rounded to multiples of `grid` (RLx2: interval, delay, buffer sizes and check scale with the budget; fractions
-        and thresholds do not). Without a replay there is the interval alone, and its budget is that of updates.
+        """The published schedule of an algorithm (default: TD3; 3,000,000 steps) shrunk to a budget of `steps` (RLx2:
+        interval, delay, buffer sizes and check scale with the budget; fractions and thresholds do not). The check alone
+        is between dispatches, so it is rounded to multiples of `grid`. Without a replay there is the interval alone,
+        and its budget is that of updates.
         """
         if agent is not None and agent.experience != "replay":
             ticks = Schedule.topology_interval * updates_of(agent, steps) / 3_000_000
             return Schedule(topology_interval=max(1, round(ticks)))
         paper = Schedule(**({} if agent is None else agent.SCHEDULE))
-        ratio = steps / 3_000_000
 
-        def fit(value: int) -> int:
-            return max(grid, round(value * ratio / grid) * grid)
+        def fit(value: int, grid: int = 1) -> int:
+            return max(grid, round(value * steps / 3_000_000 / grid) * grid)
 
         return Schedule(
             topology_interval=fit(paper.topology_interval),
             delay=fit(paper.delay),
             buffer_max=fit(paper.buffer_max),
             buffer_min=fit(paper.buffer_min),
-            buffer_check=fit(paper.buffer_check),
+            buffer_check=fit(paper.buffer_check, grid),
         )
 
 

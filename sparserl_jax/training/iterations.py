@@ -7,12 +7,22 @@ from typing import Any
 
 from sparserl_jax.errors import UserError
 
+LONGEST_DISPATCH = 1000
+"""Environment steps of one dispatch at most, where nobody chose: Ctrl-C and the time budget act between dispatches."""
+
 
 def grid_of(agent: Any, num_envs: int) -> tuple[int, str]:
     """Environment steps that all periods of a run are multiples of, and what they are, in words."""
     if agent.experience == "rollout":
         return num_envs * agent.rollout_steps, "parallel environments x rollout steps"
     return math.lcm(num_envs, agent.policy_delay), "parallel environments x policy delay"
+
+
+def longest_dispatch(interval: int, unit: int) -> int:
+    """The largest multiple of `unit` that divides `interval` and is no longer than `LONGEST_DISPATCH`, in steps; `unit`
+    where there is none."""
+    fitting = [d for d in range(unit, min(interval, LONGEST_DISPATCH) + 1, unit) if interval % d == 0]
+    return max(fitting, default=unit)
 
 
 def updates_of(agent: Any, steps: int) -> int:

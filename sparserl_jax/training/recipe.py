@@ -105,3 +105,9 @@ def recipe(name: str) -> Recipe:
     if found.name in RECIPES and found != RECIPES[found.name]:
         raise UserError(f"recipe '{name}' is called '{found.name}' like a shipped one; give it another name.")
     return found
+
+
+def fixed_sparsity(recipe: Recipe, method: str | None) -> float | None:
+    """What stays of a recipe's fixed sparsity when it gets another `method` (None: its own): nothing, for it was fixed
+    for the method it had, as 0 is for dense."""
+    return recipe.sparsity if method in (None, recipe.method) else None

@@ -202,3 +202,15 @@ def test_train_swaps_the_method_of_a_recipe():
         f"{TOY}:GATES",
     )
     assert plans.slug(arm.name) == "rlx2_gates"
+
+
+def test_another_method_in_a_dense_recipe_is_trained_at_the_sparsity_asked_for():
+    from sparserl_jax.bench import single
+
+    suite = single.suite_of("gymnax:Pendulum-v1", recipe="dense", method="set", sparsity=0.8, steps=4000)
+    assert [(run.id, run.knobs["actor"]) for _, _, run in suite.runs()][0] == ("dense_set-s0800-seed000", 0.8)
+    arm = {"recipe": "dense_rvl", "name": "set_rvl", "set": {"method": "set"}}
+    for own in ({}, {"sparsities": [0.8]}):
+        suite = parse({**arm, **own}, sparsities=[0.8])
+        found = [run.knobs for _, arm, run in suite.runs() if arm.name == "set_rvl"]
+        assert found and all(knobs["actor"] == knobs["critic"] == 0.8 for knobs in found)

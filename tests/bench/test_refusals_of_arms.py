@@ -32,6 +32,7 @@ GOOD: dict[str, Any] = {"recipe": "rlx2", "name": "odd"}
         {"sparsities": [0.5, 0.5]},
         {"sparsities": [1.5]},
         {"sparsities": [0.9999]},
+        {"recipe": "dense_rvl", "sparsities": [0.8]},
         {"sparsities": [0.5], "critic_sparsities": [0.5, 0.6]},
         {"sparsities": [0.5], "critic_sparsities": [-1.0]},
         {"seeds": 0},

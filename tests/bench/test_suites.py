@@ -166,7 +166,7 @@ def test_the_hash_follows_the_content_and_not_the_title():
 def test_an_absent_schedule_is_the_published_one_scaled():
     table = fake.table()
     del table["schedule"]
-    assert suites.parse(table, "mini.toml").schedule.buffer_max == pytest.approx(1e6 * 4000 / 3e6, rel=0.01)
+    assert suites.parse(table, "mini.toml").schedule.buffer_max == round(1e6 * 4000 / 3e6)
 
 
 def test_knobs_of_methods_with_a_coefficient_are_any_numbers_from_0_on():
@@ -175,3 +175,12 @@ def test_knobs_of_methods_with_a_coefficient_are_any_numbers_from_0_on():
     assert found.sparsities == (0.5, 300.0)
     with pytest.raises(UserError, match="coefficient -1 is no number from 0 on"):
         parse(arms=[arms[0], {"recipe": "l0", "sparsities": [-1.0]}])
+
+
+def test_without_a_schedule_a_compiled_call_is_as_long_as_the_periods_allow():
+    table = {key: value for key, value in fake.SUITE.items() if key != "schedule"}
+    for steps, warm_up, interval, longest in ((4000, 400, 200, 200), (100_000, 5000, 5000, 1000)):
+        evaluation = {"interval": interval, "episodes": 5, "final_episodes": 10}
+        changes = {"steps": steps, "warm_up": warm_up, "evaluation": evaluation}
+        suite = suites.parse({**table, **changes}, "mini.toml")
+        assert suite.training(suite.tasks[0]).dispatch_steps == longest
