@@ -111,13 +111,15 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
         "brackets: 95 % stratified bootstrap interval. "
         "z = (return - random) / (reference - random). Delta = IQM of z minus that of dense, interval over both arms; "
         f"matched: lower bound >= {-MARGIN:g}, worse: upper bound < {-MARGIN:g}, else undecided (with the seeds that "
-        "would decide)."
+        "would decide). Last policy: the same of its own evaluation at the end, "
+        f"{evaluation['final_episodes']} episodes; it decides nothing. Failed: runs whose return is below that level."
     )
+    lines.extend(_number_of_verdicts(blocks))
     lines.extend(_luck(suite, found, blocks, window))
     lines.append(
         "P(beats dense): chance that a run of the arm scores above a run of dense, ties counting half. Delta to tiny: "
-        "the same difference to the narrow dense network at the same sparsity with the same kind of targets (tiny_rvl "
-        "where they are multi-step, else tiny)."
+        "the same difference to the narrow dense network of as many weights (but fewer biases, and no positions: see "
+        "smaller) with the same kind of targets (tiny_rvl where they are multi-step, else tiny)."
     )
     lines.append(
         f"A diverged run enters at {_diverged(suite['tasks'])}. A/A: dense against itself with other seeds. "
@@ -125,9 +127,10 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     )
     lines.append(
         "Compression: actor with biases, dense over kept, in parameters and in bytes of one raw float32 blob (values, "
-        "indices, pointers, biases). FLOPs relative to dense, by formula, not measured: theory counts live weights (2 "
-        "per weight), executed the matrix products of the dense networks, which training with masks "
-        "computes whatever the mask (for tiny: of the really narrow networks); element-wise work is in neither. "
+        "indices, pointers, biases). FLOPs relative to dense trained by the dense arm's algorithm, by formula, not "
+        "measured: theory counts live weights (2 per weight), executed the matrix products of the dense networks, "
+        "which training with masks computes whatever the mask (for tiny: of the really narrow networks); "
+        "element-wise work is in neither. "
         "Steps/s: whole program, all its members together, without compilation and evaluation; members of one program "
         "share one speed, so it compares machines, not methods."
     )
@@ -157,6 +160,18 @@ def _luck(
         "return and in no interval; differences between rows are mostly free of it. Standard error of a dense "
         f"return by it: {', '.join(told)}."
     ]
+
+
+def _number_of_verdicts(blocks: Sequence[Block]) -> list[str]:
+    """How many comparisons were judged, each at its own 95 %, and what few seeds can say against a method."""
+    rows = [row for block in blocks if block.reason is None for row in block.rows]
+    judged = [(row, row.comparison.verdict) for row in rows if row.comparison is not None]
+    if not judged:
+        return []
+    text = f"{len(judged)} comparisons were judged, each at 95 % by itself: nothing is corrected for their number."
+    if any(row.role == "method" and len(row.seeds) < WIDE_BELOW and said == "worse" for row, said in judged):
+        text += f" With fewer than {WIDE_BELOW} seeds, worse tells of these runs and is no finding against a method."
+    return [text]
 
 
 def _widths(suite: dict[str, Any]) -> list[str]:

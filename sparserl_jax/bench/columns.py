@@ -28,9 +28,10 @@ COLUMNS = (
     "P(beats dense) [95 % CI]",
     "width",
     "delta to dense of its width [95 % CI]",
+    "last policy, IQM",
 )
 """What `cells` gives. New columns come last, so that those before keep their place."""
-WHOLE: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 16, 15, 6, 7, 8, 9, 10, 11, 12, 13, 14)
+WHOLE: tuple[int, ...] = (0, 1, 2, 19, 3, 4, 5, 16, 15, 6, 7, 8, 9, 10, 11, 12, 13, 14)
 """Order in which files show them."""
 POOLED: tuple[int, ...] = (0, 1, 3, 4, 5, 16, 15, 6, 7, 8)
 """Columns of the pooled block: there the unit is z."""
@@ -115,6 +116,7 @@ def cells(row: Row, pooled: bool = False) -> list[str]:
         bounded(row.improvement, ".2f"),
         str(row.width),
         bounded(row.peer_comparison, "+.3f"),
+        "" if row.final is None else _value(float(row.final.value)),
     ]
 
 
@@ -122,8 +124,8 @@ def heading(block: Block) -> str:
     """Title of a block, with its frozen levels."""
     if block.levels.get("random") is None:
         return block.env
-    levels = ", ".join(f"{name} {block.levels[name]:g}" for name in ("random", "learned", "reference"))
-    return f"{block.env} ({levels})"
+    names = [name for name in ("random", "failed", "learned", "reference") if block.levels[name] is not None]
+    return f"{block.env} ({', '.join(f'{name} {block.levels[name]:g}' for name in names)})"
 
 
 def widened(block: Block, columns: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.bench import caption as captions
-from sparserl_jax.bench import check, partial, records, reproduce, tables
+from sparserl_jax.bench import check, partial, records, reproduce, tables, verdicts
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.rows import Block, key_of
 from sparserl_jax.bench.summary import Summary, fallback_of, follows, known_of, levels_of, order, pooled
@@ -343,9 +343,9 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
             parts = reproduce.divided(group)
             command = reproduce.command(source.settings, env, arm, key[1], file.as_posix(), parts)
             own = follows(settings, key[0])
-            rows.append(rows_of.row(group, env, levels, fallback, command, source.name, own))
+            rows.append(rows_of.row(group, levels, fallback, command, source.name, own))
     made = sorted(rows, key=lambda row: order(settings, row.key))
-    return rows_of.block(env, made, levels, known_of(settings, env))
+    return verdicts.block(env, made, levels, known_of(settings, env))
 
 
 def _differences(sources: list[Source]) -> list[str]:

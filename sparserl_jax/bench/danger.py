@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sparserl_jax.bench import evaluate, rows, saved, statistics, tables
+from sparserl_jax.bench import evaluate, saved, statistics, tables
 from sparserl_jax.bench.rows import Row
 from sparserl_jax.bench.summary import summarise
 from sparserl_jax.errors import UserError
@@ -50,7 +50,7 @@ class Line:
     def interval(self) -> statistics.Interval:
         """IQM of the share of dangerous draws over seeds, with its interval."""
         shares = np.array([[one.probability] for one in self.seeds])
-        return statistics.bootstrap(statistics.iqm, shares, rng=rows.generator("danger", len(shares)))
+        return statistics.bootstrap(statistics.iqm, shares)
 
 
 @dataclasses.dataclass(frozen=True)

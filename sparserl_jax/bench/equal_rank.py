@@ -30,8 +30,9 @@ from sparserl_jax.bench import (
     summary,
 )
 from sparserl_jax.bench.equal_rank_page import name
-from sparserl_jax.bench.rows import Block, Row, reference
+from sparserl_jax.bench.rows import Block, Row
 from sparserl_jax.bench.saved import Saved
+from sparserl_jax.bench.verdicts import reference
 from sparserl_jax.deploy import forms, low_rank
 from sparserl_jax.deploy.low_rank import Rule
 from sparserl_jax.errors import UserError

@@ -13,7 +13,7 @@ import numpy as np
 
 from sparserl_jax.bench import statistics
 from sparserl_jax.bench.columns import bounded, heading
-from sparserl_jax.bench.rows import Row, generator
+from sparserl_jax.bench.rows import Row
 
 if TYPE_CHECKING:
     from sparserl_jax.bench.equal_rank import Line, Section, Settings
@@ -51,21 +51,20 @@ class Judged(NamedTuple):
     improvement: statistics.Interval
 
 
-def judged(line: Line, env: str) -> Judged:
+def judged(line: Line) -> Judged:
     """The statistics of one line; a single run has no interval."""
-    words = ("low rank", env, *line.row.key, line.ranks)
     dense, sparse = line.dense[:, None], line.sparse[:, None]
 
-    def interval(statistic: statistics.Statistic, what: str, *arms: np.ndarray) -> statistics.Interval:
+    def interval(statistic: statistics.Statistic, *arms: np.ndarray) -> statistics.Interval:
         if min(map(len, arms)) < 2:
             return statistics.Interval(statistic(*arms), np.array(math.nan), np.array(math.nan))
-        return statistics.bootstrap(statistic, *arms, rng=generator(what, *words))
+        return statistics.bootstrap(statistic, *arms)
 
     return Judged(
-        interval(statistics.iqm, "dense", dense),
-        interval(statistics.iqm, "sparse", sparse),
-        statistics.compare(sparse, dense, generator("delta", *words)),
-        interval(statistics.probability_of_improvement, "improvement", sparse, dense),
+        interval(statistics.iqm, dense),
+        interval(statistics.iqm, sparse),
+        statistics.compare(sparse, dense),
+        interval(statistics.probability_of_improvement, sparse, dense),
     )
 
 
@@ -78,7 +77,7 @@ def _ranks(ranks: tuple[int, ...] | None) -> str:
 
 
 def _cells(line: Line, env: str, reason: str | None) -> list[str]:
-    found = judged(line, env)
+    found = judged(line)
     return [
         name(line.row),
         f"{line.row.came_out:.3g}",
@@ -154,7 +153,7 @@ def comma_separated(sections: Sequence[Section]) -> str:
         env = section.block.env
         stored = {(one.row.key, one.ranks): one.bytes for one in section.stored}
         for line in section.lines:
-            found = judged(line, env)
+            found = judged(line)
             bytes_of = {} if line.ranks is None else stored[line.row.key, line.ranks]
             values = [
                 env,

@@ -17,9 +17,10 @@ import numpy as np
 
 from sparserl_jax.bench import equal_rank_page, partial, published, records, statistics
 from sparserl_jax.bench.published import AVERAGE, Paper, Table
-from sparserl_jax.bench.rows import Block, reference
+from sparserl_jax.bench.rows import Block
 from sparserl_jax.bench.rows import Row as Ours
 from sparserl_jax.bench.summary import Summary, summarise
+from sparserl_jax.bench.verdicts import reference
 from sparserl_jax.references import unlabelled
 
 

@@ -47,7 +47,6 @@ def _curves(summary: Summary, root: Path) -> dict[tuple[Any, ...], dict[str, np.
             interval = statistics.bootstrap(
                 statistics.iqm,
                 present[:, None],
-                rng=np.random.default_rng(index),
                 resamples=figures.CURVE_RESAMPLES,
             )
             middle, lower, upper = map(float, interval)

@@ -88,7 +88,6 @@ def _intervals(series: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
         middle[at], lower[at], upper[at] = statistics.bootstrap(
             lambda x: statistics.iqm(np.swapaxes(x, -1, -2)[..., None]),  # of every point by itself
             ordered[:count, at],
-            rng=np.random.default_rng(int(count)),
             resamples=figures.CURVE_RESAMPLES,
         )
     return middle, lower, upper, seeds

@@ -9,7 +9,8 @@ from collections import defaultdict
 import numpy as np
 
 from sparserl_jax.bench import statistics
-from sparserl_jax.bench.rows import Block, Row, generator, improvement
+from sparserl_jax.bench.rows import Block, Row
+from sparserl_jax.bench.verdicts import improvement, reference
 
 APART = 1.5
 """Densities up to this many times each other are about the same: 0.8 and 0.74, 0.98 and 0.97."""
@@ -17,8 +18,47 @@ APART = 1.5
 
 def remarks(block: Block) -> list[str]:
     """The lines under a block."""
-    lines = largest_matched(block), against_pruning(block), above_known(block)
+    lines = (
+        largest_matched(block),
+        barely_learned(block),
+        by_last_policies(block),
+        against_pruning(block),
+        above_known(block),
+    )
     return [line for line in lines if line is not None]
+
+
+def barely_learned(block: Block) -> str | None:
+    """One line where dense reached the learned level, but its interval begins below."""
+    dense, level = reference(block.rows), block.levels.get("learned")
+    if block.reason is not None or dense is None or level is None or float(dense.value.lower) >= level:
+        return None
+    return (
+        f"Dense reached the learned level by its point estimate alone: its interval begins at "
+        f"{float(dense.value.lower):.4g}, below {level:.4g}."
+    )
+
+
+def by_last_policies(block: Block) -> str | None:
+    """One line: which verdicts would be others if runs were judged by their last policies' own evaluation.
+
+    None where the block has no verdicts, or where rows have no last policy, as pooled ones.
+    """
+    dense = reference(block.rows)
+    if block.reason is not None or dense is None or dense.final is None or dense.final_z is None:
+        return None
+    parts, level = [], block.levels["learned"]
+    if level is not None and float(dense.final.value) < level:
+        parts.append(f"dense is below the learned level ({float(dense.final.value):.4g})")
+    for row in block.rows:
+        if row.comparison is not None and row.final_z is not None:
+            other = statistics.compare(row.final_z[:, None], dense.final_z[:, None]).verdict
+            if other != row.comparison.verdict:
+                parts.append(f"{_named(row)} {other}, not {row.comparison.verdict}")
+    return (
+        "Judged by the last policies' own evaluation instead: "
+        f"{'; '.join(parts) if parts else 'the same verdicts'}."
+    )
 
 
 def against_pruning(block: Block) -> str | None:
@@ -36,7 +76,7 @@ def against_pruning(block: Block) -> str | None:
         if not ratios or min(ratios) > math.log(APART) + 1e-6:
             continue
         other = pruned[int(np.argmin(ratios))]
-        value, low, high = map(float, improvement(row, other, generator("pruning", block.env, *row.key)))
+        value, low, high = map(float, improvement(row, other))
         bounds = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
         parts.append(f"{row.arm} {row.came_out:.3g} over {other.came_out:.3g} {value:.2f}{bounds}")
     if not parts:

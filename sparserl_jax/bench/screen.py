@@ -32,6 +32,7 @@ SHORT = (
     "P(beats\ndense)",
     "width",
     "delta to dense\nof its width",
+    "last\npolicy",
 )
 """Headings on the screen."""
 SCREENS: tuple[tuple[int, ...], ...] = (
@@ -82,10 +83,13 @@ def screen(summary: Summary, console: Console) -> None:
         for position, index in enumerate(columns):
             table.add_column(SHORT[index], justify="left" if position == 0 else "right", no_wrap=fits)
         for row in block.rows:
-            found = cells(row, pooled)
+            found, verdict = cells(row, pooled), row.verdict.partition(",")[0]
             style = "bold" if row.role == "dense" else "dim" if row.role in ("aa", "placebo") else ""
             marked = [
-                Text(found[index], style=_STYLE.get(row.verdict, "") if COLUMNS[index] == "verdict" else "")
+                Text(
+                    found[index],
+                    style=_STYLE.get(verdict, "") if COLUMNS[index] == "verdict" else "",
+                )
                 for index in columns
             ]
             table.add_row(*marked, style=style)

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.bench import emptied, records, reproduce, schema, statistics
+from sparserl_jax.bench import emptied, records, reproduce, schema, statistics, verdicts
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.caption import caption
-from sparserl_jax.bench.rows import NOT_LEARNED, Block, Key, Row, key_of
+from sparserl_jax.bench.rows import Block, Key, Row, key_of
 from sparserl_jax.errors import UserError
 
 __all__ = [
-    "NOT_LEARNED",
     "Block",
     "Key",
     "Row",
@@ -129,7 +128,7 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
         if not same or any(row.z is None for row in group):
             continue
         z = np.stack([row.z for row in group if row.z is not None], axis=1)
-        value = statistics.bootstrap(statistics.iqm, z, rng=rows_of.generator("pooled", *key))
+        value = statistics.bootstrap(statistics.iqm, z)
         spread = statistics.spread(z, -np.inf)
         own = [(row.sparsity, row.critic_sparsity) for row in group if row.own]
         sparsity, critic = (
@@ -154,6 +153,8 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
                 worst=spread.worst,
                 p10=spread.p10,
                 failure_rate=float(np.mean(rates)) if len(rates) == len(group) else None,
+                final=None,
+                final_z=None,
                 compression_parameters=None,
                 compression_bytes=None,
                 inference_ratio=None,
@@ -169,8 +170,8 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
     if not rows:
         return None
     title = "all environments" if len(blocks) == every else f"the {len(blocks)} environments with verdicts"
-    judged = [_or_uneven(row, by_key[row.key]) for row in rows_of.judge(rows, ("pooled",))]
-    return Block(title, rows_of.spoken(judged, None), None, {})
+    judged = [_or_uneven(row, by_key[row.key]) for row in verdicts.judge(rows)]
+    return Block(title, verdicts.spoken(judged, None), None, {})
 
 
 def _or_uneven(pooled: Row, group: Sequence[Row]) -> Row:
@@ -212,8 +213,8 @@ def summarise(root: Path) -> Summary:
             parts = reproduce.divided(groups[key])
             command = reproduce.command(settings, env, key[0], key[1], divided=parts)
             own = follows(settings, key[0])
-            made.append(rows_of.row(groups[key], env, levels, fallback, command, own=own))
-        blocks.append(rows_of.block(env, made, levels, known_of(settings, env)))
+            made.append(rows_of.row(groups[key], levels, fallback, command, own=own))
+        blocks.append(verdicts.block(env, made, levels, known_of(settings, env)))
 
     suite, lines = settings["suite"], [*emptied.sentences(root, found), *caption(settings, found, blocks)]
     return Summary(

@@ -112,9 +112,7 @@ def outcome(folder: Path) -> Outcome:
         for name in names:
             own = tuple(rows[name, env] for env in environments)
             x = np.stack([row.returns if row.z is None else row.z for row in own], axis=1)
-            # The same draws for every trial: they were trained on the same random numbers.
-            rng = np.random.default_rng(len(names))
-            score = statistics.bootstrap(statistics.iqm, x, rng=rng, resamples=RESAMPLES)
+            score = statistics.bootstrap(statistics.iqm, x)
             mine.append(Trial(arm, name, values[name], own, score))
             scores.append(x)
         # Each of the groups of environments takes its best trial.

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sparserl_jax.bench import algorithms, claims, rows, suites, tune
+from sparserl_jax.bench import algorithms, claims, suites, tune, verdicts
 from sparserl_jax.bench import plan as plans
+from sparserl_jax.bench.rows import Row
 from sparserl_jax.errors import UserError
 
 DATA = "own:random?episodes=5"
@@ -106,13 +107,13 @@ def test_what_makes_no_sense_is_one_sentence_that_names_the_arm(arm, sentence):
 
 
 def test_a_narrow_network_is_the_opponent_of_arms_of_its_own_algorithm_alone():
-    row = rows.Row(
+    row = Row(
         arm="m", role="method", method="static", sparsity=0.5, critic_sparsity=0.5, target=1, seeds=(0,), diverged=0,
         returns=None, z=None, value=None, z_value=None, worst=0.0, p10=0.0, failure_rate=None, agent="one",
     )  # type: ignore[arg-type]  # fmt: skip
     tiny = dataclasses.replace(row, arm="tiny", method="tiny")
-    assert rows.opponent(row, [tiny]) is tiny
-    assert rows.opponent(row, [dataclasses.replace(tiny, agent="two")]) is None
+    assert verdicts.opponent(row, [tiny]) is tiny
+    assert verdicts.opponent(row, [dataclasses.replace(tiny, agent="two")]) is None
 
 
 def test_a_search_trains_every_arm_by_its_own_algorithm_on_a_grid_of_its_own():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserl_jax.bench import check, figures, remarks, single, summary, tables
+from sparserl_jax.bench import check, figures, remarks, single, summary, tables, verdicts
 from sparserl_jax.bench import plots as plotting
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.errors import UserError
@@ -46,8 +46,8 @@ def test_records_are_named_by_the_coefficient_however_small(folder):
 def test_a_narrow_network_of_that_sparsity_is_no_opponent(found):
     rows = found.blocks[0].rows
     by_name = {(row.arm, row.sparsity): row for row in rows}
-    assert rows_of.opponent(by_name["gradual", 0.8], rows) is by_name["tiny", 0.8]
-    assert rows_of.opponent(by_name["l0", 0.8], rows) is None
+    assert verdicts.opponent(by_name["gradual", 0.8], rows) is by_name["tiny", 0.8]
+    assert verdicts.opponent(by_name["l0", 0.8], rows) is None
     assert by_name["l0", 0.8].tiny_comparison is None
     # The stand-in keeps all weights whatever the coefficient.
     assert "l0 0 (coefficient " in (remarks.largest_matched(found.blocks[0]) or "")

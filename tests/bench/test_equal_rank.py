@@ -132,18 +132,18 @@ def line(section: equal_rank.Section, dense: list[float], sparse: list[float]) -
 
 
 def test_statistics_are_over_runs_with_the_sparse_row_first(section: equal_rank.Section):
-    found = equal_rank_page.judged(line(section, [0.0, 0.2, 0.4], [0.1, 0.2, 0.3]), ENV)
+    found = equal_rank_page.judged(line(section, [0.0, 0.2, 0.4], [0.1, 0.2, 0.3]))
     assert float(found.improvement.value) == pytest.approx((1 + 1.5 + 2) / 9)
     assert found.comparison.delta == pytest.approx(0.0) and found.comparison.verdict == "undecided"
-    better = equal_rank_page.judged(line(section, [0.5] * 4, [0.9] * 4), ENV)
+    better = equal_rank_page.judged(line(section, [0.5] * 4, [0.9] * 4))
     assert tuple(map(float, better.improvement)) == (1.0, 1.0, 1.0)
     assert tuple(map(float, better.sparse)) == pytest.approx((0.9, 0.9, 0.9))
     assert better.comparison.verdict == "matched" and better.comparison.delta == pytest.approx(0.4)
-    worse = equal_rank_page.judged(line(section, [0.9] * 4, [0.5] * 4), ENV)
+    worse = equal_rank_page.judged(line(section, [0.9] * 4, [0.5] * 4))
     assert worse.comparison.verdict == "worse" and float(worse.improvement.upper) == 0.0
     # The same line gives the same interval, whatever else is on the page.
     first = line(section, [0.0, 0.2, 0.4], [0.1, 0.2, 0.3])
-    assert equal_rank_page.judged(first, ENV).dense == found.dense
+    assert equal_rank_page.judged(first).dense == found.dense
 
 
 def test_a_diverged_run_stays_in_at_the_random_level(suite: Path, monkeypatch):

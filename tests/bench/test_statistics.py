@@ -76,8 +76,8 @@ def test_the_order_of_runs_never_matters(x, seed):
     shuffled = rng(seed).permuted(x, axis=0)  # every task shuffled on its own
     for aggregate in AGGREGATES:
         np.testing.assert_allclose(aggregate(shuffled), aggregate(x), atol=1e-9)
-    once = stats.bootstrap(stats.iqm, x, rng=rng(1), resamples=20)
-    again = stats.bootstrap(stats.iqm, shuffled, rng=rng(1), resamples=20)
+    once = stats.bootstrap(stats.iqm, x, resamples=20)
+    again = stats.bootstrap(stats.iqm, shuffled, resamples=20)
     np.testing.assert_allclose(once, again, atol=1e-9)
     np.testing.assert_allclose(stats.probability_of_improvement(shuffled, x), 0.5, atol=1e-9)
 
@@ -107,7 +107,7 @@ def test_intervals_of_a_difference_cover_its_truth_with_unequal_arms():
     covered = 0
     for _ in range(300):
         method, dense = generator.normal(0.9, 0.15, (8, 4)), generator.normal(1.0, 0.15, (12, 4))
-        interval = stats.bootstrap(stats.delta, method, dense, rng=generator, resamples=300)
+        interval = stats.bootstrap(stats.delta, method, dense, resamples=300)
         covered += interval.lower <= -0.1 <= interval.upper
     assert 0.90 <= covered / 300 <= 0.985
 
@@ -116,7 +116,7 @@ def test_both_arms_and_every_task_are_resampled():
     steady, noisy = np.full((6, 2), 0.5), np.array([[0.5, 0.0]] * 3 + [[0.5, 1.0]] * 3)
 
     def width(*arms):
-        interval = stats.bootstrap(stats.delta, *arms, rng=rng())
+        interval = stats.bootstrap(stats.delta, *arms)
         return interval.upper - interval.lower
 
     assert width(steady, steady) == 0
@@ -128,20 +128,36 @@ def test_both_arms_and_every_task_are_resampled():
     assert width(apart, apart) == 0
 
 
-def test_the_same_generator_state_gives_the_same_interval_and_the_global_one_is_untouched():
-    x = rng(3).normal(size=(9, 3))
+def test_the_same_scores_have_the_same_interval_in_any_unit_and_the_global_generator_is_untouched():
+    x, y = rng(3).normal(size=(9, 3)), rng(4).normal(size=(7, 3))
     before = np.random.get_state()[1].copy()
-    first, second = (stats.bootstrap(stats.iqm, x, rng=rng(5)) for _ in range(2))
-    assert first == second
-    assert stats.bootstrap(stats.iqm, x, rng=rng(6)) != first
+    first = stats.bootstrap(stats.iqm, x)
+    assert stats.bootstrap(stats.iqm, x.copy()) == first
     np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.testing.assert_allclose(stats.bootstrap(stats.iqm, 1000 * x - 5), 1000 * np.array(first) - 5)
+    assert stats.compare(x, y) == stats.compare(x[::-1], y)
+    np.testing.assert_allclose(stats.compare(2 * x, 2 * y)[:3], 2 * np.array(stats.compare(x, y)[:3]))
+
+
+def test_arms_of_equal_shape_are_drawn_independently():
+    """Equal scores in both arms: a difference of paired draws would never scatter."""
+    x = rng(3).normal(size=(10, 1))
+    found = stats.compare(x, x)
+    alone = stats.bootstrap(stats.iqm, x)
+    assert found.upper - found.lower > 1.2 * (alone.upper - alone.lower)
+
+
+def test_an_interval_is_that_of_all_resamples_where_they_can_be_listed():
+    """Three runs have 27 resamples: their exact percentiles."""
+    x = np.array([0.0, 1.0, 5.0])
+    every = np.array([[x[i], x[j], x[k]] for i in range(3) for j in range(3) for k in range(3)])
+    exact = np.percentile(stats.iqm(every[..., None]), [2.5, 97.5], method="inverted_cdf")
+    np.testing.assert_allclose(stats.bootstrap(stats.iqm, x[:, None])[1:], exact)
 
 
 def test_vector_statistics_get_one_interval_per_entry():
     x = rng(3).normal(size=(9, 3))
-    interval = stats.bootstrap(
-        lambda m: stats.performance_profile(m, [-1, 0, 1]), x, rng=rng(), resamples=700
-    )
+    interval = stats.bootstrap(lambda m: stats.performance_profile(m, [-1, 0, 1]), x, resamples=700)
     assert interval.lower.shape == interval.upper.shape == interval.value.shape == (3,)
     assert (interval.lower <= interval.value).all() and (interval.value <= interval.upper).all()
 
@@ -192,16 +208,16 @@ def test_the_estimate_of_seeds_decides_most_comparisons():
 def test_compare_tells_equal_collapsed_and_uncertain_arms_apart():
     generator = rng(2)
     dense = generator.normal(1.0, 0.02, (20, 4))
-    equal = stats.compare(generator.normal(1.0, 0.02, (20, 4)), dense, rng())
+    equal = stats.compare(generator.normal(1.0, 0.02, (20, 4)), dense)
     assert equal.verdict == "matched" and equal.seeds == 20
     assert equal.lower <= equal.delta <= equal.upper
-    assert stats.compare(0.5 * dense, dense, rng()).verdict == "worse"
-    unsure = stats.compare(generator.normal(1.0, 0.5, (5, 1)), generator.normal(1.0, 0.5, (7, 1)), rng())
+    assert stats.compare(0.5 * dense, dense).verdict == "worse"
+    unsure = stats.compare(generator.normal(1.0, 0.5, (5, 1)), generator.normal(1.0, 0.5, (7, 1)))
     assert unsure.verdict == "undecided" and unsure.seeds > 5
 
 
 def test_one_run_decides_nothing():
-    alone = stats.compare([[1.0, 1.0]], np.ones((5, 2)), rng())
+    alone = stats.compare([[1.0, 1.0]], np.ones((5, 2)))
     assert alone.delta == 0 and np.isnan([alone.lower, alone.upper]).all()
     assert (alone.verdict, alone.seeds) == ("undecided", None)
 
@@ -227,4 +243,4 @@ def test_scores_that_cannot_be_aggregated_are_refused(bad):
 
 def test_arms_must_share_their_tasks():
     with pytest.raises(ValueError, match="same tasks"):
-        stats.bootstrap(stats.delta, np.ones((3, 2)), np.ones((3, 1)), rng=rng())
+        stats.bootstrap(stats.delta, np.ones((3, 2)), np.ones((3, 1)))

@@ -11,8 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import columns, plots, publish, records, remarks, statistics, summary, tables
-from sparserl_jax.bench import rows as rows_of
+from sparserl_jax.bench import (
+    columns,
+    plots,
+    publish,
+    records,
+    remarks,
+    statistics,
+    summary,
+    tables,
+    verdicts,
+)
 from tests.bench import fake, forge
 
 
@@ -228,7 +237,7 @@ def test_a_placebo_must_be_known_to_lose_and_dense_must_itself_reach_the_level(f
 
     def why(role: str, **changes) -> str | None:
         changed = [dataclasses.replace(r, **changes) if r.role == role else r for r in block.rows]
-        return rows_of.reason(changed, block.levels)
+        return verdicts.reason(changed, block.levels)
 
     placebo = next(row for row in block.rows if row.role == "placebo").comparison
     assert why("placebo", comparison=placebo) is None

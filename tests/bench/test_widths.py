@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from sparserl_jax.bench import check, plots, statistics, suites, summary, tables, tune
+from sparserl_jax.bench import check, plots, statistics, suites, summary, tables, tune, verdicts
 from sparserl_jax.bench import plan as plans
-from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.program import group
 from tests.bench import fake, forge
@@ -88,7 +87,7 @@ def test_rows_are_compared_with_dense_of_either_width(folder: Path):
     assert all(rows[name].peer_comparison is None for name in ("dense", "dense_aa", "dense_3"))
     # A narrow network of the same sparsity is no opponent of a wider one.
     assert rows["gradual"].tiny == "tiny" and rows["gradual_3"].tiny is None
-    assert rows_of.reference(found.blocks[0].rows).arm == "dense" and found.blocks[0].reason is None
+    assert verdicts.reference(found.blocks[0].rows).arm == "dense" and found.blocks[0].reason is None
 
 
 def test_the_table_says_which_width_and_which_dense_arm(folder: Path, tmp_path: Path):
