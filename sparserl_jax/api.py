@@ -102,7 +102,7 @@ def train(
 
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
-    from sparserl_jax.bench import single, tables
+    from sparserl_jax.bench import single, strict, tables
     from sparserl_jax.bench.records import CONFIGURATION
     from sparserl_jax.errors import UserError
 
@@ -112,15 +112,15 @@ def train(
             f"'{out}' holds results already, and an environment object's code cannot be compared with what made them; "
             "give another folder with out=."
         )
-    allowed = single.suite_of.__kwdefaults__ or {}
-    for key in settings:
-        if key not in allowed:
-            from sparserl_jax.errors import suggest
-
-            raise suggest(key, list(allowed), "argument of train")
-    suite = single.suite_of(
-        env, agent=agent, recipe=recipe, sparsity=sparsity, seeds=seeds, steps=steps, **settings
-    )
+    given = {
+        "agent": agent,
+        "recipe": recipe,
+        "sparsity": sparsity,
+        "seeds": seeds,
+        "steps": steps,
+        **settings,
+    }
+    suite = single.suite_of(env, **strict.checked(single.suite_of, given, "train"))
     plan = plans.make(suite)
     if out is None and not isinstance(env, str):
         folder = Path(tempfile.mkdtemp(prefix="sparserl-")) / "train"

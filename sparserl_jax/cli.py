@@ -40,7 +40,7 @@ from sparserl_jax.arguments import (
 )
 from sparserl_jax.commands import read, train
 from sparserl_jax.commands.console import console
-from sparserl_jax.errors import DISK, UserError
+from sparserl_jax.errors import ACCESS, DISK, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,12 +87,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print("interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno in ACCESS:
+            told = f"'{error.filename}': {error.strerror}; allow it to be read and written, or choose another place."
+        elif error.errno in DISK:
+            told = f"{error.strerror}: make room and run the same command again; what is finished is kept."
+        else:
             raise
-        print(
-            f"error: {error.strerror}: make room and run the same command again; what is finished is kept.",
-            file=sys.stderr,
-        )
+        print(f"error: {told}", file=sys.stderr)
         return EXIT_USER
 
 

@@ -4,6 +4,8 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
+ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers by which a system says that a place may not be read or written."""
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers by which a system says that nothing more can be written."""
 

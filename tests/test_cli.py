@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparserl_jax import api, cli
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
-from sparserl_jax.bench import single
+from sparserl_jax.bench import single, strict
 from sparserl_jax.errors import UserError
 from tests.bench import fake
 
@@ -149,8 +150,27 @@ def test_train_in_five_lines_of_python(monkeypatch, tmp_path: Path):
     assert len(results.curve(0)["return"]) == 20
     with pytest.raises(UserError, match="no seed 7"):
         results.policy(7)
-    with pytest.raises(UserError, match="did you mean 'num_envs'"):
-        api.train("gymnax:Pendulum-v1", nun_envs=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"nun_envs": 3}, "did you mean 'num_envs'"),
+        ({"seeds": "3"}, "train: seeds must be a whole number, not '3'"),
+        ({"hidden": [8, "a"]}, "hidden must be a list of whole numbers"),
+        ({"sparsity": float("nan")}, "sparsity must be a number"),
+        ({"start": 3}, "start must be a text or a path"),
+        ({"episodes": True}, "episodes must be a whole number"),
+    ],
+)
+def test_wrong_arguments_of_train_are_told_in_a_sentence(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        api.train("gymnax:Pendulum-v1", **settings)
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"seeds": np.int64(3), "sparsity": np.float32(0.5), "hidden": (np.int32(8),)}
+    assert strict.checked(single.suite_of, given, "train") == {"seeds": 3, "sparsity": 0.5, "hidden": (8,)}
 
 
 def test_train_scales_the_published_schedule_and_always_fits_its_periods():

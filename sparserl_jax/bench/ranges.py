@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
     from sparserl_jax.bench.suites import Arm, Suite, Task
 
+LONGEST_NAME = 150
+"""Letters of an arm's or environment's name: files are called so, and a system has at most some 250."""
+WIDEST = 32_768
+"""Units of a hidden layer: the weights between two of them are counted in 32 bits."""
+MOST_STEPS = 2**31 - 1
+"""Environment steps, which are counted in 32 bits, too."""
 MOST_SEEDS = 10_000
 """Of one arm: every run is planned by itself, and a slip of the pen would fill the memory."""
 
@@ -49,6 +55,18 @@ def check_ranges(suite: Suite, where: str) -> None:
         _check_agent(agent, f"{place}agent", where)
     agent = suite.agent
     replayed = suite.training(suite.tasks[0]).replayed
+    for what, name in [("arm", arm.name) for arm in suite.arms] + [
+        ("environment", t.name) for t in suite.tasks
+    ]:
+        require(
+            len(name) <= LONGEST_NAME,
+            where,
+            f"{what} '{name[:40]}...' has a name of {len(name)} letters, and files are called so; give it at most "
+            f"{LONGEST_NAME}.",
+        )
+    widest = max(arm.width or 1 for arm in suite.arms) * max(agent.hidden, default=0)
+    require(widest <= WIDEST, where, f"a hidden layer has {widest:,} units; give at most {WIDEST:,}.")
+    require(suite.steps <= MOST_STEPS, where, f"'steps' is {suite.steps:,}; give at most {MOST_STEPS:,}.")
     positive = {
         "steps": suite.steps,
         "warm_up": suite.warm_up if replayed else 1,

@@ -414,6 +414,6 @@ def load_all(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                 found.append(read(folder))
             except ValueError:
                 raise UserError(
-                    f"record '{run_id}' is not valid JSON; delete its folder and run again."
+                    f"record '{run_id}' is not valid JSON; move its folder away and run again."
                 ) from None
     return settings, found

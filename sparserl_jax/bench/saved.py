@@ -61,9 +61,10 @@ def find(path: str | Path) -> Saved:
         return Saved(found, file, None)
     try:
         record = records.read(file.parent)
-    except (OSError, ValueError):
+    except ValueError:
         raise UserError(
-            f"'{file.parent / 'record.json'}' is not valid JSON; restore it or remove it."
+            f"'{file.parent / 'record.json'}' is not valid JSON; bring back a copy, or use a copy of {policy.FILE} "
+            "that lies elsewhere."
         ) from None
     problems = schema.errors(record)
     if problems:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,22 +48,42 @@ def _fits(value: Any, annotation: Any) -> tuple[bool, Any]:
         pairs = [_fits(entry, inner) for entry in value]
         return all(fits for fits, _ in pairs), tuple(entry for _, entry in pairs)
     if annotation is float:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
         return good, float(value) if good else value
-    if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
+    if annotation is int:  # or one of NumPy's
+        good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return good, int(value) if good else value
     return isinstance(value, annotation) if isinstance(annotation, type) else False, value
 
 
+_SPOKEN = {int: "whole number", float: "number", str: "text", Path: "path", bool: "true or false"}
+
+
 def _name(annotation: Any) -> str:
+    """A type in words."""
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(repr(option) for option in typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(annotation) if option is not types.NoneType]
         return " or ".join(_name(option) for option in options)
-    return (
-        annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("NoneType", "None")
-    )
+    if typing.get_origin(annotation) is tuple:
+        inner = typing.get_args(annotation)[0]
+        return f"a list of {_SPOKEN[inner]}s" if inner in _SPOKEN else "a list"
+    if annotation in _SPOKEN:
+        return _SPOKEN[annotation] if annotation is bool else f"a {_SPOKEN[annotation]}"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def checked(function: Callable[..., Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Keyword arguments for a function, of the annotated types: unknown and wrong ones are `UserError`s."""
+    hints, converted = typing.get_type_hints(function), {}
+    for key, value in values.items():
+        if key not in hints:
+            raise suggest(key, list(function.__kwdefaults__ or hints), f"argument of {where}")
+        fits, converted[key] = _fits(value, hints[key])
+        if not fits:
+            raise UserError(f"{where}: {key} must be {_name(hints[key])}, not {value!r}.")
+    return converted
 
 
 def from_table(cls: type[T], table: Mapping[str, Any], where: str, *, skip: tuple[str, ...] = ()) -> T:

@@ -122,6 +122,9 @@ def _options(query: str, text: str) -> dict[str, Any]:
         pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
     except ValueError as error:
         raise UserError(f"environment '{text}': options are written ?name=value&name=value.") from error
+    twice = [key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index])]
+    if twice:
+        raise UserError(f"environment '{text}': option '{twice[0]}' is given twice; drop one of them.")
     return {key: _value(value) for key, value in pairs}
 
 

@@ -102,7 +102,7 @@ def test_ppo_trains_on_images(tmp_path: Path):
         ({"name": "dqn", "network": "cmn"}, "unknown network of agent 'dqn' 'cmn': did you mean 'cnn'?"),
         ({"name": "td3", "network": "cnn"}, "unknown network of agent 'td3' 'cnn'"),
         ({"name": "td3", "network": "simba", "hidden": [8, 4]}, "one residual block per entry"),
-        ({"name": "td3", "network": 3}, "'network' must be str"),
+        ({"name": "td3", "network": 3}, "'network' must be a text"),
     ],
 )
 def test_networks_that_do_not_fit_are_one_sentence(agent, sentence):

@@ -43,6 +43,7 @@ def test_every_listed_gymnax_environment_passes_the_entry_check(name):
         ),
         ("brax:hopper?weight=2", "not one brax takes"),
         ("brax:hopper?backend", "options are written"),
+        ("brax:hopper?backend=mjx&backend=spring", "option 'backend' is given twice"),
         ("gymnax:Pendulum-v1?max_sped=3", "did you mean 'max_speed'"),
         ("own:LunarLander", "did you mean 'own:LunarLanderLite'"),
         ("LunarLanderLite", "did you mean 'own:LunarLanderLite'"),

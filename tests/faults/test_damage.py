@@ -198,15 +198,21 @@ def test_record_that_does_not_fit_is_not_there_and_is_made_when_there_is_room(
     assert [path for path in folder.rglob(".*") if path.name != ".lock"] == []
 
 
-def test_command_line_says_in_one_sentence_that_the_disk_is_full(monkeypatch, capsys, tmp_path):
+def test_command_line_says_in_one_sentence_that_a_disk_is_full_or_a_place_closed(
+    monkeypatch, capsys, tmp_path
+):
     def fails(command, console):
-        raise OSError(number, os.strerror(number))
+        raise OSError(number, os.strerror(number), "/some/place")
 
     monkeypatch.setitem(cli._COMMANDS, cli.Check, fails)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         assert cli.run(["check", str(tmp_path)]) == runs.EXIT_USER
         said = capsys.readouterr().err
         assert said.startswith(f"error: {os.strerror(number)}: ") and said.count("\n") == 1
-    number = errno.EACCES
-    with pytest.raises(PermissionError):
+    for number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        assert cli.run(["check", str(tmp_path)]) == runs.EXIT_USER
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: '/some/place': {os.strerror(number)}; ") and said.count("\n") == 1
+    number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(number)):
         cli.run(["check", str(tmp_path)])
