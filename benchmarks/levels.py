@@ -13,6 +13,7 @@ import numpy as np
 from sparserl_jax.bench import paths, suites
 from sparserl_jax.envs import Environment, HostEnvironment, evaluate_random, make
 from sparserl_jax.envs.host import play_random
+from sparserl_jax.errors import UserError
 
 EPISODES = 1000
 
@@ -35,4 +36,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -30,6 +30,7 @@ WHOLE = {
     0: "method",
     1: "sparsity",
     2: "return, IQM [95 % CI]",
+    19: "last policy",
     5: "verdict",
     6: "worst seed",
     9: "smaller, parameters",

@@ -46,7 +46,7 @@ def shipped_files() -> list[Path]:
 
 def test_console_script_and_extras_are_declared():
     assert PROJECT["scripts"] == {"sparserl": "sparserl_jax.cli:main"}
-    optional = {"gymnasium", "playground", "offline", "onnx", "ray", "tensorboard"}
+    optional = {"gymnasium", "playground", "offline"}
     assert set(EXTRAS) >= {"cuda12", "cuda13", "tpu", "dev"} | optional
     assert "six" in {
         Requirement(line).name for line in PROJECT["dependencies"]

@@ -172,12 +172,13 @@ def load_masks(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
     """A trained policy: call it with observations `[..., obs]` for actions `[..., action]` in environment units; of
     discrete actions, the number of the choice, i32 `[...]`.
 
-    `params` are the deployed weights (exactly zero outside `masks`), `description` the rest of the file.
+    `params` are the deployed weights (exactly zero outside `masks`), `description` the rest of the file. A policy is
+    equal to itself alone, so that `jax.jit(policy)` works.
     """
 
     params: dict[str, Any]

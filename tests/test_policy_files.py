@@ -1,0 +1,32 @@
+"""A policy file is enough: with NumPy alone, as the page on policies prints it, and under `jax.jit`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import sparserl_jax
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ROOT / "results/quick/records/gymnax-Pendulum-v1"
+OBSERVATIONS = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["set-s0800-seed000", "tiny-s0970-seed001"])
+def test_what_the_page_prints_acts_as_the_policy_does(name: str):
+    page = (ROOT / "docs/policies.md").read_text(encoding="utf-8")
+    (code,) = (text for text in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "np.load" in text)
+    found: dict[str, Any] = {}
+    exec(re.sub(r"np\.load\(.*?\)", f"np.load({str(RUN / name / 'policy.npz')!r})", code), found)
+    policy = sparserl_jax.load(RUN / name)
+    np.testing.assert_allclose(found["act"](OBSERVATIONS), policy(OBSERVATIONS), atol=1e-5)
+
+
+def test_a_policy_may_be_compiled():
+    policy = sparserl_jax.load(RUN / "set-s0800-seed000")
+    np.testing.assert_allclose(jax.jit(policy)(OBSERVATIONS), policy(OBSERVATIONS), atol=1e-6)
