@@ -92,7 +92,7 @@ def suite(folder: Path, _: Sequence[str], place: Path) -> str:
         f"`make bench SUITE={folder.name}`: {found.title}; {caption.seeds_sentence(counts)}; {machines}; {versions}; "
         f"{commits}; [the whole table]({where}/table.md).",
         "",
-        f"![return against sparsity]({where}/plots/return_versus_sparsity.png)",
+        f"![the return of every row]({where}/plots/returns_by_row.png)",
         "",
     ]
     for part in found.blocks:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparserl_jax.bench import figures, records, statistics
+from sparserl_jax.bench.plots_rows import returns_by_row
 from sparserl_jax.bench.rows import Row
 from sparserl_jax.bench.summary import Block, Summary, key_of, summarise
 
@@ -369,6 +370,7 @@ def write(root: Path, summary: Summary | None = None) -> list[Path]:
     with matplotlib.rc_context(figures.STYLE):  # type: ignore[arg-type]
         for name, (figure, data) in (
             ("learning_curves", learning_curves(summary, root)),
+            ("returns_by_row", returns_by_row(summary)),
             ("return_versus_sparsity", return_versus_sparsity(summary)),
             ("return_versus_bytes", return_versus_bytes(summary)),
         ):

@@ -54,7 +54,7 @@ def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path
         tables.write(root)
         plots.write(root)
     names = ["table.md", "table.csv", "table.tex", "reproduce.md"]
-    figures = ("learning_curves", "return_versus_sparsity", "return_versus_bytes")
+    figures = ("learning_curves", "returns_by_row", "return_versus_sparsity", "return_versus_bytes")
     names += [f"plots/{figure}.{kind}" for figure in figures for kind in ("csv", "svg", "png")]
     for name in names:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name

@@ -1,0 +1,123 @@
+"""The rows of a table as a figure: every arm at every sparsity on a line of its own, however many there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparserl_jax.bench import figures
+from sparserl_jax.bench.rows import Block, Row
+from sparserl_jax.bench.summary import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LINE, PANEL, NAMES, VERDICTS = 0.165, 2.9, 1.75, 0.85
+"""Inches: height of a row, width of a panel, of the names on its left and of the verdicts on its right."""
+ABOVE, BELOW = 0.75, 0.95
+"""Inches above the panels (title, levels) and below (axis, caption)."""
+
+
+def name(row: Row) -> str:
+    """An arm and its sparsity, as the table has them."""
+    return row.label if row.sparsity == 0 and row.realised is None else f"{row.label}  {row.level_text}"
+
+
+def _limits(block: Block) -> tuple[float, float]:
+    """Of the axis of returns: all there is, but no further than half a scale of z below random actions."""
+    levels = [v for v in (block.levels.get("random"), block.levels.get("learned")) if v is not None]
+    values = np.concatenate([*(row.returns for row in block.rows), levels])
+    low, high = float(values.min()), float(values.max())
+    random, reference = block.levels.get("random"), block.levels.get("reference")
+    if random is not None and reference is not None:
+        low = max(low, random - 0.5 * (reference - random))
+    pad = 0.05 * (high - low or 1.0)
+    return low - pad, high + pad
+
+
+def _levels(axes: Axes, block: Block) -> None:
+    """Declared levels as thin lines, named above."""
+    for level_name, style in (("learned", (0, (4, 3))), ("random", (0, (1, 2)))):
+        level = block.levels.get(level_name)
+        if level is not None:
+            axes.axvline(level, color="#999999", linewidth=0.8, linestyle=style, zorder=1)
+            axes.annotate(
+                level_name, (level, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                textcoords="offset points", ha="center", va="bottom", fontsize=6.5, color="#888888",
+            )  # fmt: skip
+
+
+def _draw(axes: Axes, block: Block, arms: list[str]) -> None:
+    """The rows of an environment, from the first at the top."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = _limits(block)
+    _levels(axes, block)
+    shaded = False
+    for index, row in enumerate(block.rows):
+        shaded ^= index > 0 and row.arm != block.rows[index - 1].arm
+        if shaded:
+            axes.axhspan(index - 0.5, index + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
+        own = figures.colour(row.arm, arms)
+        value, lower, upper = (float(number) for number in row.value)
+        if row.role == "dense":
+            axes.axvspan(lower, upper, color=own, alpha=0.14, linewidth=0, zorder=1)
+        axes.plot(
+            row.returns, np.full(row.returns.size, index), linestyle="", marker="|", markersize=4.5, color=own,
+            alpha=0.55, zorder=3,
+        )  # fmt: skip
+        axes.plot([lower, upper], [index, index], color=own, linewidth=1.5, zorder=4, solid_capstyle="butt")
+        axes.plot(
+            [value], [index], linestyle="", marker=figures.marker(row.arm, arms), markersize=4.6, color=own,
+            markeredgecolor="white", markeredgewidth=0.6, zorder=5,
+        )  # fmt: skip
+        if upper < low:
+            axes.annotate(
+                "<", (0.0, index), xycoords=("axes fraction", "data"), fontsize=6.5, va="center", ha="left"
+            )
+        axes.annotate(
+            row.verdict.partition(" (")[0].partition(",")[0], (1.0, index), xycoords=("axes fraction", "data"),
+            xytext=(4, 0), textcoords="offset points", va="center", ha="left", fontsize=6.0, color="#666666",
+            annotation_clip=False,
+        )  # fmt: skip
+    axes.set_xlim(low, high)
+    axes.set_ylim(len(block.rows) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="y", visible=False)
+    axes.set_yticks(range(len(block.rows)), [name(row) for row in block.rows], fontsize=6.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("return")
+
+
+def returns_by_row(summary: Summary) -> tuple[Figure, str]:
+    """Every row of the table with its interval, its seeds and its verdict, a panel per environment; its data as CSV."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    arms, count = figures.arms_of(summary), len(summary.blocks)
+    column = NAMES + PANEL + VERDICTS
+    width, longest = count * column, max(len(block.rows) for block in summary.blocks)
+    height = ABOVE + BELOW + LINE * longest
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    lines: list[list[Any]] = []
+    for index, block in enumerate(summary.blocks):
+        tall = LINE * len(block.rows)
+        left, bottom = index * column + NAMES, height - ABOVE - tall
+        axes = figure.add_axes((left / width, bottom / height, PANEL / width, tall / height))
+        _draw(axes, block, arms)
+        axes.set_title(figures.short_name(block.env), loc="left", pad=14)
+        lines += [
+            [block.env, row.arm, row.role, row.sparsity, row.came_out, *map(float, row.value), row.verdict]
+            for row in block.rows
+        ]
+    figures.heading(figure, summary, "Returns", height)
+    seeds = figures.seeds_words(row for block in summary.blocks for row in block.rows)
+    figures.caption(
+        figure, summary, f"Interquartile mean over {seeds}; bars: 95 % bootstrap intervals; strokes: single seeds; "
+        "grey band: the interval of dense; in brackets what came of a knob that promises no sparsity.",
+    )  # fmt: skip
+    header = "environment,arm,role,sparsity,realised_sparsity,iqm,lower,upper,verdict".split(",")
+    return figure, figures.csv_text(header, lines)
