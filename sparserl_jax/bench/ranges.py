@@ -142,9 +142,16 @@ def refuse_replay(agent: AgentConfig, schedule: Any, where: str) -> None:
 
 def check_unique(names: list[str], what: str, where: str) -> None:
     """Refuse a name that appears twice."""
+    seen: dict[str, str] = {}
     for name in names:
+        other = seen.get(name.casefold())
+        seen[name.casefold()] = name
+        require(other != name, where, f"{what} '{name}' appears twice; give one of them another name.")
         require(
-            names.count(name) == 1, where, f"{what} '{name}' appears twice; give one of them another name."
+            other is None,
+            where,
+            f"{what}s '{other}' and '{name}' are one name to systems that read small and large letters alike, and "
+            "files are called so; give one of them another.",
         )
 
 
@@ -166,6 +173,8 @@ def check_levels(tasks: Sequence[Task], where: str) -> None:
         )
         if task.random is not None and task.reference is not None:
             require(task.reference > task.random, where, f"'{task.name}': reference must exceed random.")
+        if task.failed is not None and task.learned is not None:
+            require(task.failed <= task.learned, where, f"'{task.name}': failed must not exceed learned.")
         if task.random is not None and task.learned is not None:
             require(task.learned > task.random, where, f"'{task.name}': learned must exceed random.")
 

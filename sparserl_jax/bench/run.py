@@ -48,10 +48,13 @@ def folder_of(plan: Plan, out: Path | None = None) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; `UserError` if another process holds it."""
+    """Hold the folder's lock; `UserError` if another process holds it. A folder that is refused inside is left as it
+    was."""
+    lock = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
+        new = not lock.exists()
+        file = lock.open("a")
     except OSError as error:
         raise UserError(
             f"cannot write to '{folder}' ({error.strerror}); give another folder with --out."
@@ -63,7 +66,12 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"'{folder}' is in use by another run; wait for it, or give another folder with --out."
             ) from None
-        yield
+        try:
+            yield
+        except UserError:
+            if new:
+                lock.unlink(missing_ok=True)
+            raise
 
 
 def _difference(ours: Any, theirs: Any, where: str = "") -> str:

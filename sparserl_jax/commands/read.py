@@ -86,6 +86,8 @@ def plot(command: Plot, console: Console) -> int:
     from sparserl_jax.bench import plots, plots_diagnostics, summary
 
     found = summary.summarise(command.folder)
+    if not found.blocks:
+        raise UserError(f"'{command.folder}' has no record yet; finish it with `sparserl bench`.")
     made = plots.write(command.folder, found)
     if command.diagnostics:
         made += plots_diagnostics.write(command.folder, found)

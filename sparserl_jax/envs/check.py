@@ -98,7 +98,7 @@ def _check_state(where: str, state: Any, after: Any) -> None:
 
 
 def _check_running(where: str, env: Environment, steps: int) -> None:
-    def episode(key: jax.Array) -> tuple[jax.Array, Step]:
+    def episode(key: jax.Array) -> tuple[jax.Array, Step, jax.Array]:
         reset_key, action_key, step_key = jax.random.split(key, 3)
         state, obs = env.reset(reset_key)
         shapes = jax.eval_shape(env.reset, reset_key)[0]
@@ -106,12 +106,12 @@ def _check_running(where: str, env: Environment, steps: int) -> None:
 
         def one(carry: Any, keys: Any) -> Any:
             action = jax.random.uniform(keys[0], (env.spec.action_dim,), minval=-1.0, maxval=1.0)
-            state, step, _ = settled_step(env, keys[1], carry[0], carry[1], action)
-            return (state, step.obs), step
+            state, step, invalid = settled_step(env, keys[1], carry[0], carry[1], action)
+            return (state, step.obs), (step, invalid)
 
         keys = (jax.random.split(action_key, steps), jax.random.split(step_key, steps))
         start = (state, obs.astype(jnp.float32))
-        return obs, jax.lax.scan(one, start, keys)[1]
+        return obs, *jax.lax.scan(one, start, keys)[1]
 
     key = jax.random.key(1)
     # Two traces: numbers drawn on the host (numpy, random) are frozen into a compiled program and differ only
@@ -122,13 +122,17 @@ def _check_running(where: str, env: Environment, steps: int) -> None:
     first, second = compiled(key), (compiled if same else programs[1].compile())(key)
     if not np.all(np.isfinite(first[0])):
         raise UserError(f"{where}: reset returns observations that are not finite; mend its initial state.")
+    if np.all(first[2]):
+        raise UserError(
+            f"{where}: all of {steps} random steps return an observation or a reward that is not finite; mend step."
+        )
     if not all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)):
         raise UserError(
             f"{where}: the same key gives different results; draw every random number with jax.random from "
             "the key it is given, and keep no state outside `state`."
         )
     if env.spec.goal is not None:
-        _check_goal(where, env.spec.goal, *first)
+        _check_goal(where, env.spec.goal, *first[:2])
 
 
 def _check_goal(where: str, goal: GoalSpec, obs: Any, step: Step) -> None:

@@ -168,6 +168,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path):
     plan = fake.make_plan(**SMALL)
     with pytest.raises(UserError, match=r"not empty and no suite made it \('thesis\.tex'\)"):
         runs.run(plan, tmp_path, fake.quiet(), execute=fake.Execute(plan))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_the_time_budget_has_its_own_exit_code(tmp_path: Path):

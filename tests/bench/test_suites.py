@@ -91,6 +91,15 @@ def test_quick_and_standard_hold_what_they_promise():
         ({"warm_up": 10}, "less than one batch"),
         ({"arms": []}, "at least one [[arms]]"),
         ({"arms": [{"recipe": "dense"}, {"recipe": "dense"}]}, "appears twice"),
+        ({"arms": [{"recipe": "set"}, {"recipe": "rigl", "name": "SET"}]}, "one name to systems"),
+        (
+            {
+                "environments": [
+                    {"name": "a:b", "random": 0.0, "failed": 1.5, "learned": 1.0, "reference": 2.0}
+                ]
+            },
+            "failed must not exceed learned",
+        ),
         ({"arms": [{"recipe": "dense"}, {"recipe": "dense", "name": "again", "role": "aa"}]}, "seeds_from"),
         ({"arms": [{"recipe": "dense", "role": "placbo"}]}, "did you mean 'placebo'"),
         ({"environments": [{"name": "brax:hopper", "random": 1.0}]}, "together, or none"),

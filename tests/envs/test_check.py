@@ -115,6 +115,7 @@ BAD = {
     ),
     "step cannot be traced by jax.jit": altered(step=branch),
     "not finite": altered(reset=lambda self, key: (jnp.zeros(2), jnp.full(2, jnp.nan))),
+    "all of 16 random steps return": step_returning(reward=lambda *_: jnp.nan),
     "same key gives different results": altered(reset=host_random),
     "keep no state outside": step_returning(reward=lambda *_: time.perf_counter()),
 }
