@@ -1,0 +1,34 @@
+"""Every published table is what its records give, to the byte: nobody edited it, and no statistic changed behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sparserl_jax.bench import reproduce, summary, tables
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/configuration.json"))
+
+
+def test_there_are_published_results():
+    assert {"quick", "quick_sac", "rlx2_cpu_levels"} <= set(FOLDERS)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_tables_are_those_of_the_records(name: str):
+    folder = RESULTS / name
+    found = summary.summarise(folder)
+    made = {
+        "table.md": tables.markdown(found),
+        "table.csv": tables.comma_separated(found),
+        "table.tex": tables.latex(found),
+        "reproduce.md": reproduce.page(found),
+    }
+    for file, text in made.items():
+        # No comparison of whole texts: a difference of two tables takes pytest minutes to show.
+        assert (folder / file).read_text(encoding="utf-8") == text or pytest.fail(
+            f"{name}/{file} is not what its records give; `sparserl table results/{name}` makes it anew",
+            pytrace=False,
+        )
