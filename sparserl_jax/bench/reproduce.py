@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sparserl_jax.bench.single import SINGLE
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method as find_method
-from sparserl_jax.training.recipe import RECIPES, Recipe
+from sparserl_jax.training.recipe import RECIPES, Recipe, fixed_sparsity
 
 if TYPE_CHECKING:
     from sparserl_jax.bench.rows import Row
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SUITE_FILE = "suite.toml"
 """The file of a folder that its suite was read from."""
 _ONLY = " --only "
+SHIPPED = ("brax", "gymnasium", "gymnax", "mario", "own", "playground")
+"""What stands before the colon of an environment that is not the user's own, see `envs/make.py`."""
 
 
 def pattern(env: str, arm: str, sparsity: float) -> str:
@@ -73,6 +75,7 @@ def _train(suite: dict[str, Any], env: str) -> str:
     critic = arm["critic_sparsities"]
     options: dict[str, Any] = {
         "env": env,
+        **({"dataset": suite["tasks"][0]["dataset"]} if suite["tasks"][0].get("dataset") else {}),
         "agent": agent["name"],
         **recipe,
         "sparsity": arm["sparsities"][0],
@@ -118,7 +121,8 @@ def _recipe(found: dict[str, Any]) -> dict[str, str]:
         if own == name:
             return {"recipe": method}
     for known in RECIPES.values():
-        if name.startswith(f"{known.name}_") and all(found[part] == getattr(known, part) for part in parts):
+        changed = vars(known) | {"sparsity": fixed_sparsity(known, method)}
+        if name.startswith(f"{known.name}_") and all(found[part] == changed[part] for part in parts):
             return {"recipe": known.name, "method": method}
     return {}
 
@@ -147,6 +151,13 @@ def _lines(summary: Summary) -> list[tuple[str, Row]]:
     return [(block.env, row) for block in blocks for row in block.rows]
 
 
+def _own(summary: Summary) -> bool:
+    """Whether any environment or method is from a module of the user's."""
+    suite = summary.settings["suite"]
+    prefixes = {task["name"].partition(":")[0] for task in suite["tasks"] if ":" in task["name"]}
+    return not prefixes <= set(SHIPPED) or any(":" in arm["recipe"]["method"] for arm in suite["arms"])
+
+
 def page(summary: Summary) -> str:
     """`reproduce.md`: row -> command, commit, programs and run ids; and the runs of every program."""
     suites = any(_ONLY in row.command for _, row in _lines(summary))
@@ -166,6 +177,12 @@ def page(summary: Summary) -> str:
             f"`{SUITE_FILE}` is the file in the folder of the records. Check out the commit, run the command from the "
             "root of the repository with that file's path, then compare the new records with those named here "
             "(`records/<run id>/record.json`, part `result`).",
+            "",
+        ]
+    if _own(summary):
+        lines += [
+            "An environment or a method called `module:name` is the user's own: run the command from the folder that "
+            "holds the module, as it was when the records were made, for they do not hold its code.",
             "",
         ]
     lines += [

@@ -14,6 +14,7 @@ from sparserl_jax import cli
 from sparserl_jax.bench import check, only, records, reproduce, single, summary, tables
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
+from sparserl_jax.envs.make import BUILDERS
 from sparserl_jax.errors import UserError
 from tests.bench import fake
 
@@ -189,6 +190,8 @@ def test_an_environment_object_has_no_command():
             ["--recipe", "tests.reference.toy_methods:TICKET"],
         ),
         ({"recipe": "rlx2_paper", "method": "set"}, ["--recipe", "rlx2_paper", "--method", "set"]),
+        ({"recipe": "dense_rvl", "method": "set"}, ["--recipe", "dense_rvl", "--method", "set"]),
+        ({"agent": "bc", "recipe": "set", "dataset": "own.npz"}, ["--recipe", "set"]),
         (
             {"recipe": "rlx2", "method": "tests.reference.toy_methods:TICKET"},
             ["--recipe", "rlx2", "--method", "tests.reference.toy_methods:TICKET"],
@@ -199,7 +202,7 @@ def test_the_command_of_a_single_training_names_its_recipe_as_it_was_named(given
     suite = single.suite_of("gymnax:Pendulum-v1", sparsity=0.6, steps=2000, **given)
     settings = {"suite": suite.plain()}
     text = reproduce.command(settings, "gymnax:Pendulum-v1", "any", 0.6)
-    assert " ".join(["td3", *words, "--sparsity"]) in text
+    assert " ".join([given.get("agent", "td3"), *words, "--sparsity"]) in text
     options = dict(vars(tyro.cli(cli.Train, args=shlex.split(text)[2:])))
     for name in ("env", "out", "time_budget"):
         options.pop(name)
@@ -214,3 +217,12 @@ def test_a_recipe_object_has_no_command_and_networks_to_start_from_are_named():
     assert text.endswith(" --from FOLDER/records/env/set-s0600-seed000")
     settings["suite"]["arms"][0]["recipe"]["name"] = "mine"
     assert reproduce.command(settings, "gymnax:Pendulum-v1", "mine", 0.6) == ""
+
+
+def test_the_page_says_where_a_module_of_the_users_own_is_looked_for(tmp_path: Path):
+    assert {*BUILDERS, "gymnasium", "mario"} == set(reproduce.SHIPPED)
+    for method, told in (("set", False), ("tests.reference.toy_methods:TICKET", True)):
+        suite = single.suite_of(PENDULUM, recipe=method, sparsity=0.8, seeds=1, steps=4000, hidden=(8, 8))
+        fake.finished(tmp_path / str(told), fake.make_plan(suite))
+        page = reproduce.page(summary.summarise(tmp_path / str(told)))
+        assert ("the folder that holds the module" in " ".join(page.split())) == told
