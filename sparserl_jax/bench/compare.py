@@ -154,7 +154,7 @@ def _refuse(first: Source, other: Source, shared: list[str]) -> None:
     one, two = first.suite, other.suite
     for field in ("steps", "warm_up", "num_envs"):
         same(field, one[field], two[field])
-    for field in sorted({*one["agent"], *two["agent"]}):
+    for field in sorted({*one["agent"], *two["agent"]}, key=lambda field: (field != "name", field)):
         same(f"agent.{field}", one["agent"].get(field), two["agent"].get(field))
     for field in ("source", "sha256"):  # of the networks that a training did not make itself
         same(f"start.{field}", *((suite.get("start") or {}).get(field) for suite in (one, two)))

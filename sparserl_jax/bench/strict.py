@@ -21,10 +21,14 @@ T = TypeVar("T")
 def content(path: Path, what: str = "suite file") -> dict[str, Any]:
     """What stands in a TOML file, not looked at; `what` it is, for the sentence where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # some editors begin a file with a byte order mark
     except OSError as error:
         raise UserError(f"cannot read the {what} '{path.name}': {error.strerror}; check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not UTF-8 (byte {error.start}); save it in that encoding.") from None
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path.name} is not valid TOML ({error}); mend that line.") from None
 
 

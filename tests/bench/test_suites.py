@@ -198,3 +198,13 @@ def test_without_a_schedule_a_compiled_call_is_as_long_as_the_periods_allow():
         changes = {"steps": steps, "warm_up": warm_up, "evaluation": evaluation}
         suite = suites.parse({**table, **changes}, "mini.toml")
         assert suite.training(suite.tasks[0]).dispatch_steps == longest
+
+
+def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path: Path):
+    file = tmp_path / "mine.toml"
+    text = paths.suite_path("smoke").read_text(encoding="utf-8")
+    file.write_text(text, encoding="utf-8-sig")
+    assert suites.read(file).hash() == suites.read(paths.suite_path("smoke")).hash()
+    file.write_bytes('name = "ma\xdfe"\n'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"mine\.toml is not UTF-8 \(byte 10\); save it"):
+        suites.read(file)
