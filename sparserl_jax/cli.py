@@ -87,7 +87,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print("interrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno in ACCESS:
+        if error.errno in ACCESS and error.filename is not None:
             told = f"'{error.filename}': {error.strerror}; allow it to be read and written, or choose another place."
         elif error.errno in DISK:
             told = f"{error.strerror}: make room and run the same command again; what is finished is kept."

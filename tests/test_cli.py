@@ -170,7 +170,9 @@ def test_wrong_arguments_of_train_are_told_in_a_sentence(settings, sentence):
 
 def test_numbers_of_numpy_are_numbers():
     given = {"seeds": np.int64(3), "sparsity": np.float32(0.5), "hidden": (np.int32(8),)}
-    assert strict.checked(single.suite_of, given, "train") == {"seeds": 3, "sparsity": 0.5, "hidden": (8,)}
+    found = strict.checked(single.suite_of, given, "train")
+    assert found == {"seeds": 3, "sparsity": 0.5, "hidden": (8,)}
+    assert [type(found["seeds"]), type(found["sparsity"]), type(found["hidden"][0])] == [int, float, int]
 
 
 def test_train_scales_the_published_schedule_and_always_fits_its_periods():

@@ -27,6 +27,26 @@ def test_what_the_page_prints_acts_as_the_policy_does(name: str):
     np.testing.assert_allclose(found["act"](OBSERVATIONS), policy(OBSERVATIONS), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("run", "action"),
+    [
+        ("quick_sac/records/gymnax-Pendulum-v1/set-s0800-seed000", lambda x: 2 * np.tanh(x[:, :1])),
+        ("ppo_classic/records/gymnax-Pendulum-v1/set-s0800-seed000", lambda x: 2 * np.clip(x, -1, 1)),
+        ("quick_dqn/records/gymnax-CartPole-v1/static-s0800-seed2000", lambda x: x.argmax(-1)),
+    ],
+)
+def test_what_the_page_says_of_other_agents_is_so(run: str, action):
+    """Of their outputs, made by hand; Pendulum's actions are in [-2, 2]."""
+    policy = sparserl_jax.load(ROOT / "results" / run)
+    x = np.random.default_rng(1).normal(size=(20, policy.description["obs_dim"])).astype(np.float32)
+    out = x
+    for layer in ("hidden_0", "hidden_1", "output"):
+        weights = policy.params["mlp"][layer]
+        out = out @ weights["kernel"] + weights["bias"]
+        out = out if layer == "output" else np.maximum(out, 0)
+    np.testing.assert_allclose(action(out), policy(x), atol=1e-5)
+
+
 def test_a_policy_may_be_compiled():
     policy = sparserl_jax.load(RUN / "set-s0800-seed000")
     np.testing.assert_allclose(jax.jit(policy)(OBSERVATIONS), policy(OBSERVATIONS), atol=1e-6)

@@ -32,3 +32,13 @@ def test_tables_are_those_of_the_records(name: str):
             f"{name}/{file} is not what its records give; `sparserl table results/{name}` makes it anew",
             pytrace=False,
         )
+
+
+def test_a_caption_names_the_episodes_of_every_environment_and_counts_all_verdicts():
+    """quick has 100 final episodes on Pendulum and 2 on the pole; its pooled rows are judged, too."""
+    text = (RESULTS / "quick/table.md").read_text(encoding="utf-8")
+    assert "at the end, 100 on gymnax:Pendulum-v1, 2 on brax:inverted_pendulum" in text
+    found = summary.summarise(RESULTS / "quick")
+    blocks = [*found.blocks, *([found.pooled] if found.pooled else [])]
+    judged = [row for block in blocks for row in block.rows if row.verdict != "reference"]
+    assert f"{len(judged)} comparisons were judged" in text and len(judged) == 45

@@ -9,6 +9,7 @@ import numpy as np
 
 from sparserl_jax.bench import algorithms, partial, tickets, tuning
 from sparserl_jax.bench.statistics import MARGIN
+from sparserl_jax.bench.verdicts import SAME_SEEDS
 
 if TYPE_CHECKING:
     from sparserl_jax.bench.rows import Block
@@ -80,11 +81,16 @@ def budget(settings: dict[str, Any]) -> str:
     )
 
 
-def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: Sequence[Block]) -> list[str]:
-    """Sentences under the table."""
+def caption(
+    settings: dict[str, Any],
+    found: Sequence[dict[str, Any]],
+    blocks: Sequence[Block],
+    pooled: Block | None = None,
+) -> list[str]:
+    """Sentences under the table of these blocks and the pooled one."""
     suite, evaluation = settings["suite"], settings["suite"]["evaluation"]
     counts = [len(row.seeds) for block in blocks for row in block.rows]
-    points = suite["steps"] // evaluation["interval"]
+    points, episodes = suite["steps"] // evaluation["interval"], _episodes(suite, "episodes")
     window = -(-points // 10)
     lines = []
     if not suite["result"]:
@@ -106,15 +112,20 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     lines.extend(tuning.sentences(suite))
     lines.extend(tickets.sentences(suite))
     lines.append(
-        f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({_episodes(suite)} "
+        f"Return: interquartile mean over seeds of the last {window} of {points} evaluations ({episodes} "
         f"episodes each, {'actions drawn from the' if evaluation.get('sampled') else 'deterministic'} policy), "
         "brackets: 95 % stratified bootstrap interval. "
         "z = (return - random) / (reference - random). Delta = IQM of z minus that of dense, interval over both arms; "
         f"matched: lower bound >= {-MARGIN:g}, worse: upper bound < {-MARGIN:g}, else undecided (with the seeds that "
         "would decide). Last policy: the same of its own evaluation at the end, "
-        f"{evaluation['final_episodes']} episodes; it decides nothing. Failed: runs whose return is below that level."
+        f"{_episodes(suite, 'final_episodes')} episodes; it decides nothing."
+        + (
+            " Failed: runs that diverged or whose return is below the level of that name in the heading."
+            if any(block.levels.get("failed") is not None for block in blocks)
+            else ""
+        )
     )
-    lines.extend(_number_of_verdicts(blocks))
+    lines.extend(_number_of_verdicts([*blocks, *([] if pooled is None else [pooled])]))
     lines.extend(_luck(suite, found, blocks, window))
     lines.append(
         "P(beats dense): chance that a run of the arm scores above a run of dense, ties counting half. Delta to tiny: "
@@ -127,10 +138,10 @@ def caption(settings: dict[str, Any], found: Sequence[dict[str, Any]], blocks: S
     )
     lines.append(
         "Compression: actor with biases, dense over kept, in parameters and in bytes of one raw float32 blob (values, "
-        "indices, pointers, biases). FLOPs relative to dense trained by the dense arm's algorithm, by formula, not "
-        "measured: theory counts live weights (2 per weight), executed the matrix products of the dense networks, "
-        "which training with masks computes whatever the mask (for tiny: of the really narrow networks); "
-        "element-wise work is in neither. "
+        "indices, pointers, biases). FLOPs, by formula, not measured: theory counts live weights (2 per weight), "
+        "executed the matrix products of the dense networks, which training with masks computes whatever the mask (for "
+        "tiny: of the really narrow networks); element-wise work is in neither. All of it is relative to the dense "
+        "network under the algorithm of the dense arm, or the arm's own where there is none. "
         "Steps/s: whole program, all its members together, without compilation and evaluation; members of one program "
         "share one speed, so it compares machines, not methods."
     )
@@ -151,7 +162,7 @@ def _luck(
         dense = [results[run] for row in block.rows if row.role == "dense" for run in row.runs]
         spreads = [np.std(result["final_returns"]) for result in dense if result["status"] == "ok"]
         if spreads:
-            error = np.median(spreads) / np.sqrt(window * _numbers(suite)[block.env])
+            error = np.median(spreads) / np.sqrt(window * _numbers(suite, "episodes")[block.env])
             told.append(f"{block.env} {error:.2g}")
     if not told:
         return []
@@ -164,11 +175,16 @@ def _luck(
 
 def _number_of_verdicts(blocks: Sequence[Block]) -> list[str]:
     """How many comparisons were judged, each at its own 95 %, and what few seeds can say against a method."""
-    rows = [row for block in blocks if block.reason is None for row in block.rows]
+    rows = [
+        row for block in blocks if block.reason is None for row in block.rows if row.verdict != SAME_SEEDS
+    ]
     judged = [(row, row.comparison.verdict) for row in rows if row.comparison is not None]
     if not judged:
         return []
-    text = f"{len(judged)} comparisons were judged, each at 95 % by itself: nothing is corrected for their number."
+    text = (
+        f"{len(judged)} comparisons were judged, each by its own interval of nominally 95 % (91 % in simulations of "
+        "five seeds): nothing is corrected for their number."
+    )
     if any(row.role == "method" and len(row.seeds) < WIDE_BELOW and said == "worse" for row, said in judged):
         text += f" With fewer than {WIDE_BELOW} seeds, worse tells of these runs and is no finding against a method."
     return [text]
@@ -189,7 +205,7 @@ def _widths(suite: dict[str, Any]) -> list[str]:
     return [
         f"Widths of the hidden layers, all others have width 1: {told}. Delta to dense, P(beats dense) and verdicts "
         "compare with dense of width 1; delta to dense of its width with the dense arm whose networks are as wide. "
-        "Compression and FLOPs are relative to the dense network of the arm's own width."
+        "Compression and FLOPs are relative to the dense network of the arm's own width, under the arm's own algorithm."
     ]
 
 
@@ -226,14 +242,14 @@ def origin(found: Sequence[dict[str, Any]], suite_hash: str) -> str:
     )
 
 
-def _numbers(suite: dict[str, Any]) -> dict[str, int]:
-    """Episodes per evaluation, by environment."""
-    return {task["name"]: task.get("episodes") or suite["evaluation"]["episodes"] for task in suite["tasks"]}
+def _numbers(suite: dict[str, Any], key: str) -> dict[str, int]:
+    """Episodes per evaluation (`episodes`) or at the end (`final_episodes`), by environment."""
+    return {task["name"]: task.get(key) or suite["evaluation"][key] for task in suite["tasks"]}
 
 
-def _episodes(suite: dict[str, Any]) -> str:
-    """Episodes per evaluation, environment by environment where they differ."""
-    numbers = _numbers(suite)
+def _episodes(suite: dict[str, Any], key: str) -> str:
+    """The same in words, environment by environment where they differ."""
+    numbers = _numbers(suite, key)
     if len(set(numbers.values())) == 1:
         return str(next(iter(numbers.values())))
     return ", ".join(f"{number} on {name}" for name, number in numbers.items())

@@ -60,7 +60,8 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
-def _sparsity(row: Row) -> str:
+def sparsity_text(row: Row) -> str:
+    """The sparsities of a row: of the actor, and of the critics where that is another one."""
     if row.level:
         return row.level
     if row.sparsity == row.critic_sparsity:
@@ -98,7 +99,7 @@ def cells(row: Row, pooled: bool = False) -> list[str]:
     speed = "" if row.speed is None else f"{row.speed:,.0f}"
     return [
         row.label,
-        _sparsity(row),
+        sparsity_text(row),
         value,
         z,
         bounded(row.comparison, "+.3f"),

@@ -280,7 +280,8 @@ def _summary(sources: list[Source], shared: list[str], said: list[str]) -> Summa
     }
     blocks = [_block(sources, env, settings) for env in shared]
     found = [record for source in sources for record in source.records]
-    lines = captions.caption(settings, found, blocks)[:-1]
+    together = pooled(blocks, settings)
+    lines = captions.caption(settings, found, blocks, together)[:-1]
     lines += [_arms(sources), *said, *_differences(sources)]
     origins = []
     for source in sources:
@@ -294,7 +295,7 @@ def _summary(sources: list[Source], shared: list[str], said: list[str]) -> Summa
         title=settings["suite"]["title"],
         result=settings["suite"]["result"],
         blocks=tuple(blocks),
-        pooled=pooled(blocks, settings),
+        pooled=together,
         caption=(*lines, *origins),
         settings=settings,
         records=tuple(found),

@@ -164,7 +164,7 @@ def fresh_key(env: str, seed: int) -> np.ndarray:
 def fresh_lines(saved: Saved, env: str | None, returns: np.ndarray, seed: int) -> list[str]:
     """A fresh evaluation in words: mean with its interval over episodes, and the extremes."""
     name = saved.policy.description["env"] if env is None else env
-    found = statistics.bootstrap(statistics.mean, returns[:, None])
+    found = statistics.bootstrap(statistics.mean, returns[:, None], resamples=2000)
     interval = (
         f"95 % interval over episodes {found.lower:.6g} to {found.upper:.6g}" if returns.size > 1 else ""
     )

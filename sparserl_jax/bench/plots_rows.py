@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparserl_jax.bench import figures
+from sparserl_jax.bench.columns import sparsity_text
 from sparserl_jax.bench.rows import Block, Row
 from sparserl_jax.bench.summary import Summary
 
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 
 LINE, PANEL, NAMES, VERDICTS = 0.165, 2.9, 1.75, 0.85
 """Inches: height of a row, width of a panel, of the names on its left and of the verdicts on its right."""
-ABOVE, BELOW = 0.75, 0.95
-"""Inches above the panels (title, levels) and below (axis, caption)."""
+ABOVE, AXIS, CAPTION = 0.75, 0.45, 0.5
+"""Inches above a panel (title, levels) and below it, and under all of them."""
+ACROSS = 3
+"""Panels side by side."""
 
 
 def name(row: Row) -> str:
     """An arm and its sparsity, as the table has them."""
-    return row.label if row.sparsity == 0 and row.realised is None else f"{row.label}  {row.level_text}"
+    level = sparsity_text(row)
+    return row.label if level == "0" else f"{row.label}  {level}"
 
 
 def _limits(block: Block) -> tuple[float, float]:
@@ -68,7 +72,10 @@ def _draw(axes: Axes, block: Block, arms: list[str]) -> None:
             row.returns, np.full(row.returns.size, index), linestyle="", marker="|", markersize=4.5, color=own,
             alpha=0.55, zorder=3,
         )  # fmt: skip
-        axes.plot([lower, upper], [index, index], color=own, linewidth=1.5, zorder=4, solid_capstyle="butt")
+        if len(row.seeds) > 1:  # the interval of one seed would have no width, as if nothing scattered
+            axes.plot(
+                [lower, upper], [index, index], color=own, linewidth=1.5, zorder=4, solid_capstyle="butt"
+            )
         axes.plot(
             [value], [index], linestyle="", marker=figures.marker(row.arm, arms), markersize=4.6, color=own,
             markeredgecolor="white", markeredgewidth=0.6, zorder=5,
@@ -96,28 +103,40 @@ def returns_by_row(summary: Summary) -> tuple[Figure, str]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    arms, count = figures.arms_of(summary), len(summary.blocks)
-    column = NAMES + PANEL + VERDICTS
-    width, longest = count * column, max(len(block.rows) for block in summary.blocks)
-    height = ABOVE + BELOW + LINE * longest
+    arms, column = figures.arms_of(summary), NAMES + PANEL + VERDICTS
+    lines = [summary.blocks[start : start + ACROSS] for start in range(0, len(summary.blocks), ACROSS)]
+    tall = [LINE * max(len(block.rows) for block in line) for line in lines]
+    width, height = column * len(lines[0]), sum(tall) + (ABOVE + AXIS) * len(lines) + CAPTION
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    lines: list[list[Any]] = []
-    for index, block in enumerate(summary.blocks):
-        tall = LINE * len(block.rows)
-        left, bottom = index * column + NAMES, height - ABOVE - tall
-        axes = figure.add_axes((left / width, bottom / height, PANEL / width, tall / height))
-        _draw(axes, block, arms)
-        axes.set_title(figures.short_name(block.env), loc="left", pad=14)
-        lines += [
-            [block.env, row.arm, row.role, row.sparsity, row.came_out, *map(float, row.value), row.verdict]
-            for row in block.rows
-        ]
+    data: list[list[Any]] = []
+    for number, line in enumerate(lines):
+        top = height - sum(tall[:number]) - (ABOVE + AXIS) * number - ABOVE
+        for index, block in enumerate(line):
+            own = LINE * len(block.rows)
+            left = index * column + NAMES
+            axes = figure.add_axes((left / width, (top - own) / height, PANEL / width, own / height))
+            _draw(axes, block, arms)
+            axes.set_title(figures.short_name(block.env), loc="left", pad=14)
+            data += [
+                [
+                    block.env,
+                    row.arm,
+                    row.role,
+                    row.sparsity,
+                    row.came_out,
+                    *map(float, row.value),
+                    row.verdict,
+                ]
+                for row in block.rows
+            ]
     figures.heading(figure, summary, "Returns", height)
     seeds = figures.seeds_words(row for block in summary.blocks for row in block.rows)
-    figures.caption(
-        figure, summary, f"Interquartile mean over {seeds}; bars: 95 % bootstrap intervals; strokes: single seeds; "
-        "grey band: the interval of dense; in brackets what came of a knob that promises no sparsity.",
-    )  # fmt: skip
+    text = (
+        f"Interquartile mean over {seeds}; bars: 95 % bootstrap intervals; strokes: single seeds; grey band: the "
+        "interval of dense; in brackets what came of a knob that promises no sparsity. Axes end half a scale "
+        "of z below random actions."
+    )
+    figures.caption(figure, summary, text)
     header = "environment,arm,role,sparsity,realised_sparsity,iqm,lower,upper,verdict".split(",")
-    return figure, figures.csv_text(header, lines)
+    return figure, figures.csv_text(header, data)

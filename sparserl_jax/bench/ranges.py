@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sparserl_jax.bench.suites import Arm, Suite, Task
 
 LONGEST_NAME = 150
-"""Letters of an arm's or environment's name: files are called so, and a system has at most some 250."""
+"""Bytes of an arm's or environment's name: files are called so, and a system has at most some 250."""
 WIDEST = 32_768
 """Units of a hidden layer: the weights between two of them are counted in 32 bits."""
 MOST_STEPS = 2**31 - 1
@@ -59,12 +59,12 @@ def check_ranges(suite: Suite, where: str) -> None:
         ("environment", t.name) for t in suite.tasks
     ]:
         require(
-            len(name) <= LONGEST_NAME,
+            len(name.encode()) <= LONGEST_NAME,
             where,
-            f"{what} '{name[:40]}...' has a name of {len(name)} letters, and files are called so; give it at most "
-            f"{LONGEST_NAME}.",
+            f"{what} '{name[:40]}...' has a name of {len(name.encode())} bytes, and files are called so; give it at "
+            f"most {LONGEST_NAME}.",
         )
-    widest = max(arm.width or 1 for arm in suite.arms) * max(agent.hidden, default=0)
+    widest = max((arm.width or 1) * max((arm.agent or agent).hidden, default=0) for arm in suite.arms)
     require(widest <= WIDEST, where, f"a hidden layer has {widest:,} units; give at most {WIDEST:,}.")
     require(suite.steps <= MOST_STEPS, where, f"'steps' is {suite.steps:,}; give at most {MOST_STEPS:,}.")
     positive = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from sparserl_jax.bench import statistics
 from sparserl_jax.bench.rows import Block, Row
-from sparserl_jax.bench.verdicts import improvement, reference
+from sparserl_jax.bench.verdicts import SAME_SEEDS, improvement, reference
 
 APART = 1.5
 """Densities up to this many times each other are about the same: 0.8 and 0.74, 0.98 and 0.97."""
@@ -35,7 +35,7 @@ def barely_learned(block: Block) -> str | None:
         return None
     return (
         f"Dense reached the learned level by its point estimate alone: its interval begins at "
-        f"{float(dense.value.lower):.4g}, below {level:.4g}."
+        f"{float(dense.value.lower):.5g}, below {level:.5g}."
     )
 
 
@@ -47,18 +47,19 @@ def by_last_policies(block: Block) -> str | None:
     dense = reference(block.rows)
     if block.reason is not None or dense is None or dense.final is None or dense.final_z is None:
         return None
-    parts, level = [], block.levels["learned"]
+    told, level = "Judged by the last policies' own evaluation instead: ", block.levels["learned"]
     if level is not None and float(dense.final.value) < level:
-        parts.append(f"dense is below the learned level ({float(dense.final.value):.4g})")
+        return f"{told}no verdicts, for dense is below the learned level ({float(dense.final.value):.5g})."
+    parts = []
     for row in block.rows:
-        if row.comparison is not None and row.final_z is not None:
-            other = statistics.compare(row.final_z[:, None], dense.final_z[:, None]).verdict
-            if other != row.comparison.verdict:
-                parts.append(f"{_named(row)} {other}, not {row.comparison.verdict}")
-    return (
-        "Judged by the last policies' own evaluation instead: "
-        f"{'; '.join(parts) if parts else 'the same verdicts'}."
-    )
+        if row.comparison is None or row.final_z is None or row.verdict == SAME_SEEDS:
+            continue
+        other = statistics.compare(row.final_z[:, None], dense.final_z[:, None]).verdict
+        if row.role == "placebo" and other != "worse":
+            return f"{told}no verdicts, for the placebo arm '{row.arm}' is not worse than dense."
+        if other != row.comparison.verdict:
+            parts.append(f"{_named(row)} {other}, not {row.comparison.verdict}")
+    return f"{told}{'; '.join(parts) if parts else 'the same verdicts'}."
 
 
 def against_pruning(block: Block) -> str | None:

@@ -50,7 +50,7 @@ def folder_of(plan: Plan, out: Path | None = None) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; `UserError` if another process holds it. A folder that is refused inside is left as it
     was."""
-    lock = folder / ".lock"
+    lock, fresh = folder / ".lock", not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         new = not lock.exists()
@@ -71,6 +71,9 @@ def locked(folder: Path) -> Iterator[None]:
         except UserError:
             if new:
                 lock.unlink(missing_ok=True)
+            if fresh:
+                with contextlib.suppress(OSError):  # something was written before
+                    folder.rmdir()
             raise
 
 

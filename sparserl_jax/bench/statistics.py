@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ RESAMPLES = 50_000
 hundred depends on the draws."""
 _BATCH = 1000
 """Resamples at a time: bounds the memory of pairwise statistics."""
+_MOST_KEPT = 20_000_000
+"""Draws of an arm that are kept for the next one of its shape."""
 
 Statistic = Callable[..., np.ndarray]
 
@@ -110,12 +112,18 @@ def ratio(method: ArrayLike, dense: ArrayLike) -> float | None:
     return above / below if above > 0 and below > 0 else None
 
 
+def _draws(place: int, shape: tuple[int, int], resamples: int) -> Iterator[np.ndarray]:
+    """Which runs every resample of an arm of this shape takes, in pieces [at most _BATCH, runs, tasks]: the same for
+    all arms of the shape that stand at this place among the arguments of a statistic."""
+    rng = np.random.default_rng([place, *shape])
+    for start in range(0, resamples, _BATCH):
+        drawn = rng.integers(shape[0], size=(min(_BATCH, resamples - start), *shape))
+        yield drawn.astype(np.min_scalar_type(shape[0]))
+
+
 @functools.lru_cache(maxsize=32)
-def _draws(place: int, shape: tuple[int, int], resamples: int) -> np.ndarray:
-    """Which runs [resamples, runs, tasks] every resample of an arm of this shape takes: the same for all arms of the
-    shape that stand at this place among the arguments of a statistic."""
-    drawn = np.random.default_rng([place, *shape]).integers(shape[0], size=(resamples, *shape))
-    return drawn.astype(np.min_scalar_type(shape[0]))
+def _kept(place: int, shape: tuple[int, int], resamples: int) -> list[np.ndarray]:
+    return list(_draws(place, shape, resamples))
 
 
 def bootstrap(
@@ -137,12 +145,14 @@ def bootstrap(
     matrices = [np.sort(_scores(arm), axis=0) for arm in arms]
     if len({matrix.shape[1:] for matrix in matrices}) != 1 or matrices[0].ndim != 2:
         raise ValueError("arms must be [runs, tasks] with the same tasks")
-    draws = [_draws(place, matrix.shape, resamples) for place, matrix in enumerate(matrices)]
+    small = all(resamples * matrix.size <= _MOST_KEPT for matrix in matrices)
+    draws = [
+        (_kept if small else _draws)(place, matrix.shape, resamples) for place, matrix in enumerate(matrices)
+    ]
     found = []
-    for start in range(0, resamples, _BATCH):
-        now = slice(start, start + _BATCH)
-        pairs = zip(matrices, draws, strict=True)
-        found.append(statistic(*[np.take_along_axis(matrix[None], own[now], 1) for matrix, own in pairs]))
+    for drawn in zip(*draws, strict=True):
+        pairs = zip(matrices, drawn, strict=True)
+        found.append(statistic(*[np.take_along_axis(matrix[None], own, 1) for matrix, own in pairs]))
     tail = 50 * (1 - level)
     lower, upper = np.percentile(np.concatenate(found), [tail, 100 - tail], axis=0)
     return Interval(statistic(*matrices), lower, upper)

@@ -21,9 +21,8 @@ T = TypeVar("T")
 def content(path: Path, what: str = "suite file") -> dict[str, Any]:
     """What stands in a TOML file, not looked at; `what` it is, for the sentence where it cannot be read."""
     try:
-        return tomllib.loads(
-            path.read_text(encoding="utf-8-sig")
-        )  # some editors begin a file with a byte order mark
+        # Some editors begin a file with a byte order mark.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"cannot read the {what} '{path.name}': {error.strerror}; check the path.") from None
     except UnicodeDecodeError as error:

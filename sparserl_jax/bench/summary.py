@@ -216,14 +216,15 @@ def summarise(root: Path) -> Summary:
             made.append(rows_of.row(groups[key], levels, fallback, command, own=own))
         blocks.append(verdicts.block(env, made, levels, known_of(settings, env)))
 
-    suite, lines = settings["suite"], [*emptied.sentences(root, found), *caption(settings, found, blocks)]
+    suite, together = settings["suite"], pooled(blocks, settings)
+    lines = [*emptied.sentences(root, found), *caption(settings, found, blocks, together)]
     return Summary(
         name=suite["name"],
         suite_hash=settings["suite_hash"],
         title=suite["title"],
         result=suite["result"],
         blocks=tuple(blocks),
-        pooled=pooled(blocks, settings),
+        pooled=together,
         caption=tuple(lines),
         settings=settings,
         records=tuple(found),

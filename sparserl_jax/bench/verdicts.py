@@ -96,8 +96,9 @@ _COSTS = (
 
 
 def _relative(row: Row, dense: Row | None) -> dict[str, float]:
-    """The costs of a row relative to the reference's, where its algorithm is another one, whose dense costs differ."""
-    if dense is None or row.agent == dense.agent:
+    """The costs of a row relative to the reference's, where its algorithm is another one, whose dense costs differ;
+    those of another width stay relative to dense of that width."""
+    if dense is None or row.agent == dense.agent or row.width != dense.width:
         return {}
     found = {}
     for field, cost, power in _COSTS:
@@ -149,9 +150,9 @@ MOST_SEEDS = 100
 
 def _words(comparison: statistics.Comparison, row: Row, dense: Row) -> str:
     """The verdict in words. An undecided one says how many seeds would decide. A matched one says how many runs failed,
-    if more than of dense: the interquartile mean leaves out the lowest quarter of runs, whatever they are."""
+    if a larger share than of dense: the interquartile mean leaves out the lowest quarter of runs, whatever they are."""
     failed = row.failure_rate
-    if comparison.verdict == "matched" and failed is not None and failed > (dense.failure_rate or 0):
+    if comparison.verdict == "matched" and failed is not None and failed > (dense.failure_rate or 0) + 1e-9:
         return f"matched, but {round(failed * row.returns.size)} of {row.returns.size} failed"
     if comparison.verdict != "undecided":
         return comparison.verdict

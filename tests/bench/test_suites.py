@@ -82,8 +82,10 @@ def test_quick_and_standard_hold_what_they_promise():
         ({"steps": 2**31}, "at most 2,147,483,647"),
         ({"agent": {"hidden": [16, 40_000]}}, "at most 32,768"),
         ({"agent": {"hidden": 16}}, "must be a list of whole numbers"),
-        ({"environments": [{"name": "own:" + "x" * 300}]}, "a name of 304 letters"),
-        ({"arms": [{"recipe": "dense", "name": "x" * 300}]}, "a name of 300 letters"),
+        ({"environments": [{"name": "own:" + "x" * 300}]}, "a name of 304 bytes"),
+        ({"arms": [{"recipe": "dense", "name": "x" * 300}]}, "a name of 300 bytes"),
+        ({"arms": [{"recipe": "dense", "name": "\u00e9" * 100}]}, "a name of 200 bytes"),
+        ({"arms": [{"recipe": "set", "agent": {"name": "sac", "hidden": [40_000]}}]}, "at most 32,768"),
         ({"arms": ["dense"]}, "not 'dense'"),
         ({"agent": {"learning_rate": 0.0}}, "must be positive"),
         ({"agent": {"hidden": []}}, "positive widths"),
@@ -193,7 +195,11 @@ def test_knobs_of_methods_with_a_coefficient_are_any_numbers_from_0_on():
 
 def test_without_a_schedule_a_compiled_call_is_as_long_as_the_periods_allow():
     table = {key: value for key, value in fake.SUITE.items() if key != "schedule"}
-    for steps, warm_up, interval, longest in ((4000, 400, 200, 200), (100_000, 5000, 5000, 1000)):
+    for steps, warm_up, interval, longest in (
+        (4000, 400, 200, 200),
+        (100_000, 5000, 5000, 1000),
+        (600_000, 20_000, 20_000, 2000),
+    ):
         evaluation = {"interval": interval, "episodes": 5, "final_episodes": 10}
         changes = {"steps": steps, "warm_up": warm_up, "evaluation": evaluation}
         suite = suites.parse({**table, **changes}, "mini.toml")

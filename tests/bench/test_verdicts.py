@@ -55,7 +55,10 @@ def test_failures_that_the_interquartile_mean_leaves_out_are_in_the_verdict():
     assert named(found, "lossy").verdict == "matched, but 2 of 20 failed"
     assert named(found, "lossy").comparison.verdict == "matched"
     assert named(found, "whole").verdict == "matched"
-    # Not where dense fails as often.
+    # Not where dense fails as often, and the shares differ in their last bit.
+    share = row("lossy", whole, failure_rate=0.1 + 0.2)
+    found = block(dataclasses.replace(dense(whole), failure_rate=0.3), share)
+    assert named(found, "lossy").verdict == "matched"
     found = block(dense([1.0] * 18 + [0.0, 0.2]), row("lossy", [1.0] * 18 + [0.0, 0.2]))
     assert named(found, "lossy").verdict == "matched"
 
