@@ -174,7 +174,7 @@ def _luck(
 
 
 def _number_of_verdicts(blocks: Sequence[Block]) -> list[str]:
-    """How many comparisons were judged, each at its own 95 %, and what few seeds can say against a method."""
+    """How many comparisons were judged, each by its own interval, and what few seeds can say against a method."""
     rows = [
         row for block in blocks if block.reason is None for row in block.rows if row.verdict != SAME_SEEDS
     ]

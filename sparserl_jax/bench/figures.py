@@ -66,6 +66,8 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "path.simplify": False,
 }
+LEVELS: tuple[tuple[str, Any], ...] = (("learned", (0, (4, 3))), ("random", (0, (1, 2))))
+"""Declared levels that are drawn as thin lines, and the dashes of each."""
 CURVE_RESAMPLES = 500
 """Resamples per point of a curve: a band needs less precision than a verdict."""
 
@@ -137,6 +139,12 @@ def short_name(env: str) -> str:
     name, _, options = env.partition("?")
     values = ", ".join(option.partition("=")[2] for option in options.split("&") if option)
     return f"{name.partition(':')[2] or name}" + (f" [{values}]" if values else "")
+
+
+def floor(block: Block) -> float | None:
+    """Where an axis of returns ends: half a scale of z below random actions; None without levels."""
+    random, reference = block.levels.get("random"), block.levels.get("reference")
+    return None if random is None or reference is None else random - 0.5 * (reference - random)
 
 
 def steps_of(summary: Summary, env: str) -> str:

@@ -64,7 +64,7 @@ MOST_COLUMNS = 7
 
 def _levels(axes: Axes, block: Block) -> None:
     """Declared levels as thin lines, named in the margin."""
-    for name, style in (("learned", (0, (4, 3))), ("random", (0, (1, 2)))):
+    for name, style in figures.LEVELS:
         level = block.levels.get(name)
         if level is not None:
             axes.axhline(level, color="#999999", linewidth=0.8, linestyle=style, zorder=1)
@@ -77,10 +77,9 @@ def _levels(axes: Axes, block: Block) -> None:
 def _cut(axes: Axes, block: Block, whole: bool = False) -> None:
     """End the axis half a scale of z below random actions, and say how many rows lie under it: a policy that has gone
     to pieces would leave no room for the others. `whole`: the axis holds more than the rows' final returns."""
-    random, reference = block.levels.get("random"), block.levels.get("reference")
-    if random is None or reference is None:
+    floor = figures.floor(block)
+    if floor is None:
         return
-    floor = random - 0.5 * (reference - random)
     low, high = axes.get_ylim()
     if low >= floor:
         return

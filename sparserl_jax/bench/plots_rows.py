@@ -34,16 +34,15 @@ def _limits(block: Block) -> tuple[float, float]:
     levels = [v for v in (block.levels.get("random"), block.levels.get("learned")) if v is not None]
     values = np.concatenate([*(row.returns for row in block.rows), levels])
     low, high = float(values.min()), float(values.max())
-    random, reference = block.levels.get("random"), block.levels.get("reference")
-    if random is not None and reference is not None:
-        low = max(low, random - 0.5 * (reference - random))
+    floor = figures.floor(block)
+    low = low if floor is None else max(low, floor)
     pad = 0.05 * (high - low or 1.0)
     return low - pad, high + pad
 
 
 def _levels(axes: Axes, block: Block) -> None:
     """Declared levels as thin lines, named above."""
-    for level_name, style in (("learned", (0, (4, 3))), ("random", (0, (1, 2)))):
+    for level_name, style in figures.LEVELS:
         level = block.levels.get(level_name)
         if level is not None:
             axes.axvline(level, color="#999999", linewidth=0.8, linestyle=style, zorder=1)
