@@ -108,10 +108,14 @@ def gradually(begin: float, end: float) -> Callable[[Events], list[float]]:
     def done(events: Events) -> list[float]:
         first, last = begin * events.end, end * events.end
         if not events.count or events.count * events.interval < last:
+            mend = (
+                "train for more steps"
+                if events.interval == 1
+                else f"make topology_interval at most {max(int(events.end - last), 1)}"
+            )
             raise UserError(
                 f"pruning ends at {end:.0%} of training (tick {last:g} of {events.end}), but topology events come "
-                f"every {events.interval} ticks and none after that: make topology_interval at most "
-                f"{max(int(events.end - last), 1)}."
+                f"every {events.interval} tick(s) and none after that: {mend}."
             )
         return [schedules.cubic(1.0, k * events.interval, first, last) for k in range(events.count + 1)]
 

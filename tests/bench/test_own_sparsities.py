@@ -68,6 +68,10 @@ def test_only_arms_without_sparsities_of_their_own_follow_the_environment():
         ({"environments": [{"name": "a:b", "sparsity": 1.0}]}, "'a:b': sparsity 1 is outside"),
         ({"environments": [{"name": "a:b", "sparsity": 0.5, "critic_sparsity": -0.1}]}, "-0.1 is outside"),
         ({"arms": [{"recipe": "rigl", "sparsities": []}]}, "arm 'rigl' has no sparsity"),
+        (
+            {"arms": [{"recipe": "dense", "sparsities": [0.5, 0.8]}]},
+            "recipe 'dense' is always trained at 0.0",
+        ),
         ({"arms": [{"recipe": "rigl", "critic_sparsities": [0.5]}]}, "as long as sparsities"),
         (
             {"arms": [{"recipe": "rigl"}, {"recipe": "rigl", "name": "x", "sparsities": [0.7]}]},

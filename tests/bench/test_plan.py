@@ -87,7 +87,6 @@ def test_a_population_larger_than_memory_is_refused_with_what_fits():
     [
         ({"sparsities": [0.8001, 0.8004], "arms": [{"recipe": "rlx2"}]}, "would share the record folder"),
         ({"environments": [{"name": "a:b?g=10"}, {"name": "a:b?g=-10"}]}, "on a:b?g=10 and"),
-        ({"arms": [{"recipe": "dense", "sparsities": [0.5, 0.8]}]}, "'dense' at 0.8, seed 0"),
         ({"environments": [{"name": "a:b"}, {"name": "a:b?backend=generalized"}]}, "are the same run"),
     ],
 )
