@@ -326,6 +326,19 @@ class Inspect:
 
 
 @dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a trained policy as one raw file (NAME.bin; NAME.json says what lies where) or as C source (NAME.c); never
+    overwrites."""
+
+    path: tyro.conf.Positional[Path]
+    """A run's folder (records/<environment>/<run>), its policy.npz, or a decomposed policy."""
+    out: Path
+    """A new file, NAME.bin or NAME.c."""
+    format: Literal["smallest", "dense", "bitmask", "csr8", "csr32", "coo16", "coo32"] = "smallest"
+    """How weights are stored; `smallest` is what tables count, layer by layer the best of dense, bitmask and csr8."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Decompose:
     """Store a trained policy as low-rank factors: its return then, and the bytes of every form. Of a finished suite:
     dense and sparse policies at equal ranks."""
@@ -392,6 +405,7 @@ Command = (
     | Annotated[Collect, tyro.conf.subcommand("collect")]
     | Annotated[Datasets, tyro.conf.subcommand("datasets")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Decompose, tyro.conf.subcommand("decompose")]
     | Annotated[Danger, tyro.conf.subcommand("danger")]
     | Annotated[Table, tyro.conf.subcommand("table")]

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.perf import methods, peer, population, tasks
+from benchmarks.perf import methods, peer, policies, population, tasks
 from benchmarks.perf.host import waves
 from benchmarks.perf.population import update_flops
 from benchmarks.perf.workload import ACTIONS, OBS, Workload, interleaved
@@ -200,6 +200,7 @@ def main() -> None:
         "population": lambda: population.measure(row, options.repeats, options.minutes),
         "waves": lambda: waves(row, max(3, options.repeats // 3), many),
         "peer": lambda: peer.measure(row, max(3, options.repeats // 3), options.peer) if options.peer else [],
+        "policies": lambda: policies.measure(row, options.repeats),
         "ways": lambda: population.ways(row, max(3, options.repeats // 3), many),
     }
     for name in options.sections or sections:

@@ -47,7 +47,7 @@ def _bytes(bits: float) -> int:
     return math.ceil(bits / 8 - 1e-9)
 
 
-def _width(distinct: int) -> int:
+def width(distinct: int) -> int:
     """Narrowest of 8, 16 and 32 bits that tells `distinct` values apart."""
     return next((bits for bits in (8, 16) if distinct <= 1 << bits), 32)
 
@@ -66,12 +66,12 @@ def tensor_parts(layer: Layer, nnz: int, format: str, value_bits: int = 32) -> P
     if format == "bitmask":
         return Parts(values, _bytes(layer.size) if nnz < layer.size else 0)
     if format == "csr8":
-        pointer = max(_width(nnz + 1), 16)
-        return Parts(values, _bytes(_width(columns) * nnz), _bytes(pointer * (rows + 1)))
+        pointer = max(width(nnz + 1), 16)
+        return Parts(values, _bytes(width(columns) * nnz), _bytes(pointer * (rows + 1)))
     if format == "csr32":
         return Parts(values, _bytes(32 * nnz), _bytes(32 * (rows + 1)))
     if format == "coo16":
-        return Parts(values, _bytes((_width(rows) + _width(columns)) * nnz))
+        return Parts(values, _bytes((width(rows) + width(columns)) * nnz))
     if format == "coo32":
         return Parts(values, _bytes(64 * nnz))
     if format == "entropy":

@@ -103,7 +103,7 @@ def actor(saved: Saved) -> tuple[LayerTable, Policy]:
     if kind != "mlp":
         raise UserError(
             f"'{saved.name}' is a narrow network inside the tensors of a '{kind}', which no description of a policy "
-            "can name: decompose one of another recipe."
+            "can name; take one of another recipe."
         )
     links = [np.asarray(leaf(masks, layer.kernel), bool) for layer in layers]
     written = [link.any(axis=0) for link in links[:-1]]

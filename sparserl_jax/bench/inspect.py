@@ -138,13 +138,8 @@ def storage(layers: LayerTable, masks: Mapping[str, Any]) -> tuple[dict[str, int
     return sizes.sizes(table, live), sizes.sizes(layers)
 
 
-def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
-    """LayerTables and masks by network: of all networks where masks.npz lies beside the policy, else of the actor.
-
-    Raises:
-        UserError: the files do not hold what the policy's description says, or the policy is decomposed.
-    """
-    described = saved.plain.description
+def layer_tables(described: Mapping[str, Any]) -> dict[str, LayerTable]:
+    """LayerTables of all networks of the agent that a policy's description names."""
     config = dataclasses.replace(
         trained_by(described["agent"]).config(),
         hidden=tuple(described["hidden"]),
@@ -152,7 +147,16 @@ def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
         **({"policy": described["policy"]} if "policy" in described else {}),
     )
     image = policy.image(described)
-    layers = costs.layer_tables(config, described["obs_dim"], described["action_dim"], image)
+    return costs.layer_tables(config, described["obs_dim"], described["action_dim"], image)
+
+
+def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
+    """LayerTables and masks by network: of all networks where masks.npz lies beside the policy, else of the actor.
+
+    Raises:
+        UserError: the files do not hold what the policy's description says, or the policy is decomposed.
+    """
+    layers = layer_tables(saved.plain.description)
     masks = {"actor": saved.policy.masks}
     file = saved.folder / "masks.npz"
     if saved.record is not None and file.is_file():
@@ -166,7 +170,8 @@ def tables(saved: Saved) -> tuple[dict[str, LayerTable], dict[str, Any]]:
                 shape = None
             if shape != layer.stack + layer.shape:
                 raise UserError(
-                    f"'{saved.path}': the masks of the {name} do not fit its layers of {described['hidden']} units; "
+                    f"'{saved.path}': the masks of the {name} do not fit its layers of "
+                    f"{saved.policy.description['hidden']} units; "
                     "the files are damaged or of another version."
                 )
     return layers, masks

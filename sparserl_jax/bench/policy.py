@@ -260,8 +260,13 @@ def locate(path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> Policy:
-    """The policy in a `policy.npz` or in a run's folder; raises `UserError` for anything else."""
+    """The policy in a `policy.npz`, in a run's folder or in an exported `NAME.bin`; raises `UserError` for anything
+    else."""
+    from sparserl_jax.bench import raw  # which makes policies
+
     file = locate(path)
+    if file.suffix == raw.SUFFIX:
+        return raw.load(file)
     arrays, description = _open(file)
     try:
         shapes = {f"_/{name}": tuple(shape) for name, shape in description["shapes"].items()}

@@ -13,6 +13,7 @@ from sparserl_jax.arguments import (
     Danger,
     Decompose,
     Evaluate,
+    Export,
     Inspect,
     List,
     Plot,
@@ -149,6 +150,16 @@ def inspect(command: Inspect, console: Console) -> int:
     from sparserl_jax.bench import saved
 
     inspection.show(saved.find(command.path), console)
+    return 0
+
+
+def export(command: Export, console: Console) -> int:
+    """`sparserl export`."""
+    from sparserl_jax.bench import export as exporting
+    from sparserl_jax.bench import saved
+
+    exporting.check_target(command.out)
+    say(console, exporting.export(saved.find(command.path), command.out, command.format).line())
     return 0
 
 

@@ -1,0 +1,183 @@
+"""What leaves as a file is as long as the tables say, acts as the policy that was evaluated, and overwrites nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparserl_jax
+from sparserl_jax import cli
+from sparserl_jax.bench import decompose, export, saved
+from sparserl_jax.deploy import c_source, low_rank
+from tests.deploy import test_c_source
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+PENDULUM = "quick/records/gymnax-Pendulum-v1"
+TREATMENT = "fttpo_treatment/records/own-Treatment-III"
+ABLATION = "fttpo_ablation/records/own-Treatment-III"
+HOPPER = "offline_hopper/records/gymnasium-Hopper-v5-medium-expert"
+AGENTS = {
+    "td3": f"{PENDULUM}/rigl-s0970-seed001",
+    "tiny": f"{PENDULUM}/tiny-s0970-seed001",
+    "placebo": f"{PENDULUM}/placebo-s0995-seed000",
+    "dense": f"{PENDULUM}/dense-s0000-seed000",
+    "sac": "quick_sac/records/gymnax-Pendulum-v1/set-s0800-seed000",
+    "ddpg": "quick_ddpg/records/own-NeedleReach/tiny-s0900-seed10004",
+    "dqn": "quick_dqn/records/gymnax-CartPole-v1/static-s0800-seed2000",
+    "ppo": "ppo_classic/records/gymnax-Pendulum-v1/set-s0800-seed000",
+    "ppo with choices": "l0_table/records/gymnax-Acrobot-v1/dense-s0000-seed13000",
+    "fttpo_corrected": f"{ABLATION}/corrected-s0000-seed19400",
+    "fttpo_released": f"{TREATMENT}/fttpo_released-s0000-seed19009",
+    "thin": f"{ABLATION}/thin_reverse-s0000-seed19400",
+    "fat": f"{ABLATION}/fat_alone-s0000-seed19400",
+    "squashed": f"{TREATMENT}/inac-s0000-seed19000",
+    "normal": f"{HOPPER}/iql-s0000-seed24000",
+    "td3_bc": f"{HOPPER}/td3_bc-s0000-seed24000",
+    "behaviour_cloning": "quick_tickets/records/gymnax-Pendulum-v1/clone_rlx2_ticket-s0900-seed4004",
+    "penalised": "sparsifier_zoo/records/gymnax-Pendulum-v1/top_kast-s0900-seed000",
+}
+IMAGES = "l0_minatar/records/gymnax-Asterix-MinAtar/dense-s0000-seed22000"
+
+
+def observations(policy: sparserl_jax.Policy, count: int = 12) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, policy.description["obs_dim"])).astype(np.float32)
+
+
+@pytest.mark.parametrize("run", [*AGENTS.values(), IMAGES], ids=[*AGENTS, "images"])
+def test_the_raw_file_has_the_bytes_of_the_table_and_acts_the_same(run, tmp_path):
+    found, out = saved.find(RESULTS / run), tmp_path / "policy.bin"
+    made = export.export(found, out)
+    told = found.record["result"]["costs"]
+    assert out.stat().st_size == made.size == told["actor_blob_bytes"]
+    assert made.dense == told["actor_blob_bytes_dense"]
+    again, x = sparserl_jax.load(out), observations(found.policy)
+    # A narrow network is stored without the zeros around it, and sums in another order.
+    apart = 2e-6 if "tiny" in run else 0.0
+    np.testing.assert_allclose(again(x), found.policy(x), rtol=0, atol=apart)
+
+
+@pytest.mark.skipif(test_c_source.COMPILER is None, reason="there is no C compiler")
+@pytest.mark.parametrize("run", AGENTS.values(), ids=AGENTS)
+def test_c_source_acts_as_the_policy_does(run, tmp_path):
+    found, out = saved.find(RESULTS / run), tmp_path / "given.c"
+    export.export(found, out)
+    x = observations(found.policy)
+    acted = np.asarray(found.policy(x))
+    printed = test_c_source.run(out.read_text(encoding="utf-8"), tmp_path, x)
+    if "num_actions" in found.policy.description:
+        assert np.array_equal(printed[:, 0], acted)
+    else:
+        wide = np.subtract(*(found.policy.description[key] for key in ("action_high", "action_low")))
+        np.testing.assert_allclose(printed / wide, acted / wide, atol=2e-5)
+
+
+def test_factors_are_exported_as_factors(tmp_path):
+    found = saved.find(RESULTS / AGENTS["td3"])
+    made = decompose.decompose(found, low_rank.rule("rank=1,5,1"), factors=2, episodes=1)
+    decompose.write(made, tmp_path / "thin.npz")
+    thin, out = saved.find(tmp_path / "thin.npz"), tmp_path / "thin.bin"
+    (form,) = (one for one in made.forms if one.name == "two factors")
+    assert export.export(thin, tmp_path / "dense.bin", "dense").size == form.blob.total
+    # A layer that stays plain keeps its mask, which `decompose` does not count in the row of factors.
+    assert export.export(thin, out).size < form.blob.total
+    x = observations(found.policy)
+    np.testing.assert_allclose(sparserl_jax.load(out)(x), thin.policy(x), rtol=0, atol=1e-6)
+    if test_c_source.COMPILER is not None:
+        export.export(thin, tmp_path / "thin.c")
+        printed = test_c_source.run((tmp_path / "thin.c").read_text(encoding="utf-8"), tmp_path, x)
+        np.testing.assert_allclose(printed, thin.policy(x), atol=4e-5)
+
+
+def test_the_command_says_what_it_wrote_and_what_is_evaluated_is_the_file(tmp_path, capsys):
+    out = tmp_path / "small.bin"
+    assert cli.run(["export", str(RESULTS / AGENTS["td3"]), "--out", str(out), "--format", "csr8"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{out.stat().st_size:,} bytes" in said and "hidden_1 csr8" in said
+    assert cli.run(["evaluate", str(out), "--episodes", "2", "--seed", "1"]) == 0
+    ours = capsys.readouterr().out
+    assert (
+        cli.run(["evaluate", str(RESULTS / AGENTS["td3"] / "policy.npz"), "--episodes", "2", "--seed", "1"])
+        == 0
+    )
+    assert ours.splitlines()[1:] == capsys.readouterr().out.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("run", "name", "format", "sentence"),
+    [
+        ("td3", "policy.onnx", "smallest", "a raw file's name ends in .bin, C source's in .c"),
+        ("td3", "policy.c", "coo16", "no C code for the format coo16"),
+        ("td3", "nowhere/policy.c", "smallest", "there is no folder"),
+        (None, "policy.c", "smallest", "C code for mlp only"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(run, name, format, sentence, tmp_path):
+    found = saved.find(RESULTS / (IMAGES if run is None else AGENTS[run]))
+    with pytest.raises(sparserl_jax.UserError, match=sentence):
+        export.export(found, tmp_path / name, format)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_beta_policy_has_no_c_source():
+    with pytest.raises(sparserl_jax.UserError, match="Beta policy"):
+        export.head({"agent": "iql", "policy": "beta", "action_low": [-1], "action_high": [1]}, "x")
+
+
+@pytest.mark.parametrize("there", ["policy.bin", "policy.json"])
+def test_nothing_is_overwritten(there, tmp_path):
+    (tmp_path / there).write_text("mine", encoding="utf-8")
+    with pytest.raises(sparserl_jax.UserError, match="exists and is not overwritten"):
+        export.export(saved.find(RESULTS / AGENTS["td3"]), tmp_path / "policy.bin")
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["mine"]
+
+
+def _without_description(out: Path) -> None:
+    out.with_suffix(".json").unlink()
+
+
+def _another_format(out: Path) -> None:
+    card = out.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"format": "raw-0"}), encoding="utf-8")
+
+
+def _other_bytes(out: Path) -> None:
+    data = bytearray(out.read_bytes())
+    data[0] ^= 1
+    out.write_bytes(data)
+
+
+def _tensors_beyond_the_end(out: Path) -> None:
+    card = out.with_suffix(".json")
+    said = json.loads(card.read_text())
+    said["tensors"][0]["arrays"]["bias"][0] = 10**9
+    card.write_text(json.dumps(said), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (_without_description, "not beside it; bring it back"),
+        (_another_format, "no description of a policy of this version"),
+        (_other_bytes, "not the file that"),
+        (_tensors_beyond_the_end, "no description of a policy of this version"),
+    ],
+)
+def test_damaged_files_are_told_in_one_sentence(harm, sentence, tmp_path):
+    out = tmp_path / "policy.bin"
+    export.export(saved.find(RESULTS / AGENTS["td3"]), out)
+    harm(out)
+    with pytest.raises(sparserl_jax.UserError, match=sentence) as error:
+        sparserl_jax.load(out)
+    assert "\n" not in str(error.value)
+
+
+def test_the_formats_of_the_command_are_those_there_are():
+    from typing import get_args, get_type_hints
+
+    from sparserl_jax.arguments import Export
+
+    assert get_args(get_type_hints(Export)["format"]) == export.FORMATS
+    assert set(c_source.FORMATS) < set(export.FORMATS)
