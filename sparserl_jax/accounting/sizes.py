@@ -176,20 +176,14 @@ def compression(measured: Mapping[str, int]) -> dict[str, float]:
     return factors | {name: measured["dense"] / measured[name] for name in names}
 
 
-def weight_share(
-    actor: LayerTable,
-    critic: LayerTable,
-    actor_nnz: Sequence[int],
-    critic_nnz: Sequence[int],
-    target_actor: bool = True,
-) -> float:
-    """Model size relative to dense as RLx2 reports it: weights of online and target networks, no biases or
-    indices.
+def weight_share(live: Mapping[str, int], full: Mapping[str, int], target_actor: bool = True) -> float:
+    """Model size relative to dense as RLx2 reports it: weights of online and target networks, no biases or indices.
 
-    TD3 (`target_actor`): (2a + 2c) / (2A + 2C); SAC, which has no target actor: (a + 2c) / (A + 2C); c and C
-    count both critics.
+    TD3 (`target_actor`): (2a + 2c) / (2A + 2C); SAC, which has no target actor: (a + 2c) / (A + 2C).
+
+    Args:
+        live, full: weights of the `actor` (a, A) and, where there is one, of the `critic` (c, C), both together.
     """
     actors = 2 if target_actor else 1
-    live = actors * sum(kept for _, kept in live_weights(actor, actor_nnz))
-    live += 2 * sum(kept for _, kept in live_weights(critic, critic_nnz))
-    return live / (actors * actor.weights + 2 * critic.weights)
+    kept, every = (actors * counts["actor"] + 2 * counts.get("critic", 0) for counts in (live, full))
+    return kept / every

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sparserl_jax.accounting import sizes
 from sparserl_jax.bench import equal_rank_page, partial, published, records, statistics
 from sparserl_jax.bench.published import AVERAGE, Paper, Table
 from sparserl_jax.bench.rows import Block
@@ -119,15 +120,10 @@ def sources(paper: Paper, roots: Sequence[Path]) -> list[Source]:
 
 
 def size_share(record: dict[str, Any], agent: str) -> float:
-    """Weights of online and target networks relative to dense, as RLx2 counts: no biases, no indices; SAC has no target
-    actor."""
-    actors = 1 if agent == "sac" else 2
+    """Weights of online and target networks relative to dense, see `sizes.weight_share`; SAC has no target actor."""
     tensors = record["result"]["tensors"]
-    live, every = (
-        actors * sum(t[key] for t in tensors["actor"]) + 2 * sum(t[key] for t in tensors.get("critic", ()))
-        for key in ("nnz", "size")
-    )
-    return live / every
+    live, full = ({name: sum(t[key] for t in tensors[name]) for name in tensors} for key in ("nnz", "size"))
+    return sizes.weight_share(live, full, target_actor=agent != "sac")
 
 
 def section(paper: Paper, table: Table, source: Source) -> Section:

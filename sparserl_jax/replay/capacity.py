@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sparserl_jax.errors import UserError
 from sparserl_jax.replay.storage import Replay
 
 
@@ -26,38 +25,6 @@ class Capacity(NamedTuple):
     threshold: jax.Array  # f32[] policy distance above which rows are dropped
     dynamic: jax.Array  # bool[] False: fixed capacity, the distance is only measured
     paper: jax.Array  # bool[] True: the rule of the paper, False: the rule of the released code
-
-
-def make(
-    max_transitions: int,
-    min_transitions: int = 0,
-    threshold: float = 0.2,
-    dynamic: bool = False,
-    paper: bool = False,
-    num_envs: int = 1,
-) -> Capacity:
-    """Capacity rule from numbers of transitions (of all `num_envs` environments together).
-
-    Raises:
-        UserError: when the limits are not ordered or the threshold is negative.
-    """
-    if not 0 <= min_transitions <= max_transitions:
-        raise UserError(
-            f"buffer_min {min_transitions} and buffer_max {max_transitions}: choose 0 <= buffer_min <= buffer_max."
-        )
-    if max_transitions < num_envs:
-        raise UserError(
-            f"buffer_max {max_transitions} is less than one step of {num_envs} environments: raise it."
-        )
-    if threshold < 0:
-        raise UserError(f"buffer_threshold is {threshold}: a distance is never negative, give 0 or more.")
-    return Capacity(
-        max_rows=jnp.int32(max_transitions // num_envs),
-        min_rows=jnp.int32(min_transitions // num_envs),
-        threshold=jnp.float32(threshold),
-        dynamic=jnp.bool_(dynamic),
-        paper=jnp.bool_(paper),
-    )
 
 
 def check(

@@ -215,9 +215,8 @@ def test_networks_of_sac_have_the_published_sizes_sparsities_and_costs(row):
         for (layer, copy), kept in zip(layers[network].tensors, counts[network], strict=True):
             share = expected[layers[network].index(layer)]
             assert abs(1 - kept / layer.size - share) < 0.5e-4 + 1 / layer.size, (layer.name, copy)
-    share = sizes.weight_share(
-        layers["actor"], layers["critic"], counts["actor"], counts["critic"], target_actor=False
-    )
+    live, full = ({n: sum(counts[n]) for n in counts}, {n: layers[n].weights for n in counts})
+    share = sizes.weight_share(live, full, target_actor=False)
     assert round(share, 3) == size
     # Checked shares of training FLOPs: three-step targets of the sparse run over one-step ones of the dense run.
     checked = {"HalfCheetah": 0.186, "Hopper": 0.0446, "Walker2d": 0.1121, "Ant": 0.2246}[name.split()[1]]

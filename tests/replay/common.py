@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from sparserl_jax.replay.capacity import Capacity
 from tests.reference.episodes import Moment
 
 
@@ -78,3 +80,21 @@ def moments(data: Transition, mean: np.ndarray, step: int) -> list[Moment]:
         )
         for env in range(data.obs.shape[1])
     ]
+
+
+def keeping(
+    most: int,
+    least: int = 0,
+    threshold: float = 0.2,
+    dynamic: bool = False,
+    paper: bool = False,
+    num_envs: int = 1,
+) -> Capacity:
+    """A capacity rule from numbers of transitions of all environments together."""
+    return Capacity(
+        max_rows=jnp.int32(most // num_envs),
+        min_rows=jnp.int32(least // num_envs),
+        threshold=jnp.float32(threshold),
+        dynamic=jnp.bool_(dynamic),
+        paper=jnp.bool_(paper),
+    )

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from sparserl_jax import replay as rp
-from sparserl_jax.errors import UserError
 from tests.reference.episodes import History
-from tests.replay.common import Transition, experience, moments
+from tests.replay.common import Transition, experience, keeping, moments
 
 # 10 rows come between two checks; at most 100 are kept, nothing is dropped at 50 or below. The policy is far away at
 # every check but the last three: the size after each check, by hand (grow by 10, then lose a tenth, rounded down).
@@ -29,7 +28,7 @@ def constant(value):
 
 
 def test_released_rule_follows_the_hand_computed_sizes():
-    rule = rp.capacity.make(100, 50, 0.2, dynamic=True)
+    rule = keeping(100, 50, 0.2, dynamic=True)
     memory = rp.init(101, 1, 1, 2, 1, True, jnp.zeros((1, 1)))
     insert = jax.jit(rp.insert)
     check = jax.jit(lambda m, h, value: rp.check(m, h, rule, constant(value), oldest=8))
@@ -54,7 +53,7 @@ def test_distances_are_those_of_the_two_texts(keep_mean):
         memory = rp.insert(memory, head, taken, noise_free if keep_mean else None)
 
     def distance(paper, **kw):
-        rule = rp.capacity.make(100, 0, 0.2, dynamic=False, paper=paper)
+        rule = keeping(100, 0, 0.2, dynamic=False, paper=paper)
         same, value = rp.check(memory, 10, rule, constant(0.0), oldest=8)
         assert int(same.left) == int(memory.left)  # not dynamic: only measured
         return float(value)
@@ -66,7 +65,7 @@ def test_distances_are_those_of_the_two_texts(keep_mean):
 def test_empty_memory_has_distance_zero_and_keeps_nothing_to_drop():
     memory = rp.init(16, 1, 1, 2, 1, True, jnp.zeros((1, 1)))
     for paper in (False, True):
-        rule = rp.capacity.make(10, 0, 0.0, dynamic=True, paper=paper)
+        rule = keeping(10, 0, 0.0, dynamic=True, paper=paper)
         after, distance = rp.check(memory, 0, rule, constant(1.0))
         assert float(distance) == 0.0
         assert int(after.left) == 0
@@ -89,7 +88,7 @@ def test_paper_rule_equals_its_numpy_re_statement(num_envs):
         action = target + drift * rng.uniform(-1, 1, data.action.shape)
         data = data._replace(action=action.astype(np.float32))
         smallest, threshold = int(rng.integers(0, 20)), float(rng.uniform(0.1, 0.8))
-        rule = rp.capacity.make(1000, smallest * num_envs, threshold, True, True, num_envs)
+        rule = keeping(1000, smallest * num_envs, threshold, True, True, num_envs)
         memory = rp.init(rows, num_envs, 2, 2, 9, False, jnp.asarray(first))
         history = History(num_envs, rows, 9)
         for i in range(length):
@@ -110,16 +109,7 @@ def test_diverged_policy_drops_nothing():
     for head in range(12):
         memory = rp.insert(memory, head, step_of(jnp.ones(2)), jnp.ones((1, 2)))
     for paper in (False, True):
-        rule = rp.capacity.make(10, 0, 0.2, True, paper)
+        rule = keeping(10, 0, 0.2, True, paper)
         after, distance = rp.check(memory, 12, rule, constant(jnp.nan), oldest=4)
         assert np.isnan(distance)
         assert int(after.left) == int(memory.left)
-
-
-def test_impossible_rules_are_refused():
-    with pytest.raises(UserError, match="buffer_min 20 and buffer_max 10"):
-        rp.capacity.make(10, 20)
-    with pytest.raises(UserError, match="buffer_threshold is -1"):
-        rp.capacity.make(10, 5, -1.0)
-    with pytest.raises(UserError, match="one step of 16 environments"):
-        rp.capacity.make(10, 5, num_envs=16)

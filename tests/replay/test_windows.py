@@ -16,7 +16,7 @@ from sparserl_jax.errors import UserError
 from sparserl_jax.replay.windows import window_at
 from tests.reference.episodes import History
 from tests.reference.nstep import n_step
-from tests.replay.common import Transition, experience, moments
+from tests.replay.common import Transition, experience, keeping, moments
 
 STEPS = 40
 N_MAX = 5
@@ -213,7 +213,7 @@ def test_draws_are_uniform_over_the_legal_windows(slots, truncate):
     for step in range(length):
         history.append(moments(data, mean, step), rows)
     memory = rp.init(rows, num_envs, 2, 1, slots, True, jnp.asarray(first))
-    memory = fill(memory, data, mean, length, rp.capacity.make(100), 1)
+    memory = fill(memory, data, mean, length, keeping(100), 1)
     batch = jax.jit(partial(rp.sample, batch_size=draws, n_max=N_MAX))(memory, length, jax.random.key(5), n=n)
 
     legal = {
@@ -238,7 +238,7 @@ def test_fewer_rows_than_the_window_are_never_valid():
     memory = rp.init(16, 2, 2, 1, 3, True, jnp.asarray(first))
     draw = jax.jit(partial(rp.sample, batch_size=16, n_max=N_MAX))
     for length in range(6):
-        filled = fill(memory, data, mean, length, rp.capacity.make(100), 1)
+        filled = fill(memory, data, mean, length, keeping(100), 1)
         assert bool(draw(filled, length, jax.random.key(0), n=4).valid.all()) == (length >= 4)
         assert bool(draw(filled, length, jax.random.key(0), n=4).valid.any()) == (length >= 4)
 
@@ -252,7 +252,7 @@ def test_slots_needed_lose_nothing_and_one_less_does(limit):
         memory = rp.init(rows, 2, 2, 1, slots, True, jnp.asarray(first))
         bad = 0
         for end in range(length, length + limit):
-            filled = fill(memory, data, mean, end, rp.capacity.make(100), 1)
+            filled = fill(memory, data, mean, end, keeping(100), 1)
             start = np.arange(end - rows + 1, end - 2, dtype=np.int32)
             batch, _ = probe(filled, end, start, np.zeros_like(start), jax.random.key(0), 3)
             bad += int((~batch.valid).sum())
@@ -270,9 +270,9 @@ def test_members_under_vmap_equal_single_calls():
     keys = jax.random.split(jax.random.key(9), 3)
     ns = jnp.array([1, 3, 5], jnp.int32)
     rules = [
-        rp.capacity.make(100),
-        rp.capacity.make(20, 4, 0.1, True),
-        rp.capacity.make(30, 4, 0.5, True, paper=True),
+        keeping(100),
+        keeping(20, 4, 0.1, True),
+        keeping(30, 4, 0.5, True, paper=True),
     ]
 
     def life(first, data, mean, key, n, rule, length):

@@ -118,6 +118,19 @@ def test_topology_interval_below_one_is_refused():
         program.shapes()
 
 
+@pytest.mark.parametrize(
+    ("schedule", "sentence"),
+    [
+        ({"buffer_max": 100, "buffer_min": 200}, "buffer_max = 100 is less than buffer_min = 200"),
+        ({"buffer_max": 23, "buffer_min": 0}, "eight steps of 3 parallel environments"),
+        ({"buffer_threshold": -0.1}, "buffer_threshold = -0.1 is negative"),
+        ({"buffer_min": -1}, "buffer_min = -1 is negative"),
+    ],
+)
+def test_buffers_that_cannot_be_are_refused(schedule, sentence):
+    assert sentence in refusal(schedule=Schedule(buffer_check=60, **schedule))
+
+
 def test_scaled_schedule_keeps_the_published_proportions_and_its_check_on_the_grid():
     whole = Schedule.scaled(3_000_000, 1)
     assert dataclasses.asdict(whole) == dataclasses.asdict(Schedule())
