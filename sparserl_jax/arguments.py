@@ -331,7 +331,7 @@ class Export:
     overwrites."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (records/<environment>/<run>), its policy.npz, or a decomposed policy."""
+    """A run's folder (records/<environment>/<run>), its policy.npz, a decomposed policy, or an exported NAME.bin."""
     out: Path
     """A new file, NAME.bin or NAME.c."""
     format: Literal["smallest", "dense", "bitmask", "csr8", "csr32", "coo16", "coo32"] = "smallest"

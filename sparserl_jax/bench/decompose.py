@@ -329,7 +329,13 @@ def check_target(path: Path | None) -> None:
     """Refuse to write over a file, or into a folder that is not there; raises `UserError`."""
     if path is None:
         return
-    if path.exists():
+    try:
+        there = path.exists() or path.is_symlink()
+    except OSError as error:
+        raise UserError(
+            f"--out '{str(path):.80}' leads nowhere ({error.strerror}); give a new file."
+        ) from None
+    if there:
         raise UserError(f"--out '{path}' exists and is not overwritten; give a new file.")
     if not path.parent.is_dir():
         raise UserError(f"--out '{path}': there is no folder '{path.parent}'; make it first.")

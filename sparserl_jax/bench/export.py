@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from sparserl_jax import __version__
 from sparserl_jax.accounting import sizes
 from sparserl_jax.agents.policies import BOX
-from sparserl_jax.bench import decompose, inspect, raw
+from sparserl_jax.bench import decompose, evaluate, inspect, raw
 from sparserl_jax.bench.policy import Policy
 from sparserl_jax.bench.saved import Saved
-from sparserl_jax.deploy import blob, c_source, low_rank
+from sparserl_jax.deploy import blob, c_source
 from sparserl_jax.deploy.c_source import Head
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
@@ -24,8 +24,8 @@ FORMATS = (SMALLEST, *blob.FILED)
 
 
 class Exported(NamedTuple):
-    """What was written. size: bytes of weights, indices and biases. dense: those of the dense network of the training's
-    width. tensors: as filed."""
+    """What was written. size: bytes of weights, indices and biases. dense: those of a dense network of the width that
+    the policy's description has. tensors: as filed."""
 
     name: str
     paths: tuple[Path, ...]
@@ -38,8 +38,8 @@ class Exported(NamedTuple):
         formats = ", ".join(f"{tensor.name} {tensor.format}" for tensor in self.tensors)
         files = " and ".join(str(path) for path in self.paths)
         return (
-            f"{self.name}: {files}; {self.size:,} bytes of weights, indices and biases ({formats}), "
-            f"{self.dense / self.size:.1f} times smaller than dense ({self.dense:,})."
+            f"{self.name}: {files}; {self.size:,} bytes of weights, indices and biases ({formats}); dense "
+            f"{self.dense:,}, {self.dense / self.size:.1f}x."
         )
 
 
@@ -51,8 +51,12 @@ def check_target(out: Path) -> None:
     """
     if out.suffix not in (raw.SUFFIX, C):
         raise UserError(f"--out '{out}': a raw file's name ends in .bin, C source's in .c; give such a name.")
-    for path in {out, raw.beside(out) if out.suffix == raw.SUFFIX else out}:
-        decompose.check_target(path)
+    decompose.check_target(out)
+    if out.suffix == raw.SUFFIX and raw.beside(out).exists():
+        raise UserError(
+            f"--out '{out}' would be described by '{raw.beside(out).name}', which exists and is not overwritten; give "
+            "a new name."
+        )
 
 
 def export(saved: Saved, out: Path, format: str = SMALLEST) -> Exported:
@@ -83,16 +87,15 @@ def export(saved: Saved, out: Path, format: str = SMALLEST) -> Exported:
             )
         acting = head(policy.description, saved.name)
     tensors = blob.encode(layers, policy.params, policy.masks, formats)
-    data, card = raw.contents(policy, saved.name, tensors)
+    data = blob.write(tensors)
     if out.suffix == raw.SUFFIX:
-        written = {out: data, raw.beside(out): card}
+        written = {out: data, raw.beside(out): raw.described(policy, saved.name, data, tensors)}
     else:
         written = {out: c_source.source(layers, tensors, acting, _about(saved, len(data))).encode()}
     _write(written)
     plain = inspect.layer_tables(saved.policy.description)["actor"]
-    return Exported(
-        saved.name, tuple(written), len(data), sizes.raw_blob(plain, formats=("dense",)).total, tensors
-    )
+    dense = sizes.raw_blob(plain, formats=("dense",)).total
+    return Exported(saved.name, tuple(written), len(data), dense, tensors)
 
 
 def actor(saved: Saved) -> tuple[LayerTable, Policy]:
@@ -101,11 +104,7 @@ def actor(saved: Saved) -> tuple[LayerTable, Policy]:
     Raises:
         UserError: its files do not fit each other, or it is narrow and no `mlp`.
     """
-    described = saved.policy.description
-    if not saved.policy.decomposed:
-        return decompose.actor(saved)
-    layers = inspect.layer_tables(described)["actor"]
-    return low_rank.stored_layers(layers, described["ranks"], described["factors"]), saved.policy
+    return (raw.stored(saved.policy), saved.policy) if saved.policy.decomposed else decompose.actor(saved)
 
 
 def head(described: Mapping[str, Any], name: str) -> Head:
@@ -131,6 +130,8 @@ def _about(saved: Saved, size: int) -> list[str]:
     """Where a policy came from, for the comment in front of its source."""
     return [
         *inspect.origin(saved),
+        *(["The policy file was changed after this was recorded."] if saved.changed else []),
+        *(["These scores are of actions drawn; here acts the mode."] if evaluate.sampled(saved) else []),
         f"{size:,} bytes of constants. By sparserl_jax {__version__}.",
         "Try it: cc -O3 -DPOLICY_MAIN FILE.c -lm",
     ]

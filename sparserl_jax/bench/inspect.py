@@ -122,7 +122,9 @@ def narrow(layers: LayerTable, masks: Mapping[str, Any]) -> LayerTable:
         window = tuple(range(len(layer.shape[:-2])))
         if layer.stack or not link.any():
             return layers
-        rows, columns = link.any(axis=(*window, -1)), link.any(axis=(*window, -2))
+        # What the network is given and what it puts out stay, read or not.
+        rows = link.any(axis=(*window, -1)) | (layer in layers.first)
+        columns = link.any(axis=(*window, -2)) | layer.output
         if not (link == np.outer(rows, columns)).all():
             return layers
         shape = (*layer.shape[:-2], int(rows.sum()), int(columns.sum()))

@@ -7,13 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparserl_jax.bench import records
-from sparserl_jax.bench.policy import DESCRIBED, Policy
-from sparserl_jax.deploy import blob
+from sparserl_jax.bench import inspect, records
+from sparserl_jax.bench.policy import DESCRIBED, Policy, flatten
+from sparserl_jax.deploy import blob, low_rank
 from sparserl_jax.errors import UserError
+from sparserl_jax.layers import LayerTable
 
 FORMAT = "sparserl_jax-raw-1"
 SUFFIX = ".bin"
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
+"""What a description with anything in it may raise."""
 
 
 def beside(file: Path) -> Path:
@@ -21,9 +33,8 @@ def beside(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def contents(policy: Policy, name: str, tensors: Sequence[blob.Tensor]) -> tuple[bytes, bytes]:
-    """The raw file of a policy and its description, which holds all that `load` needs. name: what it was made of."""
-    data = blob.write(tensors)
+def described(policy: Policy, name: str, data: bytes, tensors: Sequence[blob.Tensor]) -> bytes:
+    """The description of a raw file `data`, which holds all that `load` needs. name: what it was made of."""
     said = {
         "format": FORMAT,
         "run": name,
@@ -34,7 +45,7 @@ def contents(policy: Policy, name: str, tensors: Sequence[blob.Tensor]) -> tuple
         },
         "tensors": blob.described(tensors),
     }
-    return data, (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
+    return (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
 
 
 def load(file: Path) -> Policy:
@@ -45,17 +56,38 @@ def load(file: Path) -> Policy:
     """
     card = beside(file)
     if not card.is_file():
-        raise UserError(f"'{file}' is described by '{card.name}', which is not beside it; bring it back.")
+        raise UserError(
+            f"'{file}' is no policy file of this package, or its description '{card.name}' is missing; give both."
+        )
     data = file.read_bytes()
     try:
         said: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
-        sound = said["format"] == FORMAT and all(key in said["policy"] for key in DESCRIBED)
+        sound = said["format"] == FORMAT and all(key in dict(said["policy"]) for key in DESCRIBED)
         same = (said["bytes"], said["sha256"]) == (len(data), records.digest(data))
-        params, masks = blob.decode(blob.read(data, said["tensors"])) if sound and same else ({}, {})
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        made = (
+            Policy(*blob.decode(blob.read(data, said["tensors"])), said["policy"]) if sound and same else None
+        )
+    except _DAMAGE:
         sound = False
-    if not sound:
+    if not sound or (made is not None and not _whole(made)):
         raise UserError(f"'{card}' is no description of a policy of this version; export the policy again.")
-    if not same:
+    if made is None:
         raise UserError(f"'{file}' is not the file that '{card.name}' describes; export the policy again.")
-    return Policy(params, masks, said["policy"])
+    return made
+
+
+def _whole(policy: Policy) -> bool:
+    """Whether a policy has the parameters of the network that its description names."""
+    found = {name.partition("/")[2]: x.shape for name, x in flatten(policy.params, "_").items()}
+    try:
+        return found == {"/".join(path): shape for path, shape in stored(policy).shapes.items()}
+    except _DAMAGE:
+        return False
+
+
+def stored(policy: Policy) -> LayerTable:
+    """Layers of a policy as they are stored: of a decomposed one the factors."""
+    layers = inspect.layer_tables(policy.description)["actor"]
+    if not policy.decomposed:
+        return layers
+    return low_rank.stored_layers(layers, policy.description["ranks"], policy.description["factors"])

@@ -158,7 +158,6 @@ def export(command: Export, console: Console) -> int:
     from sparserl_jax.bench import export as exporting
     from sparserl_jax.bench import saved
 
-    exporting.check_target(command.out)
     say(console, exporting.export(saved.find(command.path), command.out, command.format).line())
     return 0
 

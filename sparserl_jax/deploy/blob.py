@@ -55,14 +55,14 @@ def encode(
     Raises:
         UserError: weights that are not finite.
     """
+    assert not any(layer.stack for layer in layers), "no policy has copies"
+    assert all(layer.maskable for layer in layers), "accounting counts others last"
+    every = [np.asarray(leaf(masks, layer.kernel), bool) for layer in layers]
+    choice = sizes.raw_blob(layers, [int(mask.sum()) for mask in every], formats=formats).formats
     found = []
-    for layer in layers:
-        assert not layer.stack, "no policy has copies"
-        live = _rows(layer, np.asarray(leaf(masks, layer.kernel), bool))
+    for layer, mask, chosen in zip(layers, every, choice, strict=True):
+        live = _rows(layer, mask)
         weights = _rows(layer, np.asarray(leaf(params, layer.kernel), np.float32))
-        nnz = int(live.sum())
-        bytes_of = {name: sizes.tensor_parts(layer, nnz, name).total for name in formats}
-        chosen = min(formats, key=bytes_of.__getitem__)
         arrays = _arrays(layer, np.where(live, weights, 0), live, chosen)
         places = _places(layer)
         arrays |= {name: np.asarray(leaf(params, places[name]), "<f4") for name in places if name != "values"}

@@ -1,13 +1,17 @@
-"""A policy as one C file: constants and two functions, C99, no heap, nothing but <math.h> and <stdint.h>.
+"""A policy as one C file: constants and functions, C99, no heap, nothing but <math.h> (`tanhf`) and <stdint.h>.
 
 For multi-layer perceptrons, whose layers are stored as `deploy.blob` has them: dense, by bitmask, or by rows (CSR).
 Hidden layers end in ReLU; what the outputs become is the `Head`. Sums are taken in another order than JAX takes them,
-so actions agree to rounding, not to the bit.
+so actions agree to rounding, not to the bit; weights that are not stored are not multiplied, so a NaN in an observation
+reaches the units that read it alone.
 
     #define POLICY_OBSERVATIONS 11
     #define POLICY_ACTIONS 3
     void policy_act(const float *observation, float *action);    /* real actions, in the environment's units */
-    int policy_choose(const float *observation);                 /* in place of it: the number of a discrete action */
+    int policy_choose(const float *observation);                 /* of discrete actions: the number of one */
+
+Nothing is kept between calls; on the stack lie two vectors as long as the widest layer.
+
 
 With -DPOLICY_MAIN it is a program that reads observations from its input and prints actions.
 """
@@ -58,21 +62,19 @@ def source(layers: LayerTable, tensors: Sequence[Tensor], head: Head, about: Seq
         *(_constants(layer, tensor) for layer, tensor in pairs),
         *(_function(layer, tensor) for layer, tensor in pairs),
         _forward(layers, widest),
-        _choose(layers) if head.squash == "largest" else _act(layers, head),
+        _choose() if head.squash == "largest" else _act(head),
         _MAIN.replace("PRINT", _PRINT_CHOICE if head.squash == "largest" else _PRINT_ACTIONS),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _signature(layers: LayerTable, head: Head) -> str:
-    discrete = head.squash == "largest"
-    actions = 1 if discrete else len(head.low)
-    call = (
-        "int policy_choose(const float *observation);"
-        if discrete
-        else "void policy_act(const float *observation, float *action);"
-    )
-    return f"#define POLICY_OBSERVATIONS {layers[0].units_in}\n#define POLICY_ACTIONS {actions}\n\n{call}"
+    observations = f"#define POLICY_OBSERVATIONS {layers[0].units_in}\n"
+    if head.squash == "largest":
+        choices = f"#define POLICY_CHOICES {layers[-1].units_out}\n\n"
+        return f"{observations}{choices}int policy_choose(const float *observation);"
+    actions = f"#define POLICY_ACTIONS {len(head.low)}\n\n"
+    return f"{observations}{actions}void policy_act(const float *observation, float *action);"
 
 
 def _name(layer: Layer) -> str:
@@ -96,19 +98,28 @@ def _array(name: str, array: np.ndarray) -> str:
 
 
 def _constants(layer: Layer, tensor: Tensor) -> str:
-    return "\n".join(_array(f"{_name(layer)}_{name}", array) for name, array in tensor.arrays.items())
+    arrays = tensor.arrays
+    if _elementwise(layer):
+        arrays = {"values": arrays["values"]}
+    return "\n".join(_array(f"{_name(layer)}_{name}", array) for name, array in arrays.items())
+
+
+def _elementwise(layer: Layer) -> bool:
+    """Whether a layer is the scale between two factors (`low_rank.stored_layers`), which has no zeros to leave out."""
+    return layer.name.endswith(".scale")
 
 
 def _function(layer: Layer, tensor: Tensor) -> str:
     """`static void NAME(const float *x, float *y)` for one layer."""
     name, rows, columns = _name(layer), layer.units_out, layer.fan_in
-    if layer.name.endswith(".scale"):
+    if _elementwise(layer):
         body = f"    for (int r = 0; r < {rows}; r++) y[r] = x[r] * {name}_values[r];"
         return f"static void {name}(const float *x, float *y) {{\n{body}\n}}"
     start = "0.0f" if layer.bias is None else f"{name}_bias[r]"
     # Between the factors of one layer there is no ReLU.
     hidden = not layer.output and not layer.outputs.endswith(".rank")
-    store = "y[r] = sum > 0.0f ? sum : 0.0f;" if hidden else "y[r] = sum;"
+    # A NaN stays one.
+    store = "y[r] = sum < 0.0f ? 0.0f : sum;" if hidden else "y[r] = sum;"
     everything = tensor.format == "dense" or (tensor.format == "bitmask" and "bits" not in tensor.arrays)
     form = _DENSE if everything else {"bitmask": _BITMASK, "csr8": _CSR}[tensor.format]
     return form % {"name": name, "rows": rows, "columns": columns, "start": start, "store": store}
@@ -117,8 +128,8 @@ def _function(layer: Layer, tensor: Tensor) -> str:
 # Eight sums side by side: a compiler may not reorder one sum, but it may do eight of them at once.
 _DENSE = """\
 static void %(name)s(const float *x, float *y) {
-    for (int r = 0; r < %(rows)d; r++) {
-        const float *w = %(name)s_values + r * %(columns)d;
+    const float *w = %(name)s_values;
+    for (int r = 0; r < %(rows)d; r++, w += %(columns)d) {
         float part[8] = {0.0f}, sum = %(start)s;
         int c = 0;
         for (; c + 8 <= %(columns)d; c += 8)
@@ -162,8 +173,9 @@ int main(void) {
     float observation[POLICY_OBSERVATIONS];
     for (;;) {
         for (int i = 0; i < POLICY_OBSERVATIONS; i++)
-            if (scanf("%f", observation + i) != 1) return 0;
+            if (scanf("%f", observation + i) != 1) return i > 0 || !feof(stdin);
         PRINT
+        fflush(stdout);
     }
 }
 #endif"""
@@ -194,7 +206,7 @@ _BUFFERS = """\
     const float *y = outputs(observation, a, b);"""
 
 
-def _act(layers: LayerTable, head: Head) -> str:
+def _act(head: Head) -> str:
     scale = "" if head.scale == 1.0 else f"{_number(head.scale)} * "
     value = "y[i]" if head.squash == "clip" else f"{scale}tanhf(y[i])"
     return "\n".join(
@@ -214,13 +226,13 @@ def _act(layers: LayerTable, head: Head) -> str:
     )
 
 
-def _choose(layers: LayerTable) -> str:
+def _choose() -> str:
     return "\n".join(
         [
             "int policy_choose(const float *observation) {",
             _BUFFERS,
             "    int best = 0;",
-            f"    for (int i = 1; i < {layers[-1].units_out}; i++)",
+            "    for (int i = 1; i < POLICY_CHOICES; i++)",
             "        if (y[i] > y[best]) best = i;",
             "    return best;",
             "}",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 import sparserl_jax
 from sparserl_jax import cli
-from sparserl_jax.bench import decompose, export, saved
-from sparserl_jax.deploy import c_source, low_rank
+from sparserl_jax.agents import bc, registry
+from sparserl_jax.agents.registry import trained_by
+from sparserl_jax.arguments import Export
+from sparserl_jax.bench import decompose, export, inspect, policy, saved
+from sparserl_jax.deploy import c_source, forms, low_rank
 from tests.deploy import test_c_source
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -37,13 +42,15 @@ AGENTS = {
     "normal": f"{HOPPER}/iql-s0000-seed24000",
     "td3_bc": f"{HOPPER}/td3_bc-s0000-seed24000",
     "behaviour_cloning": "quick_tickets/records/gymnax-Pendulum-v1/clone_rlx2_ticket-s0900-seed4004",
-    "penalised": "sparsifier_zoo/records/gymnax-Pendulum-v1/top_kast-s0900-seed000",
+    "whole units": "sparsifier_zoo/records/gymnax-Pendulum-v1/neurons-s0900-seed000",
+    "dense weights": "sparsifier_zoo/records/gymnax-Pendulum-v1/top_kast-s0900-seed000",
 }
+UNKNOWN = "no description of a policy of this version"
 IMAGES = "l0_minatar/records/gymnax-Asterix-MinAtar/dense-s0000-seed22000"
 
 
-def observations(policy: sparserl_jax.Policy, count: int = 12) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(count, policy.description["obs_dim"])).astype(np.float32)
+def observations(of: sparserl_jax.Policy, count: int = 12) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, of.description["obs_dim"])).astype(np.float32)
 
 
 @pytest.mark.parametrize("run", [*AGENTS.values(), IMAGES], ids=[*AGENTS, "images"])
@@ -51,11 +58,15 @@ def test_the_raw_file_has_the_bytes_of_the_table_and_acts_the_same(run, tmp_path
     found, out = saved.find(RESULTS / run), tmp_path / "policy.bin"
     made = export.export(found, out)
     told = found.record["result"]["costs"]
-    assert out.stat().st_size == made.size == told["actor_blob_bytes"]
+    tables, masks = inspect.tables(found)
+    assert out.stat().st_size == made.size == inspect.storage(tables["actor"], masks["actor"])[0]["raw_blob"]
     assert made.dense == told["actor_blob_bytes_dense"]
+    # Tables count units that a method removed as a whole among the biases; the file does not have them.
+    whole = "neurons" in run
+    assert made.size < told["actor_blob_bytes"] if whole else made.size == told["actor_blob_bytes"]
     again, x = sparserl_jax.load(out), observations(found.policy)
     # A narrow network is stored without the zeros around it, and sums in another order.
-    apart = 2e-6 if "tiny" in run else 0.0
+    apart = 2e-6 if whole or "tiny" in run else 0.0
     np.testing.assert_allclose(again(x), found.policy(x), rtol=0, atol=apart)
 
 
@@ -74,12 +85,13 @@ def test_c_source_acts_as_the_policy_does(run, tmp_path):
         np.testing.assert_allclose(printed / wide, acted / wide, atol=2e-5)
 
 
-def test_factors_are_exported_as_factors(tmp_path):
+@pytest.mark.parametrize("factors", [2, 3])
+def test_factors_are_exported_as_factors(factors, tmp_path):
     found = saved.find(RESULTS / AGENTS["td3"])
-    made = decompose.decompose(found, low_rank.rule("rank=1,5,1"), factors=2, episodes=1)
+    made = decompose.decompose(found, low_rank.rule("rank=1,5,1"), factors, episodes=1)
     decompose.write(made, tmp_path / "thin.npz")
     thin, out = saved.find(tmp_path / "thin.npz"), tmp_path / "thin.bin"
-    (form,) = (one for one in made.forms if one.name == "two factors")
+    (form,) = (one for one in made.forms if one.name == forms.FACTORS[factors])
     assert export.export(thin, tmp_path / "dense.bin", "dense").size == form.blob.total
     # A layer that stays plain keeps its mask, which `decompose` does not count in the row of factors.
     assert export.export(thin, out).size < form.blob.total
@@ -121,11 +133,6 @@ def test_what_cannot_be_written_is_refused(run, name, format, sentence, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_a_beta_policy_has_no_c_source():
-    with pytest.raises(sparserl_jax.UserError, match="Beta policy"):
-        export.head({"agent": "iql", "policy": "beta", "action_low": [-1], "action_high": [1]}, "x")
-
-
 @pytest.mark.parametrize("there", ["policy.bin", "policy.json"])
 def test_nothing_is_overwritten(there, tmp_path):
     (tmp_path / there).write_text("mine", encoding="utf-8")
@@ -134,13 +141,49 @@ def test_nothing_is_overwritten(there, tmp_path):
     assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_a_link_to_nowhere_and_an_endless_name_are_refused(tmp_path):
+    (tmp_path / "link.c").symlink_to(tmp_path / "gone.c")
+    for name, sentence in (("link.c", "exists and is not overwritten"), ("x" * 300 + ".c", "leads nowhere")):
+        with pytest.raises(sparserl_jax.UserError, match=sentence):
+            export.export(saved.find(RESULTS / AGENTS["td3"]), tmp_path / name)
+
+
+def policies_of(agent: str) -> list[dict[str, Any]]:
+    """What a description says of the policies that an agent may have."""
+    config = trained_by(agent).config
+    kinds = bc.POLICIES if issubclass(config, bc.BCConfig) else getattr(config, "POLICIES", ("squashed",))
+    return [{} if kind == "squashed" else {"policy": kind} for kind in kinds]
+
+
+REAL = [agent for agent, known in registry.AGENTS.items() if "continuous" in known.actions]
+
+
+@pytest.mark.parametrize(
+    ("agent", "said"),
+    [(agent, said) for agent in [*REAL, "behaviour_cloning"] for said in policies_of(agent)],
+)
+def test_the_head_is_what_the_policy_does_with_its_outputs(agent, said):
+    """A network of zeros puts out the biases of its last layer."""
+    described = {"agent": agent, "hidden": [4], "obs_dim": 3, "action_dim": 2, **said}
+    described |= {"action_low": (-1.0,) * 2, "action_high": (1.0,) * 2}
+    if said.get("policy") == "beta":
+        with pytest.raises(sparserl_jax.UserError, match="Beta policy"):
+            export.head(described, "x")
+        return
+    layers = inspect.layer_tables(described)["actor"]
+    outputs = np.array([0.3, -2.5, 0.9, -0.1, 0.2], np.float32)[: layers[-1].units_out]
+    params: dict[str, Any] = {"mlp": {}}
+    for layer in layers:
+        bias = outputs if layer.output else np.zeros(4, np.float32)
+        params["mlp"][layer.name] = {"kernel": np.zeros(layer.shape, np.float32), "bias": bias}
+    acted = policy.Policy(params, {}, described)(np.zeros(3))
+    head, shown = export.head(described, "x"), outputs[:2]
+    ours = shown if head.squash == "clip" else np.float32(head.scale) * np.tanh(shown)
+    np.testing.assert_allclose(np.clip(ours, -1, 1), acted, rtol=0, atol=2e-7)
+
+
 def _without_description(out: Path) -> None:
     out.with_suffix(".json").unlink()
-
-
-def _another_format(out: Path) -> None:
-    card = out.with_suffix(".json")
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"format": "raw-0"}), encoding="utf-8")
 
 
 def _other_bytes(out: Path) -> None:
@@ -149,20 +192,28 @@ def _other_bytes(out: Path) -> None:
     out.write_bytes(data)
 
 
-def _tensors_beyond_the_end(out: Path) -> None:
-    card = out.with_suffix(".json")
-    said = json.loads(card.read_text())
-    said["tensors"][0]["arrays"]["bias"][0] = 10**9
-    card.write_text(json.dumps(said), encoding="utf-8")
+def _said(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def harm(out: Path) -> None:
+        card = out.with_suffix(".json")
+        said = json.loads(card.read_text())
+        change(said)
+        card.write_text(json.dumps(said), encoding="utf-8")
+
+    return harm
 
 
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (_without_description, "not beside it; bring it back"),
-        (_another_format, "no description of a policy of this version"),
+        (_without_description, "or its description 'policy.json' is missing"),
         (_other_bytes, "not the file that"),
-        (_tensors_beyond_the_end, "no description of a policy of this version"),
+        (_said(lambda said: said.update(format="raw-0")), UNKNOWN),
+        (_said(lambda said: said.update(tensors=[])), UNKNOWN),
+        (_said(lambda said: said.update(policy=list(said["policy"]))), UNKNOWN),
+        (_said(lambda said: said["policy"].update(agent="nobody")), UNKNOWN),
+        (_said(lambda said: said["policy"].update(hidden=[3])), UNKNOWN),
+        (_said(lambda said: said["tensors"][0]["arrays"]["bias"].__setitem__(0, 10**30)), UNKNOWN),
+        (_said(lambda said: said["tensors"][0].update(shape=[10**9, 10**9])), UNKNOWN),
     ],
 )
 def test_damaged_files_are_told_in_one_sentence(harm, sentence, tmp_path):
@@ -175,9 +226,5 @@ def test_damaged_files_are_told_in_one_sentence(harm, sentence, tmp_path):
 
 
 def test_the_formats_of_the_command_are_those_there_are():
-    from typing import get_args, get_type_hints
-
-    from sparserl_jax.arguments import Export
-
     assert get_args(get_type_hints(Export)["format"]) == export.FORMATS
     assert set(c_source.FORMATS) < set(export.FORMATS)

@@ -121,3 +121,26 @@ def test_weights_that_are_no_numbers_are_refused():
     params["layer_0"]["bias"][1] = np.nan
     with pytest.raises(UserError, match="layer_0 are not finite"):
         blob.encode(layers, params, masks, ("dense",))
+
+
+@pytest.mark.parametrize(
+    ("widths", "nnz", "format", "array", "expected"),
+    [
+        ((256, 1), 9, "csr8", "columns", "<u1"),
+        ((257, 1), 9, "csr8", "columns", "<u2"),
+        ((2, 257), 9, "coo16", "rows", "<u2"),
+        ((256, 256), 65_535, "csr8", "pointers", "<u2"),
+        ((256, 257), 65_536, "csr8", "pointers", "<u4"),
+    ],
+)
+def test_numbers_are_as_wide_as_they_must_be(widths, nnz, format, array, expected):
+    layers = network(*widths)
+    kernel = np.zeros(layers[0].size, np.float32)
+    kernel[-nnz:] = 1.0
+    params = {"layer_0": {"kernel": kernel.reshape(widths), "bias": np.zeros(widths[1], np.float32)}}
+    masks = {"layer_0": {"kernel": params["layer_0"]["kernel"] != 0, "bias": np.ones(widths[1], bool)}}
+    (tensor,) = blob.encode(layers, params, masks, (format,))
+    assert tensor.arrays[array].dtype.str.replace("|", "<") == expected
+    again, _ = blob.decode(through_a_file([tensor]))
+    assert np.array_equal(again["layer_0"]["kernel"], params["layer_0"]["kernel"])
+    assert len(blob.write([tensor])) == sizes.raw_blob(layers, [nnz], formats=(format,)).total

@@ -79,13 +79,16 @@ def test_heads(head, expected, tmp_path):
     layers = network(5, 20, 3)
     params, masks = small(layers, 1.0)
     tensors = blob.encode(layers, params, masks, ("dense",))
-    wanted = expected(by_numpy(layers, params, OBSERVATIONS))
+    outputs = by_numpy(layers, params, OBSERVATIONS)
+    wanted = expected(outputs)
+    assert np.abs(outputs[:, 0]).max() > 1 and np.abs(outputs[:, 0]).min() < 1
     assert len(np.unique(np.round(wanted, 3))) > 1
     np.testing.assert_allclose(run(c_source.source(layers, tensors, head, []), tmp_path), wanted, atol=2e-6)
 
 
+@pytest.mark.parametrize("format", c_source.FORMATS)
 @pytest.mark.parametrize("factors", [2, 3])
-def test_factors_compute_what_they_stand_for(factors, tmp_path):
+def test_factors_compute_what_they_stand_for(factors, format, tmp_path):
     """The first layer at rank 2, the second at rank 0 (all zeros), the last plain; the network of their products."""
     layers = network(5, 20, 11, 3)
     params, masks = small(layers, 1.0)
@@ -93,7 +96,7 @@ def test_factors_compute_what_they_stand_for(factors, tmp_path):
     found = low_rank.decompose(layers, params, masks, (2, 0, 3), factors)
     stored = low_rank.stored_layers(layers, (2, 0, 3), factors)
     assert len(stored) == 2 * factors + 1
-    tensors = blob.encode(stored, found.params, found.masks, ("dense",))
+    tensors = blob.encode(stored, found.params, found.masks, (format,))
     head = Head("clip", 1.0, (-1.0,) * 3, (1.0,) * 3)
     wanted = np.clip(by_numpy(layers, low_rank.multiplied_out(found.params), OBSERVATIONS), -1, 1)
     np.testing.assert_allclose(run(c_source.source(stored, tensors, head, []), tmp_path), wanted, atol=2e-6)
@@ -107,3 +110,50 @@ def test_a_layer_without_a_bias(tmp_path):
         leaves["bias"][:] = 0
     found = run(c_source.source(layers, tensors, Head("clip", 1.0, (-9.0,), (9.0,)), []), tmp_path)
     np.testing.assert_allclose(found, 9 * np.clip(by_numpy(layers, params, OBSERVATIONS), -1, 1), atol=1e-5)
+
+
+def test_a_bitmask_with_empty_bytes_across_the_ends_of_rows(tmp_path):
+    """Rows of 11, so bytes hold the end of one row and the beginning of the next; some bytes are empty."""
+    layers = network(11, 8, 2)
+    params, masks = small(layers, 1.0)
+    mask = np.zeros(88, bool)
+    mask[[0, 7, 17, 23, 48, 80, 87]] = True
+    masks["layer_0"]["kernel"] = mask.reshape(8, 11).T
+    params["layer_0"]["kernel"] *= masks["layer_0"]["kernel"]
+    x = np.random.default_rng(1).normal(size=(6, 11)).astype(np.float32)
+    tensors = blob.encode(layers, params, masks, ("bitmask",))
+    assert not all(tensors[0].arrays["bits"])
+    found = run(c_source.source(layers, tensors, Head("clip", 1.0, (-9.0,) * 2, (9.0,) * 2), []), tmp_path, x)
+    np.testing.assert_allclose(found, 9 * np.clip(by_numpy(layers, params, x), -1, 1), atol=1e-5)
+
+
+def test_indices_of_two_bytes_and_pointers_of_four(tmp_path):
+    """300 inputs; 70,000 live weights."""
+    layers = network(300, 250, 2)
+    params, masks = small(layers, 0.94)
+    tensors = blob.encode(layers, params, masks, ("csr8",))
+    assert [tensors[0].arrays[name].itemsize for name in ("columns", "pointers")] == [2, 4]
+    x = 0.1 * np.random.default_rng(1).normal(size=(3, 300)).astype(np.float32)
+    found = run(c_source.source(layers, tensors, Head("clip", 1.0, (-1.0,) * 2, (1.0,) * 2), []), tmp_path, x)
+    wanted = by_numpy(layers, params, x)
+    assert np.abs(wanted).min() < 0.9
+    np.testing.assert_allclose(found, np.clip(wanted, -1, 1), atol=2e-5)
+
+
+@pytest.mark.parametrize("format", c_source.FORMATS)
+def test_a_broken_sensor_is_not_hidden(format, tmp_path):
+    layers = network(5, 20, 3)
+    tensors = blob.encode(layers, *small(layers, 1.0), (format,))
+    found = run(
+        c_source.source(layers, tensors, Head("tanh", 1.0, *BOUNDS), []), tmp_path, np.full((1, 5), np.nan)
+    )
+    assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize(("given", "code"), [("1 2 3 4 5\n", 0), ("1 2 3\n", 1), ("1,2,3,4,5\n", 1)])
+def test_the_program_says_when_it_cannot_read(given, code, tmp_path):
+    layers = network(5, 4, 3)
+    tensors = blob.encode(layers, *small(layers, 1.0), ("dense",))
+    run(c_source.source(layers, tensors, Head("tanh", 1.0, *BOUNDS), []), tmp_path)
+    done = subprocess.run([str(tmp_path / "policy")], input=given, text=True, capture_output=True, timeout=60)
+    assert done.returncode == code and len(done.stdout.splitlines()) == (code == 0)
