@@ -156,8 +156,8 @@ def table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     """The rows as Markdown."""
     system, packages = facts["system"], facts["packages"]
     lines = [
-        f"Device: {system['device_kind']} ({system['cpu']}, {system['cpu_count']} cores); jax {packages['jax']}; "
-        f"Python {facts['python']}; commit {facts['git_describe']}; {facts['created_utc']}",
+        f"Device: {system['device_kind']} ({provenance.processor(system)}, {system['cpu_count']} cores); "
+        f"jax {packages['jax']}; Python {facts['python']}; commit {facts['git_describe']}; {facts['created_utc']}",
         "",
         "| what | median | quartiles | unit | repeats | guide |",
         "|---|---|---|---|---|---|",

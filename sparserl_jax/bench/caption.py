@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparserl_jax.bench import algorithms, partial, tickets, tuning
+from sparserl_jax.bench import algorithms, partial, provenance, tickets, tuning
 from sparserl_jax.bench.statistics import MARGIN
 from sparserl_jax.bench.verdicts import SAME_SEEDS
 
@@ -36,10 +36,10 @@ def seeds_sentence(counts: Sequence[int]) -> str:
 
 
 def machine(record: dict[str, Any]) -> str:
-    """Device in words, e.g. `2 x cpu (AMD EPYC)`."""
+    """Device in words, e.g. `2 cores of AMD EPYC (avx2)`; older records do not say what a processor can do."""
     system = record["provenance"]["system"]
     if system["platform"] == "cpu":
-        return f"{system['cpu_count']} cores of {system['cpu']}"
+        return f"{system['cpu_count']} cores of {provenance.processor(system)}"
     return f"{system['device_count']} x {system['device_kind']}"
 
 

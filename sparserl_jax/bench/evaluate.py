@@ -359,6 +359,8 @@ def _different(saved: Saved) -> list[str]:
 
     for name in ("platform", "device_kind", "device_count", "cpu", "cpu_count", "os"):
         compare(name, then["system"].get(name), now["system"][name])
+    if "cpu_vectors" in then["system"]:  # older records do not say
+        compare("cpu_vectors", then["system"]["cpu_vectors"], now["system"]["cpu_vectors"])
     for name in sorted({*then["packages"], *now["packages"]}):
         compare(name, then["packages"].get(name), now["packages"].get(name))
     for name in ("python", "matmul_precision", "x64", "threefry_partitionable", "xla_flags"):

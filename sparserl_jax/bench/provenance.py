@@ -13,6 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from sparserl_jax.bench import cache
+
 PACKAGES = (
     "sparserl_jax",
     "jax",
@@ -28,6 +30,8 @@ PACKAGES = (
 )
 
 
+VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
+"""Vector instructions as Linux calls them, the widest of a family first."""
 STAMP, CODE = ".sparserl-commit.json", "sparserl_jax"
 """The file that names the commit of a copy without its git history, at the root of the copy, and the package's folder
 there; see `bench/stamp.py`."""
@@ -125,6 +129,13 @@ def _processor() -> str:
     return platform.machine()
 
 
+def _vectors() -> str | None:
+    """The widest vector instructions of the processor, by which compiled programs, and so last bits and speed, differ
+    between machines of one name; None where they are not known."""
+    flags = cache.abilities().split()
+    return next((name for name in VECTORS if name in flags), None)
+
+
 def _memory_bytes() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -142,10 +153,17 @@ def system() -> dict[str, Any]:
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
         "cpu": _processor(),
+        "cpu_vectors": _vectors(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory_bytes(),
         "os": f"{platform.system()} {platform.machine()}",
     }
+
+
+def processor(system: dict[str, Any]) -> str:
+    """The processor that `system` tells of, with its vector instructions, of which older records know nothing."""
+    vectors = system.get("cpu_vectors")
+    return system["cpu"] + (f" ({vectors})" if vectors else "")
 
 
 def now() -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.bench import plan as plans
-from sparserl_jax.bench import records
+from sparserl_jax.bench import provenance, records
 from sparserl_jax.bench.plan import Plan
 
 FILE = "rates.json"
@@ -55,7 +55,7 @@ def device_of(system: dict[str, Any]) -> str:
     """What a rate belongs to, from the `system` of a record's provenance."""
     if system["platform"] == "cpu":  # JAX calls every processor "cpu"
         several = f" as {system['device_count']} devices" if system["device_count"] > 1 else ""
-        return f"{system['cpu']}, {system['cpu_count']} cores{several}"
+        return f"{provenance.processor(system)}, {system['cpu_count']} cores{several}"
     return f"{system['device_count']} x {system['device_kind']}"
 
 

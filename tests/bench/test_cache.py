@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import cache, provenance, records
+from sparserl_jax.bench import cache, provenance, rates, records
 from sparserl_jax.errors import UserError
 from tests.bench import trained
 
@@ -56,6 +56,25 @@ def test_every_kind_of_machine_has_a_folder_of_its_own():
     assert cache.machine(ours) == cache.machine(dict(ours))
     others = [{**ours, name: "another"} for name in ("device_kind", "cpu", "os")]
     assert len({cache.machine(system) for system in [ours, *others]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "vectors"),
+    [
+        ("flags\t\t: fpu sse2 avx avx2 avx512f avx512bw", "avx512f"),
+        ("flags\t\t: fpu sse2 avx avx2", "avx2"),
+        ("Features\t: fp asimd evtstrm", "asimd"),
+        ("", None),
+    ],
+)
+def test_processors_of_one_name_are_told_apart_by_their_vector_instructions(flags, vectors, monkeypatch):
+    monkeypatch.setattr(cache, "abilities", lambda: flags)
+    ours = provenance.system()
+    named = f"{ours['cpu']} ({vectors})" if vectors else ours["cpu"]
+    assert ours["cpu_vectors"] == vectors and provenance.processor(ours) == named
+    assert rates.device_of({**ours, "platform": "cpu"}).startswith(f"{named}, ")
+    older = {key: value for key, value in ours.items() if key != "cpu_vectors"}
+    assert provenance.processor(older) == ours["cpu"]
 
 
 def test_a_folder_that_cannot_be_is_told_in_a_sentence(tmp_path: Path):

@@ -122,7 +122,7 @@ def table(
 ) -> str:
     """What was seen, as Markdown."""
     wrong = Counter(place for place, _ in found.wrong)
-    lost = compare.facts(calm.folder)
+    lost, system = compare.facts(calm.folder), facts["system"]
     lines = [
         "# Kills",
         "",
@@ -140,7 +140,7 @@ def table(
         "checkpoint after each. Every restart began at the last completed checkpoint. The undisturbed results do not "
         "depend on JAX's compilation cache.",
         "",
-        f"Device: {facts['system']['device_kind']} ({facts['system']['cpu']}, {facts['system']['cpu_count']} cores); "
+        f"Device: {system['device_kind']} ({provenance.processor(system)}, {system['cpu_count']} cores); "
         f"jax {facts['packages']['jax']}; Python {facts['python']}; commit {facts['git_describe']}; "
         f"{facts['created_utc']}",
     ]
