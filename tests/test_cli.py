@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,19 @@ def test_check_looks_into_every_suite_of_a_folder(tmp_path: Path, capsys):
     assert cli.run(["check", str(tmp_path)]) == 1
     said = capsys.readouterr().out
     assert "policy.npz is missing" in said and f"{tmp_path / 'b'}: every record is sound." in said
+
+
+def test_check_says_how_many_records_have_no_digest_of_their_own(tmp_path: Path, capsys):
+    options = {"seeds": 2, "sparsities": [0.8], "environments": fake.SUITE["environments"][:1]}
+    fake.finished(tmp_path, fake.make_plan(**options))
+    path = tmp_path / "records/gymnax-Pendulum-v1/rlx2-s0800-seed000/record.json"
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    assert cli.run(["check", str(tmp_path)]) == 0
+    assert "every record is sound; 1 without a digest of their own" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_an_object_never_goes_on_with_results_that_are_there(tmp_path: Path):

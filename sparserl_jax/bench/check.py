@@ -76,17 +76,22 @@ def _publisher(folder: Path) -> Path | None:
 
 
 def verdict(folder: Path, problems: list[str]) -> str:
-    """The last line about a folder: how many problems, or that there are none and what it admits to lack."""
+    """The last line about a folder: how many problems, or that there are none, what it admits to lack, and what could
+    not be seen."""
     if problems:
         return f"{folder}: {len(problems)} problems."
-    missing = partial.declared(folder)
-    if not missing:
-        return f"{folder}: every record is sound."
-    runs = records.load_all(folder)[0]["runs"]
-    return (
-        f"{folder}: every record is sound; {len(missing)} of {len(runs)} runs are missing, as {partial.MISSING} says "
-        f"({partial.words(runs, set(runs) - set(missing))})."
-    )
+    said = f"{folder}: every record is sound"
+    settings, found = records.load_all(folder)
+    missing, runs = partial.declared(folder), settings["runs"]
+    if missing:
+        said += (
+            f"; {len(missing)} of {len(runs)} runs are missing, as {partial.MISSING} says "
+            f"({partial.words(runs, set(runs) - set(missing))})"
+        )
+    unsealed = sum(not records.is_sealed(record) for record in found)
+    if unsealed:
+        said += f"; {unsealed} without a digest of their own (early versions wrote none), where a change may go unseen"
+    return f"{said}."
 
 
 def folders(folder: Path) -> list[Path]:

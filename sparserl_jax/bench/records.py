@@ -315,7 +315,12 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def intact(record: Mapping[str, Any]) -> bool:
     """Whether a record is as it was written; older ones carry no digest and cannot tell."""
-    return "sha256" not in record or sealed(record)["sha256"] == record["sha256"]
+    return not is_sealed(record) or sealed(record)["sha256"] == record["sha256"]
+
+
+def is_sealed(record: Mapping[str, Any]) -> bool:
+    """Whether a record carries the digest of its other fields."""
+    return "sha256" in record
 
 
 def _tuning(planned: Planned) -> dict[str, Any]:
