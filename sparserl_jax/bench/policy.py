@@ -78,7 +78,8 @@ def _packed(masks: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
     return {name: mask_ops.pack(value) for name, value in flatten(masks, prefix).items()}
 
 
-def _shapes(tree: Mapping[str, Any]) -> dict[str, list[int]]:
+def shapes_of(tree: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Shapes of the leaves of a nested dictionary by their paths."""
     return {name.partition("/")[2]: list(value.shape) for name, value in flatten(tree, "_").items()}
 
 
@@ -108,7 +109,7 @@ def save(
         name: np.where(live["masks" + name.removeprefix("weights")], value, 0).astype(np.float32)
         for name, value in weights.items()
     }
-    full = {"format": FORMAT, **description, "shapes": _shapes(params)}
+    full = {"format": FORMAT, **description, "shapes": shapes_of(params)}
     _write(path, {**arrays, **_packed(masks, "masks")}, full, mode)
 
 
@@ -117,7 +118,7 @@ def save_masks(path: Path, masks: Mapping[str, Mapping[str, Any]]) -> None:
     arrays: dict[str, np.ndarray] = {}
     for network in sorted(masks):
         arrays.update(_packed(masks[network], network))
-    shapes = {network: _shapes(tree) for network, tree in masks.items()}
+    shapes = {network: shapes_of(tree) for network, tree in masks.items()}
     _write(path, arrays, {"format": FORMAT, "shapes": shapes})
 
 

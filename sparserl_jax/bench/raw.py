@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.bench import inspect, records
-from sparserl_jax.bench.policy import DESCRIBED, Policy, flatten
+from sparserl_jax.bench.policy import DESCRIBED, Policy, shapes_of
 from sparserl_jax.deploy import blob, low_rank
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
@@ -78,9 +78,9 @@ def load(file: Path) -> Policy:
 
 def _whole(policy: Policy) -> bool:
     """Whether a policy has the parameters of the network that its description names."""
-    found = {name.partition("/")[2]: x.shape for name, x in flatten(policy.params, "_").items()}
     try:
-        return found == {"/".join(path): shape for path, shape in stored(policy).shapes.items()}
+        known = stored(policy).shapes
+        return shapes_of(policy.params) == {"/".join(path): list(shape) for path, shape in known.items()}
     except _DAMAGE:
         return False
 

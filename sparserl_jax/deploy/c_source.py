@@ -12,7 +12,6 @@ reaches the units that read it alone.
 
 Nothing is kept between calls; on the stack lie two vectors as long as the widest layer.
 
-
 With -DPOLICY_MAIN it is a program that reads observations from its input and prints actions.
 """
 
