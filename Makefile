@@ -16,8 +16,11 @@ PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist 
 JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)
 MAKE_ENVIRONMENT = @sh .ci/environment "$(PYTHON)" "$(ACCEL)" "$(VENV)"
 
+# Images often set it; then every command would compile the source of its libraries anew, for 10 seconds and more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev bench paper datasets test test-quick test-properties test-faults lint format perf check pages clean
+.PHONY: help install install-dev bench paper datasets test test-quick test-long test-properties test-faults lint format perf check pages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -43,11 +46,14 @@ datasets: install ## train TD3 on Hopper, make datasets of it in runs/hopper (ha
 	@$(JAX) $(BIN)/sparserl datasets --env gymnasium:Hopper-v5 --steps 500000 --hidden 128 128 --batch-size 128 \
 	  --reference 3000 --transitions 25000 --out runs/hopper $(ARGS)
 
-test: install-dev ## all tests; what they compile is kept for the next time (~/.cache/sparserl_jax)
-	@$(JAX) $(PYTEST) $(ARGS)
+test: install-dev ## all tests but the long ones; what they compile is kept for the next time (~/.cache/sparserl_jax)
+	@$(JAX) $(PYTEST) -m "not long" $(ARGS)
 
-test-quick: install-dev ## the tests not marked slow
-	@$(JAX) $(PYTEST) -m "not slow" $(ARGS)
+test-quick: install-dev ## the tests that are not marked slow either
+	@$(JAX) $(PYTEST) -m "not slow and not long" $(ARGS)
+
+test-long: install-dev ## the long ones: every method, suite and probe, thousands of simulated tables (half an hour to two)
+	@$(JAX) $(PYTEST) -m long $(ARGS)
 
 test-properties: install-dev ## the property tests with 1,000 new examples each
 	@$(JAX) $(PYTEST) -m hypothesis --hypothesis-profile=long $(ARGS)

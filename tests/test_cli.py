@@ -77,6 +77,7 @@ def test_list_names_what_there_is(kind, name, capsys):
     assert name in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_check_table_and_plot_work_on_a_finished_folder(tmp_path: Path, capsys):
     options = {"seeds": 2, "sparsities": [0.8], "environments": fake.SUITE["environments"][:1]}
     fake.finished(tmp_path / "x", fake.make_plan(**options))

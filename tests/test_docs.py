@@ -65,8 +65,14 @@ def run(arguments: list[str], folder: Path, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+FIRST = ("getting-started", "your-environment", "your-sparsifier", "policies")
+"""Pages that a user meets first; what the others print is run by `make test-long`."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", list(PAGES))
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=() if page in FIRST else pytest.mark.long) for page in PAGES]
+)
 def test_what_a_page_prints_runs_in_an_empty_folder(page, tmp_path: Path):
     own = blocks(page)
     for block in own:
@@ -189,6 +195,7 @@ def test_the_sparsifier_is_a_screenful_and_its_promises_are_all_named():
     assert list(names) == [name for name, *_ in PROMISES]
 
 
+@pytest.mark.slow
 def test_the_environments_are_all_listed_as_they_are():
     from sparserl_jax import envs
 
@@ -204,6 +211,7 @@ def test_the_environments_are_all_listed_as_they_are():
 
 
 @pytest.mark.parametrize("page", pages.pages(), ids=lambda page: page.stem)
+@pytest.mark.slow
 def test_tables_of_published_results_are_made_from_the_records(page):
     text = page.read_text(encoding="utf-8")
     assert pages.renewed(text, page) == text, "renew it: make pages"

@@ -17,6 +17,7 @@ def test_there_are_published_results():
 
 
 @pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.slow
 def test_tables_are_those_of_the_records(name: str):
     folder = RESULTS / name
     found = summary.summarise(folder)
@@ -34,6 +35,7 @@ def test_tables_are_those_of_the_records(name: str):
         )
 
 
+@pytest.mark.slow
 def test_a_caption_names_the_episodes_of_every_environment_and_counts_all_verdicts():
     """quick has 100 final episodes on Pendulum and 2 on the pole; its pooled rows are judged, too."""
     text = (RESULTS / "quick/table.md").read_text(encoding="utf-8")

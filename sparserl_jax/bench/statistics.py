@@ -145,6 +145,17 @@ def bootstrap(
     matrices = [np.sort(_scores(arm), axis=0) for arm in arms]
     if len({matrix.shape[1:] for matrix in matrices}) != 1 or matrices[0].ndim != 2:
         raise ValueError("arms must be [runs, tasks] with the same tasks")
+    return _bootstrap(
+        statistic, tuple((own.shape, own.tobytes()) for own in matrices), resamples=resamples, level=level
+    )
+
+
+@functools.lru_cache(maxsize=4096)  # every kind of table of a folder asks for the same intervals
+def _bootstrap(
+    statistic: Statistic, arms: tuple[tuple[tuple[int, int], bytes], ...], resamples: int, level: float
+) -> Interval:
+    """`bootstrap` of sorted arms, each as its shape and the bytes of its float64 scores."""
+    matrices = [np.frombuffer(content, np.float64).reshape(shape) for shape, content in arms]
     small = all(resamples * matrix.size <= _MOST_KEPT for matrix in matrices)
     draws = [
         (_kept if small else _draws)(place, matrix.shape, resamples) for place, matrix in enumerate(matrices)

@@ -37,8 +37,10 @@ class BraxEnvironment:
         self.env = env
         name = name or f"brax:{type(env.unwrapped).__name__.lower()}"
         _refuse_wrappers(env, name)
+        # Traced once, whatever number of programs and stages it becomes part of: a trace takes seconds.
+        self._reset, self._step = (jax.jit(own, inline=True) for own in (env.reset, env.step))
         # By shape only: brax's own `observation_size` runs a whole reset eagerly.
-        obs = jax.eval_shape(env.reset, jax.random.key(0)).obs
+        obs = jax.eval_shape(self._reset, jax.random.key(0)).obs
         if getattr(obs, "ndim", 0) != 1:
             raise UserError(
                 f"environment '{name}': observations are not one float vector [O]; flatten them first."
@@ -48,13 +50,13 @@ class BraxEnvironment:
 
     def reset(self, key: jax.Array) -> tuple[Any, jax.Array]:
         """See Environment.reset."""
-        state = jax.tree.map(jnp.asarray, self.env.reset(key))
+        state = jax.tree.map(jnp.asarray, self._reset(key))
         return state, state.obs
 
     def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Step]:
         """See Environment.step. brax's steps are deterministic: the key is not used."""
-        # brax updates the dictionaries inside a state in place; rebuild them, so that the caller's stay.
-        after = self.env.step(jax.tree.map(lambda leaf: leaf, state), action)
+        # brax updates the dictionaries inside a state in place; under jit these are not the caller's.
+        after = self._step(state, action)
         return after, Step(after.obs, after.reward, jnp.asarray(after.done) > 0.5, jnp.bool_(False))
 
 

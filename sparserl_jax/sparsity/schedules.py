@@ -60,5 +60,5 @@ def drop_counts(counts: Sequence[int], zeta0: float, interval: int, end: int) ->
     """
     if not 0 <= zeta0 <= 1:
         raise UserError(f"the drop fraction is {zeta0}: give a number from 0 to 1.")
-    rows = [[int(n * cosine(zeta0, int(t), end)) for n in counts] for t in event_ticks(interval, end)]
-    return np.asarray(rows, np.int32).reshape(len(rows), len(counts))
+    shares = np.array([cosine(zeta0, int(t), end) for t in event_ticks(interval, end)], np.float64)
+    return (shares[:, None] * np.asarray(counts, np.float64)).astype(np.int32)

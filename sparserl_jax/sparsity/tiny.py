@@ -11,11 +11,14 @@ executed FLOPs are always reported from a really narrow program.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import allocation, drop_grow
 from sparserl_jax.sparsity.contract import Events
 
 
+@lru_cache(maxsize=1024)  # every seed of an arm asks
 def widths(layers: LayerTable, knob: float) -> dict[str, int]:
     """Units per hidden unit group of the narrow network whose weight count matches sparsity `knob`."""
     nnz = sum(allocation.erk(layers, knob))

@@ -64,6 +64,7 @@ def perturbed(params: Any, layer: str, index: tuple[int, int], by: float) -> Any
 
 
 @pytest.mark.parametrize("lost", [0, 5])
+@pytest.mark.slow
 def test_the_loss_and_its_step_are_those_of_the_definition(functions, lost: int):
     init, update = functions
     state = init(jax.random.key(0), SETTINGS)
@@ -99,6 +100,7 @@ def test_it_learns_and_its_mask_stays(functions):
     assert jax.tree.all(jax.tree.map(np.array_equal, mask, jax.device_get(AGENT.masks(state))))
 
 
+@pytest.mark.slow
 def test_the_same_key_draws_the_actor_of_td3(functions):
     config = td3.TD3Config(hidden=(8, 8))
     names = ("actor", "critic")

@@ -52,6 +52,7 @@ def apart(state: ddpg.DDPGState) -> ddpg.DDPGState:
 
 
 @pytest.mark.parametrize(("rewards", "window"), [(None, 3), ((-0.02, 0.03), 3), ((-0.02, 0.0), 1)])
+@pytest.mark.slow
 def test_the_critic_loss_is_that_of_the_restatement(rewards, window):
     lab = laboratory(drop_grow.DROP_GROW, NO_EVENTS, dataclasses.replace(CONFIG, reward_range=rewards))
     state, windows = apart(begin(lab)), conformance.batch(7, 32, window)
@@ -184,8 +185,9 @@ def test_the_value_is_that_of_the_deployed_action(lab):
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, marks=[] if f == "drop_grow" else [pytest.mark.slow]) for f in sorted(FAMILIES)],
+    [pytest.param(f, marks=() if f in ("drop_grow", "l0") else pytest.mark.long) for f in sorted(FAMILIES)],
 )
+@pytest.mark.slow
 def test_every_family_of_methods_trains_and_keeps_what_is_dead_out(family):
     """Nine updates with events: losses are numbers, and neither trained nor target networks have anything outside."""
     method = METHODS["rigl" if family == "drop_grow" else FAMILIES[family]]
@@ -208,6 +210,7 @@ def test_every_family_of_methods_trains_and_keeps_what_is_dead_out(family):
     conformance.check_targets_ignore_the_rest(lab, last, 9)
 
 
+@pytest.mark.slow
 def test_configurations_that_mean_nothing_are_refused():
     with pytest.raises(
         UserError, match="unknown replay of agent 'ddpg' 'hindsigt': did you mean 'hindsight'"

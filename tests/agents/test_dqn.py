@@ -63,6 +63,7 @@ def apart(lab: Lab) -> Any:
 
 
 @pytest.mark.parametrize(("double", "window", "kind"), [(True, 3, "squared"), (False, 1, "huber")])
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_restatement(double, window, kind):
     lab, huber = Lab(double=double, loss=kind), kind == "huber"
     state, windows = apart(lab), batch(7, window)
@@ -79,6 +80,7 @@ def test_the_loss_is_that_of_the_restatement(double, window, kind):
 
 
 @pytest.mark.parametrize(("following", "kind"), [("hard", "squared"), ("polyak", "huber")])
+@pytest.mark.slow
 def test_updates_are_those_of_the_restatement_under_the_mask(following, kind):
     """Three ticks: gradients by hand, Adam, masks; the target is a copy after the second, or moves by tau each time."""
     lab = Lab(target=following, loss=kind, **({"tau": 0.3} if following == "polyak" else {}))
@@ -145,8 +147,9 @@ def test_the_value_is_that_of_the_best_choice_and_a_begun_state_copies_its_targe
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, marks=[] if f == "drop_grow" else [pytest.mark.slow]) for f in sorted(FAMILIES)],
+    [pytest.param(f, marks=() if f in ("drop_grow", "l0") else pytest.mark.long) for f in sorted(FAMILIES)],
 )
+@pytest.mark.slow
 def test_every_family_of_methods_trains_and_keeps_what_is_dead_out(family):
     """Nine ticks with events: losses are numbers, and neither trained nor target network has anything outside."""
     lab = Lab(FAMILIES[family] if family != "drop_grow" else "rigl", 0.5, EVENTS)

@@ -121,6 +121,7 @@ OTHERS = {
     pytest.param(CORRECTED, 2, id="corrected"),
     *(pytest.param(dataclasses.replace(CORRECTED, **changes), 1, id=name) for name, changes in OTHERS.items()),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_losses_and_whole_updates_are_those_of_the_restatement(config, updates):
     """The second update has Adam's moments of the first, and an actor that is no longer a copy."""
     lab, adam = Small(config, "dense", noisy=True), Adam(1e-8)
@@ -176,6 +177,7 @@ def test_without_a_gradient_through_the_proposal_the_width_is_left_to_its_mass_i
 
 
 @pytest.mark.parametrize("config", [RELEASED, CORRECTED], ids=["released", "corrected"])
+@pytest.mark.slow
 def test_the_actor_of_the_released_code_learns_scales_alone_and_the_corrected_one_its_mean(config):
     """Gradients of L_t by the output layer's bias, no action being clipped; the proposal is elsewhere."""
     lab = Small(dataclasses.replace(config, copy="none"), "dense")
@@ -241,6 +243,7 @@ def masks(lab: Small, state: Any, name: str) -> Any:
     return host(lab.agent.masks(state)[name])
 
 
+@pytest.mark.slow
 def test_both_policies_obey_one_mask_before_during_and_after_events():
     lab, states = trained("rigl")
     counts = METHODS["rigl"].settings(lab.agent.layers["actor"], 0.5, EVENTS, "released").counts
@@ -272,6 +275,7 @@ def test_at_an_event_the_actor_is_the_copy_of_the_proposal_but_for_its_scales():
     assert 0 < np.abs(after - copied).max() <= 1.5 * CORRECTED.learning_rate
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_sparse_alone_keeps_its_own_mask():
     """Both are of one family, where masks have settings: dense and RigL may share a program."""
     lab, states = trained("rigl", "dense", "dense", "dense")
@@ -283,6 +287,7 @@ def test_an_actor_that_is_sparse_alone_keeps_its_own_mask():
     assert not equal(masks(lab, states[0], "actor"), masks(lab, states[-1], "actor"))
 
 
+@pytest.mark.slow
 def test_without_copying_masks_go_their_own_ways_from_one_beginning():
     lab, states = trained("rigl", copy="none")
     assert equal(masks(lab, states[0], "actor"), masks(lab, states[0], "proposal"))
@@ -322,6 +327,7 @@ def test_given_masks_of_the_actor_are_also_the_proposals():
 # ---- the contract ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_acts_by_its_thin_policy_and_evaluates_by_drawing():
     lab, states = trained("rigl")
     agent, state, obs = lab.agent, states[-1], jnp.asarray(transitions(3).obs)
@@ -363,6 +369,7 @@ def test_an_update_costs_25_forward_passes():
     {"actor_loss": "spot", "value_actor": "fat", "critic_actor": "thin"},
     {"actor_loss": "mle", "proposal": "squashed"},
 ])  # fmt: skip
+@pytest.mark.slow
 def test_costs_are_those_of_the_passes_that_an_update_makes_with_its_switches(switches, monkeypatch):
     """Forward passes as traced; behind them two for each network that is trained, and critics back to their inputs."""
     lab = Small(dataclasses.replace(RELEASED, **switches), "dense")

@@ -106,6 +106,7 @@ def numbers(lab: Small, **changes: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.slow
 def test_losses_and_whole_updates_are_those_of_the_restatement(name):
     """Two updates, the second with Adam's moments of the first; parameters to a hundredth of a step."""
     lab, adam = small(name), Adam(1e-8)
@@ -155,6 +156,7 @@ def test_at_a_high_temperature_the_policy_clones(name):
 
 
 @pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.slow
 def test_only_algorithms_with_a_value_of_the_policy_look_at_actions_that_are_not_logged(name):
     lab = Small(name)
     state, batch, asked = lab.begin(), transitions(7), set[bool]()
@@ -298,6 +300,7 @@ def bandit(rng: np.random.Generator) -> Batch:
 
 
 @pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.slow
 def test_the_policy_finds_the_best_dose_that_the_data_support(name):
     lab, rng = small(name), np.random.default_rng(1)
     state = lab.begin(**SETTINGS[name])

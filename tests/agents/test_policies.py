@@ -46,6 +46,7 @@ def outputs_of(kind: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_densities_are_those_of_the_law_and_of_draws(kind):
     known = at(kind, *outputs_of(kind))
     action = np.random.default_rng(0).uniform(-0.1, 0.1, (16, ACTION)) + np.tanh([0.3, -0.4])
@@ -75,6 +76,7 @@ def test_densities_are_those_of_the_law_and_of_draws(kind):
 )
 @settings(max_examples=25)
 @given(data=st.data())
+@pytest.mark.slow
 def test_draws_of_a_thin_policy_lie_in_its_support_and_in_the_box(form, densities, data):
     """Also where the network's outputs are out of all bounds; each draw has a finite density and a finite gradient."""
     number = st.floats(-30, 30, width=32)
@@ -107,6 +109,7 @@ def _probed(policy: Policy, outputs: jax.Array, key: jax.Array) -> list[np.ndarr
 
 
 @pytest.mark.parametrize("form", ["product", "joint"])
+@pytest.mark.slow
 def test_actions_outside_the_support_make_no_gradient_a_nan(form):
     """Their log density is -inf and moves nothing; neither does a mean over a batch with such actions in it."""
     policy = policy_of("thin", HIDDEN, ACTION, form=form)
@@ -124,6 +127,7 @@ def test_actions_outside_the_support_make_no_gradient_a_nan(form):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_draws_lie_in_the_box_and_move_with_the_outputs(kind):
     policy = policy_of(kind, HIDDEN, ACTION)
     wild = with_outputs(policy, [5.0, -0.2], [4.0, -3.0], *([-3.0] if kind == "student" else []))
@@ -158,6 +162,7 @@ def test_the_width_of_a_thin_policy_is_what_its_clamps_leave():
 
 
 @pytest.mark.parametrize("kind", ["thin", "student"])
+@pytest.mark.slow
 def test_networks_begin_by_xaviers_law_and_carry_masks(kind):
     policy = policy_of(kind, (64, 32), ACTION)
     params, layers = fresh(policy), actor_layers(policy.module, OBS)
@@ -181,6 +186,7 @@ def test_networks_begin_by_xaviers_law_and_carry_masks(kind):
     assert 0.7 * bound < wide.max() <= bound * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_danger_tells_width_reach_and_what_lies_outside_the_box():
     """A thin policy by its half-width and its mass beyond the bound, a fat one by Cauchy's tails."""
     env, states = TreatmentIII(), 3

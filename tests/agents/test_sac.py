@@ -60,6 +60,7 @@ def losses(config: sac.SACConfig, state: sac.SACState, windows: Any, noise: np.n
 
 @pytest.mark.parametrize("entropy", ["path", "bootstrap", None])
 @pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.slow
 def test_the_critic_loss_is_that_of_the_restatement(trained, entropy, window):
     windows = conformance.batch(42, 24, window, successors=True)
     noise = np.random.default_rng(0).normal(size=(24, window, ACTION)).astype(np.float32)
@@ -261,6 +262,7 @@ def test_a_training_resumes_bit_for_bit(lab):
     check_resumes(lab, begin(lab), cycles=5)
 
 
+@pytest.mark.slow
 def test_diagnostics_tell_temperature_and_entropy(lab, trained):
     seen = jax.jit(lab.agent.diagnose)(
         trained, conformance.batch(3, 4096), jax.random.key(1), conformance_clock(10)

@@ -65,6 +65,7 @@ def refused(root: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_a_tuning_is_no_opponent(root: Path):
     shutil.rmtree(root / "runs/mine")
     tuning = tuned.plan_of(tuned.parse())
@@ -80,6 +81,7 @@ def test_a_training_from_given_networks_is_no_opponent_of_one_from_scratch(root:
     assert 'start.source is "elsewhere/dense" in' in refused(root)
 
 
+@pytest.mark.slow
 def test_an_arm_is_judged_against_the_dense_arm_of_another_folder(made: Path):
     found = both(made)
     alone = {(row.arm, row.sparsity): row for row in summary.summarise(made / "results/quick").blocks[0].rows}
@@ -101,6 +103,7 @@ def test_an_arm_is_judged_against_the_dense_arm_of_another_folder(made: Path):
     assert "Reference of all deltas and verdicts: dense of quick." in text
 
 
+@pytest.mark.slow
 def test_every_source_is_named_and_every_row_traced(made: Path):
     found = both(made)
     hashes = [records.load_all(made / name)[0]["suite_hash"] for name in ("runs/mine", "results/quick")]
@@ -163,6 +166,7 @@ def test_every_source_is_named_and_every_row_traced(made: Path):
         ),
     ],
 )
+@pytest.mark.slow
 def test_what_may_not_be_compared_is_refused_with_field_and_values(root: Path, changes: Any, sentence: str):
     again(root, **changes)
     said = refused(root)
@@ -175,6 +179,7 @@ def test_another_schema_is_refused(root: Path):
     assert "schema_version is \"0.9\" in 'mine' and \"1.0\" in 'quick'" in refused(root)
 
 
+@pytest.mark.slow
 def test_other_environments_are_refused_and_partly_shared_ones_named(root: Path):
     own = {"name": "gymnax:MountainCarContinuous-v0", "random": 0.0, "learned": 80.0, "reference": 90.0}
     again(root, environments=[own])
@@ -188,6 +193,7 @@ def test_other_environments_are_refused_and_partly_shared_ones_named(root: Path)
     assert "INCOMPLETE" not in text and found.pooled is None
 
 
+@pytest.mark.slow
 def test_the_same_runs_in_two_folders_are_refused(root: Path):
     again(root, arms=[{"recipe": "rlx2"}])
     said = refused(root)
@@ -200,12 +206,14 @@ def test_the_same_runs_in_two_folders_are_refused(root: Path):
         compare.compare([root / "runs/quick", root / "results/quick"])
 
 
+@pytest.mark.slow
 def test_the_same_recipe_and_seeds_with_other_values_are_other_runs(root: Path):
     again(root, arms=[{"recipe": "rlx2", "overrides": {"tau": 0.02}}])
     arms = {row.arm for row in both(root).blocks[0].rows}
     assert {"rlx2 (mine)", "rlx2 (quick)"} <= arms
 
 
+@pytest.mark.slow
 def test_arms_of_one_name_get_their_folders_as_suffix(root: Path):
     again(root, arms=[{"recipe": "rlx2", "seeds_from": 50}], sparsities=[0.8])
     found = both(root)
@@ -215,6 +223,7 @@ def test_arms_of_one_name_get_their_folders_as_suffix(root: Path):
     assert row.command.endswith("--only gymnax:Pendulum-v1/rlx2@0.8")
 
 
+@pytest.mark.slow
 def test_controls_of_two_folders_stay_apart_and_the_first_dense_arm_is_the_reference(root: Path):
     arms = [{"recipe": "dense"}, {"recipe": "placebo", "sparsities": [0.95]}, *MINE["arms"]]
     again(root, arms=arms)
@@ -255,6 +264,7 @@ def test_records_that_do_not_pass_the_check_are_refused(root: Path):
     assert "does not pass the check" in said and "score is recorded as 0.0" in said
 
 
+@pytest.mark.slow
 def test_half_a_row_is_refused_and_a_missing_row_is_told(root: Path):
     shutil.rmtree(root / "runs/mine/records/gymnax-Pendulum-v1/my_method-s0600-seed003")
     assert "has 3 of the 4 seeds of 'gymnax-Pendulum-v1/my_method-s0600'" in refused(root)
@@ -264,6 +274,7 @@ def test_half_a_row_is_refused_and_a_missing_row_is_told(root: Path):
     assert any(line.startswith("INCOMPLETE: 4 of") for line in found.caption)
 
 
+@pytest.mark.slow
 def test_other_devices_versions_and_code_are_told_not_refused(root: Path):
     def elsewhere(record: dict[str, Any]) -> None:
         origin = record["provenance"]
@@ -279,6 +290,7 @@ def test_other_devices_versions_and_code_are_told_not_refused(root: Path):
     assert "schedule.topology_interval (mine: 400; quick: 200)" in said
 
 
+@pytest.mark.slow
 def test_tables_are_written_beside_the_sources_and_never_into_them(root: Path):
     def content() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -305,6 +317,7 @@ def test_tables_are_written_beside_the_sources_and_never_into_them(root: Path):
         both(root, root / "thesis")
 
 
+@pytest.mark.slow
 def test_the_command_line(root: Path, capsys, monkeypatch):
     monkeypatch.chdir(root)
     assert cli.run(["compare", "runs/mine", "results/quick", "--out", "together"]) == 0
@@ -316,6 +329,7 @@ def test_the_command_line(root: Path, capsys, monkeypatch):
     assert "holds no configuration.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_three_folders_stand_in_one_table(root: Path):
     third = {**MINE, "arms": [{"recipe": "static"}], "environments": fake.SUITE["environments"][:1]}
     fake.finished(root / "runs/third", fake.make_plan(**third))

@@ -11,7 +11,7 @@ import pytest
 
 from sparserl_jax.bench import statistics as stats
 
-LONG = pytest.param(4000, marks=pytest.mark.slow)
+LONG = pytest.param(4000, marks=pytest.mark.long)
 
 
 def toy(generator: np.random.Generator, runs: int, tasks: int = 4) -> np.ndarray:
@@ -41,6 +41,7 @@ def aa_rows(tables: int, draw, resamples: int = 2000) -> dict[str, float]:
     ("runs", "coverage", "width"),
     [(3, 0.855, 0.296), (5, 0.915, 0.250), (10, 0.934, 0.175), (20, 0.944, 0.114)],
 )
+@pytest.mark.slow
 def test_the_interval_of_the_iqm_covers_its_truth(runs: int, coverage: float, width: float, tables: int):
     """Nominal 95 %: three runs fall far short of it, which is why they carry no headline."""
     generator = np.random.default_rng(runs)
@@ -59,6 +60,7 @@ def test_the_interval_of_the_iqm_covers_its_truth(runs: int, coverage: float, wi
     # Measured on the toy and on one task with scatter 0.05 and 0.15; the largest of the three.
     [(5, 0.068, 0.016), (10, 0.053, 0.009), (20, 0.052, 0.005)],
 )
+@pytest.mark.slow
 def test_the_aa_row_is_called_worse_no_more_often_than_the_nominal_rate(
     runs: int, excluded: float, worse: float, tables: int
 ):
@@ -93,6 +95,7 @@ def test_an_arm_that_loses_a_fifth_is_found_and_never_called_matched(runs: int, 
     ("runs", "tasks", "scatter", "matched"),
     [(8, 1, 0.10, 0.072), (8, 8, 0.15, 0.216), (20, 8, 0.15, 0.408), (40, 8, 0.15, 0.648)],
 )
+@pytest.mark.slow
 def test_equal_arms_are_called_matched_as_often_as_measured(
     runs: int, tasks: int, scatter: float, matched: float, tables: int
 ):

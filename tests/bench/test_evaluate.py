@@ -118,6 +118,7 @@ def test_a_diverged_run_agrees_though_it_has_no_score(run: Path, capsys):
     assert "final score none, last curve point none" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fresh_episodes_are_named_by_their_seed(run: Path, capsys, monkeypatch):
     found = saved.find(run)
     once = evaluate.fresh(found, episodes=12, seed=3)

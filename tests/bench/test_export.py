@@ -86,6 +86,7 @@ def test_c_source_acts_as_the_policy_does(run, tmp_path):
 
 
 @pytest.mark.parametrize("factors", [2, 3])
+@pytest.mark.slow
 def test_factors_are_exported_as_factors(factors, tmp_path):
     found = saved.find(RESULTS / AGENTS["td3"])
     made = decompose.decompose(found, low_rank.rule("rank=1,5,1"), factors, episodes=1)

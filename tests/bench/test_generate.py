@@ -106,6 +106,7 @@ def cards(folder: Path) -> dict[str, Any]:
     return {name: archive.card(folder / f"{name}.npz") for name in names(folder)}
 
 
+@pytest.mark.slow
 def test_the_first_in_the_range_and_the_best_are_taken(trained: Trained, tmp_path: Path):
     wanted = {"transitions": 500}
     trained.put("random", -6.0, **wanted)  # returns of -1,200
@@ -168,6 +169,7 @@ def test_rows_that_are_left_out_of_the_whole_are_no_steps_of_its_beginning(train
     assert len(generate._first(trained.order(), 300).reward) == 298
 
 
+@pytest.mark.slow
 def test_uniform_actions_are_of_many_episodes_whatever_is_asked(trained: Trained, tmp_path: Path):
     trained.evaluated(-3000.0)
     with pytest.raises(
@@ -187,6 +189,7 @@ def test_uniform_actions_are_of_many_episodes_whatever_is_asked(trained: Trained
         ("medium-expert", {"reference": 3.0}, "reference 3.0, not None"),
     ],
 )
+@pytest.mark.slow
 def test_a_set_that_was_made_for_something_else_is_refused(trained: Trained, name, other, words):
     trained.put(name, 0.0, **{"transitions": 1, **other})
     with pytest.raises(
@@ -195,6 +198,7 @@ def test_a_set_that_was_made_for_something_else_is_refused(trained: Trained, nam
         trained.order(transitions=1).check()
 
 
+@pytest.mark.slow
 def test_what_is_not_ours_is_refused_and_kept(trained: Trained, tmp_path: Path, capsys):
     mine = trained.put("full-replay", 0.0)
     archive.save(tmp_path / "full-replay.npz", mine, source="mine", **BOUNDS)

@@ -7,7 +7,7 @@ environment of the shipped suites is lowered once, and every agent once with eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -18,8 +18,11 @@ from sparserl_jax.bench import paths, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.training.program import Program
 
-LONG = ("brax:ant", "brax:halfcheetah", "brax:hopper", "brax:walker2d")
-"""Environments that take more than a few seconds to trace."""
+SOON = ("quick", "quick_ddpg", "quick_dqn", "quick_sac", "quick_tickets")
+"""Suites of common agents and families whose environments are soon traced."""
+
+LOWERED: set[tuple[Any, ...]] = set()
+"""Kinds of operations that suites before have shown to lower."""
 
 
 def kinds(program: Program) -> set[tuple[Any, ...]]:
@@ -41,33 +44,31 @@ def kinds(program: Program) -> set[tuple[Any, ...]]:
     return found
 
 
-def cases() -> Iterator[Any]:
-    """Programs that hold all there is, each named by the first suite that has it."""
-    seen: set[tuple[Any, ...]] = set()
-    for name in paths.suite_names():
-        suite = suites.read(paths.suite_path(name))
-        for program in plans.make(suite, describe=lambda source: envs.make(source).spec).programs:
-            env, here = program.training.env, kinds(program)
-            # Of what is stepped on the host only the updates are a program; those are lowered with other environments.
-            if program.stepped_on_host or here <= seen:
-                continue
-            known = any(kind[0] == program.training.agent.name for kind in seen)
-            seen |= here
-            # The quick ones: every agent once, in an environment that is soon traced.
-            marks = [pytest.mark.slow] if known or env.partition("?")[0] in LONG else []
-            called = f"{program.training.agent.name}-{plans.slug(env)}-n{program.n_max}-{name}"
-            yield pytest.param(program, id=called, marks=marks)
+def unseen(programs: Iterable[Program]) -> Iterator[Program]:
+    """Programs that hold all kinds not lowered yet, those with most of them first."""
+    # Of what is stepped on the host only the updates are a program; those are lowered with other environments.
+    left = [(program, kinds(program)) for program in programs if not program.stepped_on_host]
+    while left := [(program, own) for program, own in left if not own <= LOWERED]:
+        program, own = max(left, key=lambda pair: len(pair[1] - LOWERED))
+        yield program
+        LOWERED.update(own)
 
 
-@pytest.mark.parametrize("program", list(cases()))
-def test_every_stage_of_every_program_lowers_for_cuda_and_tpu(program: Program):
-    arguments = program.arguments()
-    for stage in program.stage_names:
-        exported = jax.export.export(
-            program.stages[stage],
-            platforms=("cuda", "tpu"),
-            # Exports are to outlive JAX's versions, for which this kernel's name gives no guarantee.
-            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")],
-        )(*arguments[stage])
-        assert exported.platforms == ("cuda", "tpu")
-        assert "module" in exported.mlir_module()
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in SOON else pytest.mark.long) for name in paths.suite_names()],
+)
+@pytest.mark.slow
+def test_every_stage_of_every_program_lowers_for_cuda_and_tpu(name: str):
+    suite = suites.read(paths.suite_path(name))
+    for program in unseen(plans.make(suite, describe=lambda source: envs.make(source).spec).programs):
+        arguments = program.arguments()
+        for stage in program.stage_names:
+            exported = jax.export.export(
+                program.stages[stage],
+                platforms=("cuda", "tpu"),
+                # Exports are to outlive JAX's versions, for which this kernel's name gives no guarantee.
+                disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")],
+            )(*arguments[stage])
+            assert exported.platforms == ("cuda", "tpu")
+            assert "module" in exported.mlir_module()

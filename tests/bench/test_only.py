@@ -146,6 +146,7 @@ def test_every_row_of_a_table_has_a_command_that_selects_exactly_its_programs(tm
     assert "`gymnax-Pendulum-v1/rlx2-s0800-seed{000,001}`" in page
 
 
+@pytest.mark.slow
 def test_a_pooled_row_names_the_rows_of_all_its_environments(tmp_path: Path):
     plan = fake.finished(tmp_path / "x")
     found = summary.summarise(tmp_path / "x")

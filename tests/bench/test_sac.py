@@ -72,6 +72,7 @@ def test_the_policy_is_the_deterministic_one_in_the_environments_units(original:
     np.testing.assert_allclose(found(obs), 2.0 * np.tanh(outputs[:, :1]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_recorded_evaluation_is_reproduced_bit_for_bit(original: Path):
     for folder in sorted(original.iterdir()):
         compared = evaluate.reproduce(saved.find(folder))
@@ -90,6 +91,7 @@ def drawn(original: Path, tmp_path: Path) -> saved.Saved:
     return saved.find(folder)
 
 
+@pytest.mark.slow
 def test_a_record_of_drawn_actions_is_played_with_drawn_actions(
     original: Path, drawn: saved.Saved, monkeypatch
 ):
@@ -134,6 +136,7 @@ def test_inspect_speaks_of_outputs_where_they_are_not_the_actions(original: Path
     assert f"{record['actor_parameters']:,} parameters" in said
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_a_run_with_a_temperature_of_its_own(original: Path):
     made = trained.SETTINGS | {"agent": "sac", "recipe": "rlx2", "seeds": 1, "start": original / RUN}
     plan = plans.make(trained.single.suite_of("gymnax:Pendulum-v1", **made))

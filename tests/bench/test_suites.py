@@ -46,9 +46,10 @@ def test_a_shipped_suite_is_valid_and_can_be_planned(name: str, budget: str | No
 def test_the_suites_of_a_paper_are_grouped_into_programs_that_fit(name: str, budget: str | None):
     made = plans.make(suites.read(paths.suite_path(name), budget))
     assert len(made.programs) <= len(made.runs) / 5
+    # Nearly all of a member are its transitions, and looking at a program takes seconds: the largest will do.
+    largest = max(made.programs, key=lambda one: len(one.runs) * made.specs[one.training.env].obs_dim)
     # They are planned for one accelerator; a CPU that trains members one after another holds them twice.
-    held = [program.memory() / (2 if program.one_by_one else 1) for program in made.programs]
-    assert max(held) < 64 * 2**30
+    assert largest.memory() / (2 if largest.one_by_one else 1) < 64 * 2**30
 
 
 def test_quick_and_standard_hold_what_they_promise():

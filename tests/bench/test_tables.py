@@ -47,6 +47,7 @@ def small(tmp_path: Path, quality: dict[str, float], **changes) -> summary.Summa
     return summary.summarise(tmp_path / "x")
 
 
+@pytest.mark.slow
 def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path, tmp_path: Path):
     other = tmp_path / "copy"
     shutil.copytree(folder, other)
@@ -60,6 +61,7 @@ def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_the_worst_seed_and_the_tenth_percentile_stand_in_their_columns(folder: Path):
     for row in summary.summarise(folder).blocks[0].rows:
         assert (row.worst, row.p10) == (row.returns.min(), np.percentile(row.returns, 10))
@@ -80,6 +82,7 @@ def test_a_single_seed_has_no_interval(tmp_path: Path):
         assert not any(line[f"{name}_{end}"] for name in ("return", "z") for end in ("lower", "upper"))
 
 
+@pytest.mark.slow
 def test_every_arm_has_a_row_with_the_declared_columns(folder: Path):
     found = summary.summarise(folder)
     text = tables.markdown(found)
@@ -102,6 +105,7 @@ def test_every_arm_has_a_row_with_the_declared_columns(folder: Path):
     assert {row["verdict"] for row in data if row["arm"] == "dense"} == {"reference"}
 
 
+@pytest.mark.slow
 def test_verdicts_follow_the_interval_of_the_difference(folder: Path):
     found = rows(summary.summarise(folder))
     assert found["dense_aa", 0.0].verdict == "matched"
@@ -115,6 +119,7 @@ def test_verdicts_follow_the_interval_of_the_difference(folder: Path):
             assert (expected == "undecided") == ("seeds)" in row.verdict or "margin" in row.verdict)
 
 
+@pytest.mark.slow
 def test_the_chance_to_beat_dense_counts_pairs_of_runs(folder: Path):
     found = summary.summarise(folder)
     for block in found.blocks:
@@ -133,6 +138,7 @@ def test_the_chance_to_beat_dense_counts_pairs_of_runs(folder: Path):
     assert f"| {float(row.improvement.value):.2f} [" in tables.markdown(found)
 
 
+@pytest.mark.slow
 def test_sparse_arms_are_held_against_the_narrow_network_of_their_size(folder: Path, tmp_path: Path):
     """tiny for one-step targets; an arm with multi-step targets has no opponent while there is no tiny_rvl."""
     found = rows(summary.summarise(folder))
@@ -151,6 +157,7 @@ def test_sparse_arms_are_held_against_the_narrow_network_of_their_size(folder: P
     assert (found["rlx2", 0.6].tiny, found["rigl", 0.6].tiny) == ("tiny_rvl", "tiny")
 
 
+@pytest.mark.slow
 def test_one_line_says_up_to_which_sparsity_an_arm_is_matched(tmp_path: Path):
     def shift(outcome):
         # Certain verdicts: rlx2 loses at 0.8 only, rigl from 0.8 on, set everywhere, and by little.
@@ -185,6 +192,7 @@ def test_one_line_says_up_to_which_sparsity_an_arm_is_matched(tmp_path: Path):
     assert "Largest sparsity" not in tables.markdown(summary.summarise(tmp_path / "y"))
 
 
+@pytest.mark.slow
 def test_costs_in_the_table_are_those_of_the_records(folder: Path):
     found = rows(summary.summarise(folder))
     assert found["rlx2", 0.9].executed_ratio == 1.0 and found["rlx2", 0.9].training_ratio < 0.15
@@ -194,6 +202,7 @@ def test_costs_in_the_table_are_those_of_the_records(folder: Path):
     assert found["dense", 0.0].compression_bytes == 1.0
 
 
+@pytest.mark.slow
 def test_costs_that_differ_by_seed_are_told_by_their_mean(folder: Path, tmp_path: Path):
     folder = Path(shutil.copytree(folder, tmp_path / "mini"))
     before = rows(summary.summarise(folder))["rlx2", 0.9]
@@ -231,6 +240,7 @@ def test_no_verdict_when_the_placebo_is_as_good(tmp_path: Path):
     assert rows(found)["rlx2", 0.6].verdict == "not learned at this budget"
 
 
+@pytest.mark.slow
 def test_a_placebo_must_be_known_to_lose_and_dense_must_itself_reach_the_level(folder: Path):
     """An undecided placebo is no worse one, and the upper end of dense's interval is not its return."""
     block = summary.summarise(folder).blocks[0]
@@ -302,6 +312,7 @@ def test_diverged_runs_stay_in_at_the_random_level(tmp_path: Path):
     assert tables.cells(row)[8] == "17 % (1 div.)"
 
 
+@pytest.mark.slow
 def test_a_diverged_run_never_lifts_a_curve(tmp_path: Path):
     def diverge(outcome):
         if outcome.run.seed > 3 or outcome.run.arm != "rlx2":
@@ -327,6 +338,7 @@ def test_a_diverged_run_never_lifts_a_curve(tmp_path: Path):
     assert "enters at the lowest return of any curve on its environment." in caption
 
 
+@pytest.mark.slow
 def test_the_luck_of_the_episodes_that_all_runs_share_is_told_as_a_standard_error(tmp_path: Path):
     """Returns of dense scatter by 60 and are means of two evaluations with 5 episodes; one run has none."""
 
@@ -346,6 +358,7 @@ def test_the_luck_of_the_episodes_that_all_runs_share_is_told_as_a_standard_erro
     assert said.endswith(f"by it: {found.blocks[0].env} 19.")  # 60 / sqrt(10)
 
 
+@pytest.mark.slow
 def test_where_lines_are_many_only_dense_has_a_band(folder: Path, monkeypatch):
     def bands() -> tuple[int, int, str]:
         figure, _ = plots.learning_curves(summary.summarise(folder), folder)
@@ -360,12 +373,14 @@ def test_where_lines_are_many_only_dense_has_a_band(folder: Path, monkeypatch):
     assert few == same == panels and "(of dense alone where there are more than 2 lines)" in text
 
 
+@pytest.mark.slow
 def test_the_caption_says_what_is_counted_and_where_the_margin_lies(folder: Path):
     caption = " ".join(summary.summarise(folder).caption)
     assert f"lower bound >= -{statistics.MARGIN:g}" in caption
     assert "executed the matrix products of the dense networks" in caption
 
 
+@pytest.mark.slow
 def test_an_unfinished_folder_says_so(folder: Path, tmp_path: Path):
     other = Path(shutil.copytree(folder, tmp_path / "copy"))
     shutil.rmtree(other / "records/gymnax-Pendulum-v1/rlx2-s0900-seed004")
@@ -380,12 +395,14 @@ def test_a_suite_that_is_no_result_says_so_everywhere(tmp_path: Path):
     )
 
 
+@pytest.mark.slow
 def test_latex_escapes_and_balances(folder: Path):
     text = tables.latex(summary.summarise(folder))
     assert r"dense\_rvl" in text and text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
     assert not any("_" in line.replace(r"\_", "") for line in text.splitlines() if "label" not in line)
 
 
+@pytest.mark.slow
 def test_this_machine_stands_beside_the_published_results(folder: Path, tmp_path: Path, monkeypatch):
     found = summary.summarise(folder)
     monkeypatch.setattr(publish, "results_folder", lambda: tmp_path)
@@ -398,6 +415,7 @@ def test_this_machine_stands_beside_the_published_results(folder: Path, tmp_path
     assert records.CONFIGURATION in {entry.name for entry in (tmp_path / "mini").iterdir()}
 
 
+@pytest.mark.slow
 def test_the_screen_never_cuts_a_number(folder: Path):
     found = summary.summarise(folder)
     for width in (90, 130, 160, 200, 260):

@@ -29,6 +29,7 @@ def finished(tmp_path_factory) -> Path:
 # ---- what comes of it ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_trial_of_every_arm_is_chosen(finished):
     found = trials.outcome(finished)
     assert {trial.arm: trial.values for trial in found.trials if trial.chosen} == BEST
@@ -47,6 +48,7 @@ def test_an_estimate_of_the_bias_below_zero_is_noise_and_shown_as_none(finished)
     assert "dense 0; rlx2 0.02." in trials.notes(noisy)[0]
 
 
+@pytest.mark.slow
 def test_a_tie_goes_to_the_earlier_trial(tmp_path):
     plan = plan_of(parse())
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))  # values have no influence
@@ -78,6 +80,7 @@ def test_a_tuning_is_recorded_checked_and_never_published(finished):
     assert "overrides" not in config and record["result"]["seed"] >= 1000
 
 
+@pytest.mark.slow
 def test_a_tuning_goes_on_where_it_stopped_and_an_unfinished_one_chooses_nothing(tmp_path):
     plan, folder = plan_of(parse()), tmp_path / "x"
 
@@ -95,6 +98,7 @@ def test_a_tuning_goes_on_where_it_stopped_and_an_unfinished_one_chooses_nothing
     assert all(name.startswith("brax") for name in again.programs) and trials.outcome(folder).trials
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_suite_is_no_tuning(tmp_path):
     fake.finished(tmp_path / "x", fake.make_plan(seeds=2, sparsities=[0.8]))
     assert not trials.is_tuning(tmp_path / "x")
@@ -132,6 +136,7 @@ ARMS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_chosen_values_can_be_pasted_into_the_suite(finished, tmp_path):
     text = (trials.write(finished)[2]).read_text()
     suite = parse(arms=ARMS, **tomllib.loads(text))
@@ -206,6 +211,7 @@ def test_a_mistake_in_what_arms_claim_gives_one_sentence(changes, sentence):
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_unequal_tuning_must_be_admitted_and_is_captioned(tmp_path):
     unequal = {"arms": ARMS, "tuned": claims(rlx2={"trials": 8})}
     suite = parse(**unequal, unequal_tuning=True)

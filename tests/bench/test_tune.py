@@ -33,6 +33,7 @@ from tests.bench.tuned import GRID, TUNE, parse, plan_of
     ).filter(lambda grid: math.prod(map(len, grid.values())) > 1),
     st.randoms(use_true_random=False),
 )
+@pytest.mark.slow
 def test_a_grid_is_every_combination_once_whatever_the_order_it_is_written_in(grid, random):
     found = parse(tune={**TUNE, "grid": grid}).tune
     points = tuning.points(found.grid)

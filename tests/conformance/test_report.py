@@ -45,18 +45,20 @@ def test_a_method_that_keeps_its_promises_is_found_to(capsys, monkeypatch):
     ("promise", "faulty"),
     [
         pytest.param(
-            p, m, marks=[] if p in ("functions", "budget", "events", "learning") else pytest.mark.slow
+            p, m, marks=[] if p in ("functions", "budget", "events", "learning") else pytest.mark.long
         )
         for p, m in CASES
     ],
     ids=[f"{p}-{i}" for i, (p, _) in enumerate(CASES)],
 )
+@pytest.mark.slow
 def test_a_planted_fault_breaks_its_promise_and_no_other(promise, faulty):
     found = broken(faulty)
     assert list(found) == [promise], found
     assert "expected " in found[promise] and "found " in found[promise] and "where: " in found[promise]
 
 
+@pytest.mark.slow
 def test_a_broken_promise_is_told_with_what_was_expected_found_and_where(capsys):
     assert report.check(FAULTS["budget"][0], 0.6, print) is False
     said = capsys.readouterr().out
@@ -75,8 +77,13 @@ def test_a_broken_promise_is_exit_code_1(monkeypatch):
     assert cli.run(["conformance", "tests.conformance.faults:FAULTY"]) == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*METHODS, *(f"tests.reference.toy_methods:{toy}" for toy in TOYS)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("rigl", "gradual") else pytest.mark.long)
+        for name in [*METHODS, *(f"tests.reference.toy_methods:{toy}" for toy in TOYS)]
+    ],
+)
 def test_shipped_methods_and_very_different_ones_keep_their_promises(name):
     assert broken(method(name)) == {}
 

@@ -96,6 +96,7 @@ def test_what_is_lost_is_the_root_of_the_dropped_squares(seed, widths, density, 
     assert shapes(product) == shapes(params)
 
 
+@pytest.mark.slow
 def test_a_convolution_is_decomposed_as_its_merged_matrix():
     layers, module, params = small_convolution()
     masks = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
@@ -270,6 +271,7 @@ def small_convolution():
 
 @pytest.mark.parametrize("factors", [2, 3])
 @pytest.mark.parametrize("kind", [Actor, GaussianActor, "conv", "cnn", "simba"])
+@pytest.mark.slow
 def test_networks_act_with_factors_as_with_their_product(kind, factors):
     if kind == "conv":
         layers, module, params = small_convolution()

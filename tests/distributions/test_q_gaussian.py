@@ -168,6 +168,7 @@ def test_joint_thin_draws_follow_the_density_in_length_and_in_any_direction(dims
 
 
 @pytest.mark.parametrize("dims, share", [(1, 0.313), (2, 0.252), (3, 0.207), (6, 0.117)])
+@pytest.mark.slow
 def test_joint_and_product_are_different_policies(dims, share):
     """q = 0: the share of draws beyond half the half width is .313 in a product, and less the more dimensions a joint
     one has; its variance R^2 / (D + 4). In a product it is the closed form 2 sin(asin(u) / 3) of one dimension."""
@@ -189,6 +190,7 @@ def test_joint_and_product_are_different_policies(dims, share):
 
 
 @pytest.mark.parametrize("dims, q", [(1, 2.0), (1, 1.2), (2, 1.5), (3, 1.5), (6, 1.3)])
+@pytest.mark.slow
 def test_joint_fat_draws_are_of_the_multivariate_t(dims, q):
     """|z|^2 / D ~ F(D, v) and the projection on any direction ~ t(v), v = 2/(q-1) - D."""
     known = made(FatQGaussian, q, "joint", dims)
@@ -225,6 +227,7 @@ def test_both_families_meet_at_the_normal(kind, q):
 
 @pytest.mark.parametrize("form", ["joint", "product"])
 @pytest.mark.parametrize("kind, q", [(ThinQGaussian, 0.0), (FatQGaussian, 1.4)])
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences(kind, q, form):
     """Of log densities and of draws with the same key, with respect to mean and log scale."""
     known = made(kind, q, form, 3)
@@ -271,6 +274,7 @@ def test_gradients_are_finite_at_the_edge_of_the_support_and_beyond(q, form):
 
 
 @pytest.mark.parametrize("q", [-30.0, 0.9])
+@pytest.mark.slow
 def test_every_draw_of_a_thin_one_has_a_finite_density(q):
     for form in ("joint", "product"):
         wide = ThinQGaussian(jnp.full((DRAWS, 3), 0.9), jnp.full((DRAWS, 3), -1.0), q, form)

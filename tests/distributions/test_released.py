@@ -88,6 +88,7 @@ def test_d_draws_are_independent_where_the_density_is_radial():
 
 
 @pytest.mark.parametrize("dims, radius", [(1, 1.144714), (2, 1.062252), (3, 1.036039), (6, 1.056146)])
+@pytest.mark.slow
 def test_the_released_thin_one_is_the_joint_q_gaussian(dims, radius):
     """Half widths R |Sigma|^(-1/(2n+4)) sqrt(sigma_i), density [-tau - m/2]_+, tau = -(R^2/2) |Sigma|^(-1/(n+2))."""
     scale = np.array([0.3, 0.05, 0.8, 0.2, 0.5, 0.1])[:dims]

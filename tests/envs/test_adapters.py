@@ -101,8 +101,12 @@ def run_brax(name, steps=50, num_envs=2):
 
 @pytest.mark.parametrize(
     "backend",
-    ["spring", "positional", "generalized", pytest.param("mjx", marks=pytest.mark.slow)],
+    [
+        "spring",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("positional", "generalized", "mjx")),
+    ],
 )
+@pytest.mark.slow
 def test_inverted_pendulum_runs_on_every_backend(backend):
     env, (transition, finished) = run_brax(f"brax:inverted_pendulum?backend={backend}")
     assert env.spec.name.endswith(f"backend={backend}") and env.expensive_reset

@@ -18,6 +18,7 @@ EPISODES = 4096
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.slow
 def test_each_is_found_by_name_and_passes_the_entry_check(task):
     env = envs.check(f"own:Treatment-{task.task}")
     size = 2 if task.task in ("I", "II") else 8
@@ -26,6 +27,7 @@ def test_each_is_found_by_name_and_passes_the_entry_check(task):
     assert envs.make(env) is env is envs.make(f"own:Treatment-{task.task}")
 
 
+@pytest.mark.slow
 def test_the_harder_ones_are_options_of_the_id():
     env = envs.make("own:Treatment-III?doses=3&max_episode_steps=100&start=3")
     assert (env.spec.obs_dim, env.spec.action_dim, env.spec.max_episode_steps) == (24, 3, 100)
@@ -86,6 +88,7 @@ def test_a_step_of_two_doses_is_the_equations_by_hand(task):
 
 
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.slow
 def test_measurements_scatter_about_their_mean_and_the_expected_reward_is_their_rewards_mean(task):
     """100,000 steps from one state: mean, covariance spread^T spread, and reward within its standard error."""
     env = task(doses=2)
@@ -112,6 +115,7 @@ def test_the_bound_of_two_counts_in_its_expected_reward():
     assert float(found[0]) == pytest.approx(expected, abs=2e-2)
 
 
+@pytest.mark.slow
 def test_covariances_are_half_of_random_correlation_matrices_and_singular():
     """8 columns of 8 numbers, centred: rank 7, diagonal 1/2; off it correlations of variance 1/7."""
     reset = jax.jit(jax.vmap(TreatmentIII().reset))
@@ -141,6 +145,7 @@ def earned(env, policy=None, key: int = 0) -> float:
     return float(np.mean(jax.jit(lambda key: envs.evaluate(env, key, policy, EPISODES))(key)))
 
 
+@pytest.mark.slow
 def test_known_doses_earn_what_is_known_of_them():
     """Treatment-III, undiscounted, 4,096 episodes; an episode's standard deviation is 8 to 15, so errors below 0.24."""
     env = TreatmentIII()
@@ -171,6 +176,7 @@ def test_several_doses_have_the_returns_of_one():
     assert earned(TreatmentIII(doses=3)) == pytest.approx(-8.9, abs=0.5)
 
 
+@pytest.mark.slow
 def test_danger_counts_doses_that_are_worse_than_none():
     """In three states: a policy of dose 0 is harmless, uniform doses are as dangerous as a grid says, and a draw beyond
     the box is counted and then clipped."""
@@ -208,6 +214,7 @@ def test_danger_counts_doses_that_are_worse_than_none():
     assert np.all(held.largest <= np.abs(0.1 * obs[:, 0]) + held.width[:, 0] / 2)
 
 
+@pytest.mark.slow
 def test_danger_of_several_doses_is_that_of_their_mean():
     """One harmful dose beside one that helps more is no danger together."""
     env = TreatmentIII(doses=2)

@@ -93,6 +93,7 @@ def test_record_with_any_file_missing_or_cut_is_recognised(folder, plan, name):
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.slow
 def test_record_with_any_bit_flipped_is_recognised(folder, plan, whole, name):
     path, rng = folder / "records" / RUN / name, np.random.default_rng(0)
     content = path.read_bytes()

@@ -22,6 +22,7 @@ from tests.sparsity.common import EVENTS, draw, moments, rig
 
 
 @pytest.mark.parametrize("network, sparsity", [("actor", 0.7), ("critic", 0.6)])
+@pytest.mark.slow
 def test_five_events_equal_the_restatement_exactly(network, sparsity):
     r = rig(network)
     own = r.settings(sparsity, evolves=True, grow_by_gradient=True)
@@ -97,6 +98,7 @@ def test_random_growth_ignores_the_gradient_and_drops_by_magnitude():
         assert after[keep].all() and after.sum() == n
 
 
+@pytest.mark.slow
 def test_random_growth_is_uniform_over_all_entries_not_kept():
     r = rig("actor")
     own = r.settings(0.7, evolves=True)
@@ -199,6 +201,7 @@ def test_slots_of_grown_weights_are_kept_or_zeroed_as_set(zero_slots):
     assert int(after[0].count) == int(opt_state[0].count)
 
 
+@pytest.mark.slow
 def test_members_with_other_methods_and_knobs_equal_single_calls():
     r = rig("critic")
     chosen = [
@@ -251,6 +254,7 @@ def test_the_random_initial_mask_has_exact_counts_and_ignores_the_weights():
     assert not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_the_random_initial_mask_is_uniform():
     r = rig("actor")
     own, repeats = r.settings(0.7, random_mask=True), 300

@@ -113,6 +113,7 @@ def test_a_drawn_gate_and_its_gradient_are_those_of_the_noise(u, log_alpha, s, z
 
 @BOTH
 @pytest.mark.parametrize("network", ["actor", "critic"])
+@pytest.mark.slow
 def test_the_penalty_is_the_share_of_weights_behind_open_gates(name, network):
     """With its gradient, lambda P (1 - P) times the weights behind a gate over all weights."""
     r = rig(network)
@@ -151,6 +152,7 @@ def test_the_coefficient_is_zero_then_rises_then_stays():
 
 
 @BOTH
+@pytest.mark.slow
 def test_losses_and_targets_draw_and_what_acts_or_leaves_uses_the_mean_gate(name):
     built = begun(name)
     shape = built.extra["log_alpha"]["hidden_0"].shape
@@ -192,6 +194,7 @@ def test_open_gates_act_as_the_dense_network(name):
 
 
 @BOTH
+@pytest.mark.slow
 def test_without_a_coefficient_nothing_is_drawn_or_closed_and_gates_stay_where_they_are(name):
     """The network is dense in every mode, also behind the limits that hold other gates."""
     built, family = begun(name, 0.0), METHODS[name].family
@@ -286,6 +289,7 @@ def test_gates_have_a_learning_rate_of_their_own():
 
 
 @pytest.mark.parametrize(("method", "double"), [(METHODS["l0"], True), (MEAN, False)])
+@pytest.mark.slow
 def test_dqns_gated_loss_is_that_of_the_restatement(method, double, monkeypatch):
     """One sample for the values and, where the target is double, for its choice; the target has one of its own."""
     monkeypatch.setitem(METHODS, method.name, method)
@@ -356,10 +360,12 @@ def check_ratio() -> None:
     np.testing.assert_allclose(lab.act(state, steps.obs)[0], mean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_ppo_trains_first_the_gates_that_acted():
     check_ratio()
 
 
+@pytest.mark.slow
 def test_ppo_that_acts_with_other_gates_is_caught(monkeypatch):
     real = test_ppo.ppo.ActorCritic.step
     monkeypatch.setattr(
@@ -429,7 +435,7 @@ def test_a_coefficient_that_empties_a_layer_is_named_with_layer_and_step(monkeyp
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_whose_layers_are_emptied_is_finished(monkeypatch):
     watch = small.Watch()
     free, lost = execute(fast(monkeypatch), progress=watch)

@@ -121,6 +121,7 @@ def test_budgets_of_any_cnn_are_met_and_its_narrow_network_reaches_them(image, w
     ("name", "knob"),
     [("rigl", 0.8), ("srigl", 0.8), ("nm", 0.5), ("rigl_16x1", 0.5), ("tiny", 0.8), ("synflow", 0.8)],
 )
+@pytest.mark.slow
 def test_masks_are_on_all_layers_and_keep_what_is_promised(kind, name, knob):
     _, layers, drawn = network(kind)
     params, state = begun(kind, name, knob)
@@ -240,6 +241,7 @@ def test_neurons_removes_channels_and_inner_units_with_all_that_belongs_to_them(
 
 
 @pytest.mark.parametrize("kind", ["cnn", "simba"])
+@pytest.mark.slow
 def test_redo_begins_sleeping_channels_and_inner_units_anew(kind):
     _, layers, drawn = network(kind)
     before, _ = begun(kind, "redo", 0.0)
@@ -257,6 +259,7 @@ def test_redo_begins_sleeping_channels_and_inner_units_anew(kind):
             assert (new[..., rows, :2] != old[..., rows, :2]).any()
 
 
+@pytest.mark.slow
 def test_srigl_ablates_no_unit_of_a_residual_stream():
     _, layers, params = network("simba")
     eager = srigl.method("eager", "ablates most units", ablation=1.0)

@@ -248,6 +248,7 @@ def test_different_methods_give_different_masks_after_three_events_on_one_tensor
 
 @pytest.mark.parametrize("over", [jax.vmap, None], ids=["vmap", "map"])
 @pytest.mark.parametrize("name", ["gradual", "gradual_global", *ONCE, "synflow"])
+@pytest.mark.slow
 def test_members_of_other_knobs_together_equal_members_alone(name, over):
     r, knobs = rig("critic"), (0.3, 0.6, 0.85)
     family = METHODS[name].family
@@ -317,6 +318,7 @@ def test_training_is_charged_for_what_is_alive_on_the_way():
     assert means["snip"] < means["gradual_global"] < means["global_magnitude"]
 
 
+@pytest.mark.slow
 def test_removed_weights_do_not_come_back_and_slots_are_kept():
     r = rig("actor")
     method = METHODS["gradual"]

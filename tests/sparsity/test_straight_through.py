@@ -79,6 +79,7 @@ def test_two_of_four_by_hand_with_a_group_cut_short():
     assert found[0.25] == [[1, 1, 0, 1, 1, 1], [1, 1, 1, 0, 1, 1]]
 
 
+@pytest.mark.slow
 def test_the_inner_pattern_leaves_what_reads_inputs_and_what_puts_out_dense():
     three = LayerTable(
         [
@@ -121,6 +122,7 @@ def test_weights_that_are_no_numbers_are_in_force_last():
 
 
 @pytest.mark.parametrize("network", ["actor", "critic"])
+@pytest.mark.slow
 def test_counts_are_as_promised_in_every_copy_and_layer(network):
     r = rig(network)
     weights = draw(r.like, 1)
@@ -233,6 +235,7 @@ def test_the_pull_of_sr_ste_is_on_what_is_not_in_force_alone():
     assert not np.any(found["hidden_0"]["bias"])
 
 
+@pytest.mark.slow
 def test_second_derivatives_pass_straight_through_too():
     """L = (m w)^4 summed: the product with 1 is 12 (m w)^2, which is 0 outside."""
     params, state = begun("ste", 0.5, TWO, WEIGHTS)
@@ -333,6 +336,7 @@ def test_a_hidden_width_that_m_does_not_divide_is_one_sentence_and_an_input_is_n
     assert nm.support(table(9, 2), 0.5)[1] == [2 * (2 + 2 + 1)]
 
 
+@pytest.mark.slow
 def test_a_trained_network_goes_on_with_what_it_had_in_force():
     params, state = begun("nm", 0.5, table(8, 2), {"w": {"kernel": draw(np.zeros((8, 2)), 4)}})
     other = numpy_groups(draw(np.zeros((8, 2)), 5), 2, 4)

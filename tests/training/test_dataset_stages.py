@@ -78,6 +78,7 @@ def made() -> datasets.Made:
     return jax.device_get(jax.jit(lambda key: datasets.make(small.Drift(), key, source))(jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_a_dataset_is_whole_episodes_one_after_another(made):
     data, rows = made.data, int(made.data.rows)
     assert data.obs.shape == (60 * 9, 2) and 60 < rows < 60 * 9
@@ -136,6 +137,7 @@ def test_draws_are_uniform_over_the_rows_there_are_and_whole(made):
     assert batch.valid.all() and (batch.used == 1).all()
 
 
+@pytest.mark.slow
 def test_arms_of_a_seed_share_their_data_and_seeds_do_not(program, compiled):
     population = program.layout.unpadded(compiled[0]["init"](program.layout.place(program.settings)))
     obs = np.asarray(population.replay.obs)
@@ -190,6 +192,7 @@ def test_a_stopped_program_goes_on_to_the_same_end(program, compiled, outcomes, 
 # ---- evaluation with drawn actions -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sampled_evaluation_draws_from_the_policy(monkeypatch):
     monkeypatch.setattr(Stages, "_seen", lambda *_: ({}, {}))  # diagnostics are compiled elsewhere
     agent = SACConfig(hidden=(16, 16), batch_size=16, gamma=0.9)

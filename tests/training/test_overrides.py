@@ -111,7 +111,7 @@ def test_a_members_own_buffer_holds_no_more_than_it_says_and_the_others_all():
     assert full[-1] == min(room, of.steps) and small_one[-1] == own
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_members_with_own_values_train_as_programs_with_these_values_would():
     """30 updates with topology events: masks exactly, values to 1e-5."""
     schedule = dataclasses.replace(small.training().schedule, topology_interval=8, delay=10)

@@ -98,17 +98,17 @@ def assert_sparse_as_asked(outcome):
 
 # Agent, environments per member and policy delay: one environment, and three with delay 1 or 3.
 CASES = [
-    pytest.param("td3", probes.Constant, 3, 1, marks=pytest.mark.slow),
-    pytest.param("td3", probes.Observed, 1, 2, marks=pytest.mark.slow),
-    pytest.param("td3", probes.Delayed, 3, 1, marks=pytest.mark.slow),
+    pytest.param("td3", probes.Constant, 3, 1, marks=pytest.mark.long),
+    pytest.param("td3", probes.Observed, 1, 2, marks=pytest.mark.long),
+    pytest.param("td3", probes.Delayed, 3, 1, marks=pytest.mark.long),
     ("td3", probes.Acted, 1, 2),
-    pytest.param("td3", probes.Both, 3, 3, marks=pytest.mark.slow),
+    pytest.param("td3", probes.Both, 3, 3, marks=pytest.mark.long),
     ("td3", probes.TimeLimited, 3, 3),
-    pytest.param("sac", probes.Constant, 3, 1, marks=pytest.mark.slow),
-    pytest.param("sac", probes.Observed, 1, 2, marks=pytest.mark.slow),
-    pytest.param("sac", probes.Delayed, 3, 1, marks=pytest.mark.slow),
-    pytest.param("sac", probes.Acted, 1, 1, marks=pytest.mark.slow),
-    pytest.param("sac", probes.Both, 3, 3, marks=pytest.mark.slow),
+    pytest.param("sac", probes.Constant, 3, 1, marks=pytest.mark.long),
+    pytest.param("sac", probes.Observed, 1, 2, marks=pytest.mark.long),
+    pytest.param("sac", probes.Delayed, 3, 1, marks=pytest.mark.long),
+    ("sac", probes.Acted, 1, 1),
+    pytest.param("sac", probes.Both, 3, 3, marks=pytest.mark.long),
     ("sac", probes.TimeLimited, 3, 1),
 ]
 
@@ -139,12 +139,12 @@ ROLLOUTS = PPOConfig(
     hidden=HIDDEN, rollout_steps=16, epochs=10, batch_size=64, learning_rate=3e-3, gamma=GAMMA, log_std=-0.5
 )
 PPO_CASES = [
-    pytest.param(probes.Constant, marks=pytest.mark.slow),
-    pytest.param(probes.Observed, marks=pytest.mark.slow),
-    pytest.param(probes.Delayed, marks=pytest.mark.slow),
+    pytest.param(probes.Constant, marks=pytest.mark.long),
+    pytest.param(probes.Observed, marks=pytest.mark.long),
+    pytest.param(probes.Delayed, marks=pytest.mark.long),
     pytest.param(probes.Acted, marks=pytest.mark.slow),
-    pytest.param(probes.Both, marks=pytest.mark.slow),
-    probes.TimeLimited,
+    pytest.param(probes.Both, marks=pytest.mark.long),
+    pytest.param(probes.TimeLimited, marks=pytest.mark.slow),
 ]
 
 
@@ -189,7 +189,7 @@ def test_ppo_learns_the_known_value_of_every_state_at_every_sparsity(probe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["leak", "termination"])
+@pytest.mark.parametrize("fault", [pytest.param("leak", marks=pytest.mark.long), "termination"])
 def test_the_time_limited_probe_finds_the_same_faults_in_rollouts(fault, monkeypatch):
     sound = rollout_stages.advance
 
@@ -217,7 +217,7 @@ def planted(fault, transition):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["td3", "sac"])
-@pytest.mark.parametrize("fault", ["leak", "termination"])
+@pytest.mark.parametrize("fault", [pytest.param("leak", marks=pytest.mark.long), "termination"])
 def test_time_limited_probe_finds_a_leaking_reset_and_a_time_limit_taken_for_a_termination(
     fault, agent, monkeypatch
 ):

@@ -71,6 +71,7 @@ def outcomes(program, compiled):
 # ---- whole runs --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_arms_of_the_family_train_in_one_program_and_keep_their_counts(program, compiled, outcomes):
     assert len(programs()) == 1 and "-ppo-drop_grow-n1-" in program.name
     assert set(compiled[0]) == {"init", "train", "evaluate", "harvest"} and program.compilations == 4

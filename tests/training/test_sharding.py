@@ -92,7 +92,7 @@ def test_members_one_after_another_are_the_members_batched():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), loop(*given), batch(*given))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_cpus_a_member_of_many_products_trains_alone_and_ends_as_in_a_batch(monkeypatch):
     """Alone it has the very bits it has among others: its arithmetic knows nothing of them."""
     batched = small.program()
@@ -261,7 +261,7 @@ def test_populations_that_fill_the_devices_or_leave_some_out_end_as_on_one(eleve
             assert_close(results(tmp_path, f"{members}-{way}"), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_members_of_sac_end_on_eight_devices_as_on_one(tmp_path):
     """Log densities, and losses of their size, spread roundings further than TD3 does."""
     facts = execute(tmp_path, "both:sac", 3)
