@@ -65,7 +65,7 @@ def run(arguments: list[str], folder: Path, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-FIRST = ("getting-started", "your-environment", "your-sparsifier", "policies")
+FIRST = ("getting-started", "your-sparsifier")
 """Pages that a user meets first; what the others print is run by `make test-long`."""
 
 

@@ -206,7 +206,7 @@ REWARDS = np.array([[-1.0, 0.0, 1.0, 0.2], [1.0, 0.2, -0.5, -1.0]], np.float32)
 """Of every dose, by kind of patient; all episodes end at once."""
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("config", [RELEASED, CORRECTED], ids=["released", "corrected"])
 def test_the_thin_policy_settles_on_the_best_logged_dose(config):
     lab, rng = Small(dataclasses.replace(config, temperature=0.1), "dense"), np.random.default_rng(1)
@@ -294,7 +294,7 @@ def test_without_copying_masks_go_their_own_ways_from_one_beginning():
     assert not equal(masks(lab, states[-1], "actor"), masks(lab, states[-1], "proposal"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["ste", "l0"])
 def test_supports_and_gates_that_move_with_every_step_are_those_of_the_proposal(method):
     """Learned by its loss alone: of the actor's own step only weights are left."""

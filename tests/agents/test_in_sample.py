@@ -130,6 +130,7 @@ def at_the_actor(before: Any, after: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.slow
 def test_weights_are_clipped(name):
     """At tiny temperatures, where advantages would make them huge."""
     lab, batch = small(name), transitions(5)

@@ -277,6 +277,7 @@ def hopeful(policy: Normal, samples: ppo.Samples, clip: Any, entropy: Any) -> ja
     ],
     ids=lambda fault: fault.__name__,
 )
+@pytest.mark.long
 def test_a_wrong_surrogate_is_caught(fault, monkeypatch):
     monkeypatch.setattr(ppo, "surrogate", fault)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):

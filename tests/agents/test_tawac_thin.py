@@ -91,7 +91,7 @@ def test_draws_that_weigh_nothing_have_no_say():
         np.testing.assert_array_equal(before, now)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "learning_rate", "high", "low"),
     # how far the reverse divergence goes beyond a best dose is its own affair: its clone is wide

@@ -256,7 +256,7 @@ def test_mistakes_are_told_before_anything_is_trained(tmp_path: Path, capsys, ch
     assert sentence in said and not (tmp_path / "d").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_trains_once_and_all_of_the_training_is_there(tmp_path: Path, capsys):
     pytest.importorskip("gymnasium")
     options = (

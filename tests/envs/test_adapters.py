@@ -103,7 +103,7 @@ def run_brax(name, steps=50, num_envs=2):
     "backend",
     [
         "spring",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("positional", "generalized", "mjx")),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("positional", "generalized", "mjx")),
     ],
 )
 @pytest.mark.slow

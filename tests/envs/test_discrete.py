@@ -123,7 +123,7 @@ def test_images_are_flattened_row_by_row_and_described():
     assert flat.dtype == np.float32 and not np.array_equal(image, after)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("game", "episodes"), [("SpaceInvaders", 1), ("Breakout", 2), ("Asterix", 64), ("Freeway", 64)]
 )

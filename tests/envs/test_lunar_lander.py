@@ -84,14 +84,14 @@ def test_it_is_found_by_name_and_passes_the_entry_check():
     assert envs.make("own:LunarLanderLite?max_episode_steps=200").spec.max_episode_steps == 200
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_random_actions_crash_as_expensively_as_in_the_original():
     """gymnasium 1.4.0 with Box2D 2.3.10 over 800 episodes: mean -184, standard error 4."""
     returns = jax.jit(lambda key: envs.evaluate_random(ENV, key, 1024))(jax.random.key(0))
     assert -235 <= np.mean(returns) <= -165
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_heuristic_lands_as_often_as_in_the_original():
     """gymnasium 1.4.0 with Box2D 2.3.10 over 500 episodes: mean 239, standard error 5, landed 92 %.
 

@@ -151,6 +151,7 @@ def test_arms_of_a_seed_share_their_data_and_seeds_do_not(program, compiled):
 # ---- training ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_arms_train_in_one_program_by_updates_alone(program, compiled, outcomes):
     assert set(compiled[0]) == {"init", "train", "evaluate", "harvest"} and program.compilations == 4
     assert program.training.updates == 160 and clock_at(program.training, 80) == (80, 80)

@@ -95,7 +95,7 @@ def test_a_stop_between_an_evaluation_and_its_point_does_not_count_the_look_twic
     assert max(values[at] for values in turnover) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5", "Ant-v5"])
 def test_mujoco_environments_resume_to_the_same_bits(quickly, tmp_path, monkeypatch, name):
     """Contacts, warm starts of the solver and episodes of several hundred steps."""

@@ -101,7 +101,7 @@ def test_a_members_own_buffer_is_a_limit_of_that_member_alone():
     assert rows == [160, 20, 160]  # of three environments
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_members_own_buffer_holds_no_more_than_it_says_and_the_others_all():
     of = small.training()
     room = of.schedule.buffer_max

@@ -107,7 +107,7 @@ CASES = [
     pytest.param("sac", probes.Constant, 3, 1, marks=pytest.mark.long),
     pytest.param("sac", probes.Observed, 1, 2, marks=pytest.mark.long),
     pytest.param("sac", probes.Delayed, 3, 1, marks=pytest.mark.long),
-    ("sac", probes.Acted, 1, 1),
+    pytest.param("sac", probes.Acted, 1, 1, marks=pytest.mark.long),
     pytest.param("sac", probes.Both, 3, 3, marks=pytest.mark.long),
     ("sac", probes.TimeLimited, 3, 1),
 ]
@@ -142,7 +142,7 @@ PPO_CASES = [
     pytest.param(probes.Constant, marks=pytest.mark.long),
     pytest.param(probes.Observed, marks=pytest.mark.long),
     pytest.param(probes.Delayed, marks=pytest.mark.long),
-    pytest.param(probes.Acted, marks=pytest.mark.slow),
+    pytest.param(probes.Acted, marks=pytest.mark.long),
     pytest.param(probes.Both, marks=pytest.mark.long),
     pytest.param(probes.TimeLimited, marks=pytest.mark.slow),
 ]

@@ -246,7 +246,7 @@ def test_training_over_devices_lowers_for_accelerators(eleven):
     assert facts["11"]["exported"] == [6, 6]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_populations_that_fill_the_devices_or_leave_some_out_end_as_on_one(eleven, tmp_path):
     """Members do not depend on their companions, so the population of eleven is the oracle of three and eight."""
     folder, _ = eleven
