@@ -55,7 +55,7 @@ def test_a_folder_without_doses_and_too_few_draws_are_refused(tmp_path):
         danger.measure(tmp_path / "x", draws=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_kind_of_policy_is_looked_at(tmp_path, capsys):
     thin = {"recipe": "dense", "name": "thin", "agent": {"name": "fttpo_corrected"}}
     fixed = {"name": "td3_bc", "hidden": [8, 8], "batch_size": 16}

@@ -27,7 +27,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained.train(folder, env="own:NeedleReach", agent="ddpg", recipe="rigl", seeds=2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_folder_of_ddpg_passes_the_check_and_its_evaluation_is_reproduced(original: Path):
     assert check.check(original.parents[1]) == []
     record = records.read(original / RUN)

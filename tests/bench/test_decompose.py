@@ -41,7 +41,7 @@ def published(name: str) -> saved.Saved:
     return saved.find(root / "results" / "quick" / "records" / "gymnax-Pendulum-v1" / name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_a_policy_that_loads_and_acts_as_reported(run: Path, tmp_path: Path, capsys):
     out = tmp_path / "thin.npz"
     line = [

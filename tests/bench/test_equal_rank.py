@@ -60,7 +60,7 @@ def z(returns: np.ndarray) -> float:
     return (returns.mean(dtype=np.float64) + 1221.7) / (1221.7 - 150.0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_rows_are_played_undecomposed_and_at_the_choice_of_either(
     suite: Path, section: equal_rank.Section
 ):

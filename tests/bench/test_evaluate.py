@@ -46,6 +46,7 @@ def test_every_member_of_a_real_training_is_reproduced_bit_for_bit(original: Pat
     assert f"{RUN}: agrees with its record bit for bit: 4 final returns" in line
 
 
+@pytest.mark.slow
 def test_the_population_of_recorded_size_gives_the_recorded_bits_too(original: Path):
     found = saved.find(original / RUN)
     again = evaluate._again(found, evaluate.environment(found), 3, 1)

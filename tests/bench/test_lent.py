@@ -167,7 +167,7 @@ def test_a_name_no_archive_can_have_is_refused_before_anything_runs(home: Path, 
     assert miniature.executed == [] and not Path("there").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_parts_are_trained_packed_published_and_made_again_bit_for_bit(home: Path, tmp_path: Path):
     plan = plans.make(suites.read(home / "suite.toml"))
     (program,) = plan.programs

@@ -77,7 +77,7 @@ def test_a_training_goes_on_from_a_cnn_and_inspect_shows_it(original: Path):
     assert "dqn, cnn, hidden layers 8" in out.getvalue() and "conv" in out.getvalue()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ppo_trains_on_images(tmp_path: Path):
     made = {"agent": "ppo", "network": "cnn", "hidden": (8,), "recipe": "rigl", "seeds": 1, "warm_up": 0}
     steps = {"num_envs": 2, "steps": 5120, "batch_size": 64}

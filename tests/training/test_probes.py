@@ -188,8 +188,8 @@ def test_ppo_learns_the_known_value_of_every_state_at_every_sparsity(probe):
             np.testing.assert_allclose(found, value, atol=0.2, err_msg=f"sparsity {outcome.run.sparsity}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", [pytest.param("leak", marks=pytest.mark.long), "termination"])
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["leak", "termination"])
 def test_the_time_limited_probe_finds_the_same_faults_in_rollouts(fault, monkeypatch):
     sound = rollout_stages.advance
 
@@ -215,9 +215,9 @@ def planted(fault, transition):
     return transition._replace(terminated=transition.terminated | cut, truncated=cut & False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("agent", ["td3", "sac"])
-@pytest.mark.parametrize("fault", [pytest.param("leak", marks=pytest.mark.long), "termination"])
+@pytest.mark.parametrize("fault", ["leak", "termination"])
 def test_time_limited_probe_finds_a_leaking_reset_and_a_time_limit_taken_for_a_termination(
     fault, agent, monkeypatch
 ):

@@ -203,6 +203,7 @@ def test_uneven_population_on_eight_devices_ends_as_on_one_also_when_resumed_on_
     assert_close(results(folder, f"11-{way}"), results(folder, "11-one"))
 
 
+@pytest.mark.long
 def test_run_resumed_on_as_many_devices_is_undisturbed(eleven):
     folder, _ = eleven
     ours, theirs = results(folder, "11-many-many"), results(folder, "11-many")
