@@ -93,6 +93,7 @@ def test_check_table_and_plot_work_on_a_finished_folder(tmp_path: Path, capsys):
     assert cli.run(["check", folder]) == 1
 
 
+@pytest.mark.slow
 def test_check_looks_into_every_suite_of_a_folder(tmp_path: Path, capsys):
     assert cli.run(["check", str(tmp_path)]) == 2
     assert f"nothing to check in '{tmp_path}'" in capsys.readouterr().err

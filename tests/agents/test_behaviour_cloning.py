@@ -88,6 +88,7 @@ def test_the_loss_and_its_step_are_those_of_the_definition(functions, lost: int)
                 assert abs(moved[place]) <= 1.001e-2
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_mask_stays(functions):
     init, update = functions
     state, data = init(jax.random.key(0), SETTINGS), batch(2)

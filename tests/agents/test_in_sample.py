@@ -252,6 +252,7 @@ def test_the_registry_knows_whose_policies_can_be_drawn_from():
 # ---- acting ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_mode_acts_and_the_policy_can_be_drawn_from():
     lab, obs = small("iql"), transitions(8).obs
     state = lab.begin()

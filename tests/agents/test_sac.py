@@ -87,6 +87,7 @@ def test_the_critic_loss_is_that_of_the_restatement(trained, entropy, window):
     np.testing.assert_allclose(metrics["q"], mean, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_source_chooses_the_entropy_of_members_that_share_a_program(trained):
     """The traced flag gives both targets; a configuration that says which leaves nothing to the source."""
     windows = conformance.batch(43, 24, successors=True)
@@ -241,6 +242,7 @@ def test_only_the_critic_has_a_target_and_it_is_kept_under_the_mask(lab, moments
 
 
 @pytest.mark.parametrize("method", [n for n, own in METHODS.items() if own.family is drop_grow.DROP_GROW])
+@pytest.mark.slow
 def test_every_method_keeps_its_promises(lab, method):
     own = METHODS[method]
     start = begin(lab, method)

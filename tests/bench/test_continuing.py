@@ -58,6 +58,7 @@ def same(ours, theirs) -> bool:
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, ours, theirs)))
 
 
+@pytest.mark.slow
 def test_every_member_begins_from_the_given_networks_and_nothing_else(source: Path):
     made = program(source)
     member = jax.tree.map(lambda x: x[1], begun(made))
@@ -71,6 +72,7 @@ def test_every_member_begins_from_the_given_networks_and_nothing_else(source: Pa
     assert made.training.agent.hidden == (8, 8)
 
 
+@pytest.mark.slow
 def test_of_a_policy_file_only_the_actor_is_taken(source: Path, tmp_path: Path, capsys):
     given = program(source / "policy.npz")
     assert given.training.start.networks == ("actor",)
@@ -104,6 +106,7 @@ def test_a_continued_run_has_its_own_keys_hashes_and_programs(source: Path):
     assert again.suite.hash() == given.suite.hash() and again.programs[0].name == given.programs[0].name
 
 
+@pytest.mark.slow
 def test_publishing_leaves_the_networks_behind_and_check_needs_them_not(tmp_path: Path, monkeypatch):
     from sparserl_jax.bench import check, publish
 
@@ -193,6 +196,7 @@ def test_methods_that_prune_begin_from_dense_networks(source: Path, monkeypatch)
         ("gradual_16x1", 0.5, None),
     ],
 )
+@pytest.mark.slow
 def test_masks_of_the_right_counts_in_the_wrong_places_are_refused(name, sparsity, sentence):
     """Random masks with the method's own counts, and masks that the method itself makes."""
     made = plans.make(

@@ -86,6 +86,7 @@ def test_the_command_writes_a_policy_that_loads_and_acts_as_reported(run: Path, 
     assert f"undecomposed {before}, decomposed {after}" in said and before != after
 
 
+@pytest.mark.slow
 def test_nothing_is_ever_overwritten(run: Path, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, "side_by_side", None)  # told before anything is played
     before = (run / "policy.npz").read_bytes()
@@ -155,6 +156,7 @@ def other_kind(kind: str) -> saved.Saved:
 
 
 @pytest.mark.parametrize(("kind", "ranks"), [("cnn", (4, 3, 1)), ("simba", (2, 5, 6, 3, 4, 1))])
+@pytest.mark.slow
 def test_convolutions_and_residual_blocks_are_decomposed_saved_and_loaded(kind, ranks, tmp_path: Path):
     found = other_kind(kind)
     layers, plain = decompose.actor(found)
@@ -194,6 +196,7 @@ def test_a_diverged_policy_is_refused(run: Path):
         decompose.decompose(saved.find(run), low_rank.rule("numerical"))
 
 
+@pytest.mark.slow
 def test_the_rule_z_keeps_the_fewest_weights_that_lose_little_and_reports_other_episodes():
     found = published("dense-s0000-seed000")
     made = decompose.decompose(found, low_rank.rule("z=0.05"), episodes=10, selection=10)
@@ -226,6 +229,7 @@ def test_the_rule_z_keeps_the_fewest_weights_that_lose_little_and_reports_other_
     assert np.array_equal(made.before, evaluate.fresh(found, episodes=10))
 
 
+@pytest.mark.slow
 def test_without_declared_ends_z_is_the_share_of_the_gain_over_random_actions(tmp_path: Path, monkeypatch):
     found = published("set-s0800-seed000")
     shutil.copyfile(found.path, tmp_path / "mine.npz")

@@ -98,6 +98,7 @@ def test_what_is_too_large_for_one_goes_into_numbered_further_ones(tmp_path: Pat
 
 @settings(max_examples=25, deadline=None)
 @given(st.sets(st.integers(0, 5)), st.integers(30_000, 200_000))
+@pytest.mark.slow
 def test_any_set_of_finished_runs_survives_the_round_trip(kept, limit):
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

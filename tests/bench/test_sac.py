@@ -60,6 +60,7 @@ def test_a_folder_of_sac_passes_the_check(original: Path):
     assert record["provenance"]["config"]["training"]["agent"]["explore"] == "sample"
 
 
+@pytest.mark.slow
 def test_the_policy_is_the_deterministic_one_in_the_environments_units(original: Path):
     found = sparserl_jax.load(original / RUN)
     obs = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, -2.0]], np.float32)

@@ -42,6 +42,7 @@ def test_the_best_trial_of_every_arm_is_chosen(finished):
     assert float(first.score.lower) <= float(first.score.value) <= float(first.score.upper)
 
 
+@pytest.mark.slow
 def test_an_estimate_of_the_bias_below_zero_is_noise_and_shown_as_none(finished):
     found = trials.outcome(finished)
     noisy = dataclasses.replace(found, optimism={"dense": (-0.004,), "rlx2": (0.02,)})

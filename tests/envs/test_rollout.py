@@ -68,6 +68,7 @@ def collect(env, steps, num_envs, pool=None, dispatch=None, key=0, act=0.0):
 
 
 @pytest.mark.parametrize("pool", [None, 32])
+@pytest.mark.slow
 def test_two_hundred_episodes_start_from_at_least_a_hundred_distinct_states(pool):
     transition, finished = collect(Walk(limit=5), 500, 2, pool=pool, dispatch=25)
     assert finished.done.sum() == 200
@@ -154,6 +155,7 @@ def test_advance_traces_step_and_reset_once():
 
 
 @pytest.mark.parametrize("with_pool", [False, True])
+@pytest.mark.slow
 def test_advance_over_members_equals_single_members(with_pool):
     env, keys = Walk(limit=3), jax.random.split(jax.random.key(0), 4)
 

@@ -98,6 +98,7 @@ def compare(batch, index, history, row, env, n):
     min_rows=st.integers(0, 6),
     every=st.integers(1, 5),
 )
+@pytest.mark.slow
 def test_windows_equal_the_list_of_episodes(
     seed,
     num_envs,
@@ -244,6 +245,7 @@ def test_fewer_rows_than_the_window_are_never_valid():
 
 
 @pytest.mark.parametrize("limit", [1, 7])
+@pytest.mark.slow
 def test_slots_needed_lose_nothing_and_one_less_does(limit):
     rows, length = 30, 40
 
@@ -264,6 +266,7 @@ def test_slots_needed_lose_nothing_and_one_less_does(limit):
     assert lost(needed - 1) > 0
 
 
+@pytest.mark.slow
 def test_members_under_vmap_equal_single_calls():
     num_envs, rows, slots, length = 2, 16, 2, 37
     worlds = [experience(seed, STEPS, num_envs, action_dim=2) for seed in range(3)]

@@ -52,6 +52,7 @@ def test_five_events_equal_the_restatement_exactly(network, sparsity):
         assert not np.array_equal(*np.asarray(state.masks["mlp"]["hidden_1"]["kernel"]))
 
 
+@pytest.mark.slow
 def test_ties_are_decided_by_the_key_and_counts_hold_anyway():
     r = rig("critic")
     own = r.settings(0.6, evolves=True, grow_by_gradient=True)
@@ -66,6 +67,7 @@ def test_ties_are_decided_by_the_key_and_counts_hold_anyway():
         np.testing.assert_array_equal(masks.nnz_table(r.layers, outcome), own.counts)
 
 
+@pytest.mark.slow
 def test_active_weights_of_exactly_zero_are_ranked_before_inactive_ones():
     # All weights zero: without the rule, keeping would pick arbitrary entries, also such that never were active.
     r = rig("actor")
@@ -131,6 +133,7 @@ def test_random_growth_is_uniform_over_all_entries_not_kept():
     zeroed=st.floats(0, 1),
     coarse=st.booleans(),
 )
+@pytest.mark.slow
 def test_an_event_keeps_every_promise(
     network, seed, sparsity, tick, by_gradient, random_mask, zero_slots, evolves, zeroed, coarse
 ):

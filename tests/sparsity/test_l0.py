@@ -177,6 +177,7 @@ def test_losses_and_targets_draw_and_what_acts_or_leaves_uses_the_mean_gate(name
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
+@pytest.mark.slow
 def test_live_weights_are_those_whose_gate_is_above_minus_log_11(seed):
     built = begun("l0")
     values = np.random.default_rng(seed).uniform(-5, 5, (2, 3)).astype(np.float32)
@@ -269,6 +270,7 @@ def regression(method: Any, knob: float, steps: int) -> Network:
 
 
 @BOTH
+@pytest.mark.slow
 def test_the_inputs_that_matter_are_recovered(name):
     found = regression(METHODS[name], 0.3, 6000)
     params, masks, _ = METHODS[name].family.deployed(found.params, found.extra, found.sparsity)

@@ -66,6 +66,7 @@ def test_keyed_ties_keep_the_count_and_the_multiset_of_scores(scores, count, see
     hnp.arrays(np.float32, (4, *SHAPE), elements=FEW.map(np.float32)),
     hnp.arrays(np.int32, 4, elements=COUNTS),
 )
+@pytest.mark.slow
 def test_vmap_over_scores_and_traced_counts_equals_single_calls(scores, counts):
     together = mapped(scores, counts)
     keyed = mapped(scores, counts, MEMBER_KEYS)
@@ -82,6 +83,7 @@ def test_counts_outside_the_range_are_clipped(count, expected):
     assert plain(jnp.zeros(SHAPE), count, KEYS).sum() == expected
 
 
+@pytest.mark.slow
 def test_keyed_ties_have_uniformly_random_winners():
     scores = jnp.array([5.0, 1, 1, 1, 1, 1, 1, 0])
     draws = 6000

@@ -159,6 +159,7 @@ def test_grasp_removes_the_highest_products_by_hand():
     assert bits(found[0]) == bits(found[1]) == ["100111", "001"]
 
 
+@pytest.mark.slow
 def test_synflow_by_hand_and_one_path_at_last():
     """One output: paths through hidden unit j have |w1j| + |w2j| times |vj|; two weights left make one path."""
     settings = METHODS["synflow"].settings(TWO, 7 / 9, EVENTS, "released")
@@ -219,6 +220,7 @@ def test_snip_agrees_with_a_restatement_over_both_critics():
 # ---- among each other ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_different_methods_give_different_masks_after_three_events_on_one_tensor():
     events = Events(interval=25, end=100, drop_fraction=0.5)  # ticks 25, 50, 75: pruning must be over by then
     rng = np.random.default_rng(0)

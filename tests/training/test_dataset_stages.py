@@ -99,6 +99,7 @@ def test_a_dataset_is_whole_episodes_one_after_another(made):
     assert made.invalid == 0
 
 
+@pytest.mark.slow
 def test_its_actions_are_uniform_and_its_first_states_are_resets(made):
     data, rows = made.data, int(made.data.rows)
     action = data.action[:rows, 0]
@@ -108,6 +109,7 @@ def test_its_actions_are_uniform_and_its_first_states_are_resets(made):
     assert np.abs(data.obs[first, 0]).max() <= 0.5 and np.unique(data.obs[first, 0]).size == 60
 
 
+@pytest.mark.slow
 def test_choices_are_one_hot_and_all_are_made():
     env = envs.make("gymnax:CartPole-v1")
     source = datasets.source("own:random?episodes=4", "here")

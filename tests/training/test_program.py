@@ -139,6 +139,7 @@ def test_evaluation_key_is_common_to_an_environment():
 # ---- memory and compilation ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_forecast_equals_the_bytes_of_the_population(program):
     compiled, _ = program.compile()
     population = compiled["init"](program.layout.place(program.settings))
