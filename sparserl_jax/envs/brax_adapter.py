@@ -50,14 +50,14 @@ class BraxEnvironment:
 
     def reset(self, key: jax.Array) -> tuple[Any, jax.Array]:
         """See Environment.reset."""
-        state = jax.tree.map(jnp.asarray, self._reset(key))
+        state = self._reset(key)
         return state, state.obs
 
     def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Step]:
         """See Environment.step. brax's steps are deterministic: the key is not used."""
         # brax updates the dictionaries inside a state in place; under jit these are not the caller's.
         after = self._step(state, action)
-        return after, Step(after.obs, after.reward, jnp.asarray(after.done) > 0.5, jnp.bool_(False))
+        return after, Step(after.obs, after.reward, after.done > 0.5, jnp.bool_(False))
 
 
 def build(env_id: str, options: dict[str, Any], name: str) -> BraxEnvironment:

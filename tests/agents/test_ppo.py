@@ -273,11 +273,10 @@ def hopeful(policy: Normal, samples: ppo.Samples, clip: Any, entropy: Any) -> ja
     [
         unstopped,
         unclipped,
-        *(pytest.param(fault, marks=pytest.mark.slow) for fault in (unnormalised, less_entropy, hopeful)),
+        *(pytest.param(fault, marks=pytest.mark.long) for fault in (unnormalised, less_entropy, hopeful)),
     ],
     ids=lambda fault: fault.__name__,
 )
-@pytest.mark.long
 def test_a_wrong_surrogate_is_caught(fault, monkeypatch):
     monkeypatch.setattr(ppo, "surrogate", fault)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):

@@ -22,9 +22,7 @@ def test_names_lists_what_can_be_made():
 LISTED = [name for name in envs.names() if name.startswith("gymnax:")]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if "MinAtar" in name else []) for name in LISTED]
-)
+@pytest.mark.parametrize("name", LISTED)
 @pytest.mark.slow
 def test_every_listed_gymnax_environment_passes_the_entry_check(name):
     assert envs.check(name).spec.name == name

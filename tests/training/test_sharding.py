@@ -203,7 +203,7 @@ def test_uneven_population_on_eight_devices_ends_as_on_one_also_when_resumed_on_
     assert_close(results(folder, f"11-{way}"), results(folder, "11-one"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_run_resumed_on_as_many_devices_is_undisturbed(eleven):
     folder, _ = eleven
     ours, theirs = results(folder, "11-many-many"), results(folder, "11-many")
@@ -211,6 +211,7 @@ def test_run_resumed_on_as_many_devices_is_undisturbed(eleven):
         np.testing.assert_array_equal(ours[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 def test_copies_reach_no_outcome_no_count_no_curve_and_no_checkpoint(eleven):
     _, facts = eleven
     many = facts["11"]
@@ -221,6 +222,7 @@ def test_copies_reach_no_outcome_no_count_no_curve_and_no_checkpoint(eleven):
     assert many["saved_at"] == 240 and many["saved_rows"] == many["noted"] == [11]
 
 
+@pytest.mark.slow
 def test_devices_exchange_nothing_and_topology_stays_in_branches(eleven):
     _, facts = eleven
     assert set(facts["11"]["collectives"]) == {"init", "warm_up", "train", "evaluate", "harvest"}
@@ -229,11 +231,13 @@ def test_devices_exchange_nothing_and_topology_stays_in_branches(eleven):
     assert facts["11"]["branches"] == facts["one"]["branches"] >= 3 and facts["11"]["events"] == 20
 
 
+@pytest.mark.slow
 def test_several_devices_cost_the_compilations_of_one_also_with_copies_and_a_resume(eleven):
     _, facts = eleven
     assert len(facts["11"]["compiled"]) == facts["11"]["planned"] == 5, facts["11"]["compiled"]
 
 
+@pytest.mark.slow
 def test_each_device_holds_its_share_once_because_the_state_is_donated(eleven):
     _, facts = eleven
     one, many = facts["one"], facts["11"]
@@ -242,6 +246,7 @@ def test_each_device_holds_its_share_once_because_the_state_is_donated(eleven):
     assert many["forecast"] < many["peak"] < one["peak"] / 3
 
 
+@pytest.mark.slow
 def test_training_over_devices_lowers_for_accelerators(eleven):
     _, facts = eleven
     assert facts["11"]["exported"] == [6, 6]
