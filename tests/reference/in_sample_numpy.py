@@ -242,6 +242,10 @@ def updated(
 
         losses[name] = now()
         for path, slope in gradient(now, nets[name]).items():
+            assert not ((slope != 0) & (np.abs(slope) < 1e-7)).any(), (
+                f"{name} {path}: a slope is as small as the rounding of the loss, and Adam makes a step of it: "
+                "compare on other transitions"
+            )
             arrays(nets[name])[path] += adam.step("/".join((name, *path)), slope, k["learning_rate"])
         if name == "critic":
             for path, target in arrays(nets["target_critic"]).items():
