@@ -5,6 +5,7 @@ PYTHON ?= python3
 ACCEL  ?= auto
 SUITE  ?=
 PAPER  ?= rlx2
+EXTRA  ?=
 ARGS   ?=
 VENV   ?= .venv
 JOBS   ?= 2
@@ -26,10 +27,10 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
 	  printf '  make %-16s %s\n' "$$target" "$$text"; done
 	@echo
-	@echo '  SUITE=name or my_suite.toml   PAPER=rlx2|l0   ACCEL=auto|cpu|cuda12|cuda13|tpu   PYTHON=python3.12   VENV=.venv   JOBS=2   ARGS="..."'
+	@echo '  SUITE=name or my_suite.toml   PAPER=rlx2|l0   ACCEL=auto|cpu|cuda12|cuda13|tpu   EXTRA=gymnasium   PYTHON=python3.12   VENV=.venv   JOBS=2   ARGS="..."'
 
-install: ## make .venv for the accelerator of this machine
-	$(MAKE_ENVIRONMENT)
+install: ## make .venv for the accelerator of this machine; EXTRA=gymnasium adds MuJoCo, EXTRA=playground, offline
+	$(MAKE_ENVIRONMENT) $(EXTRA)
 
 install-dev: ## the same, with test and lint tools
 	$(MAKE_ENVIRONMENT) dev
@@ -42,7 +43,8 @@ bench: install ## run a suite (quick on a CPU, standard on an accelerator) and p
 paper: install ## run a paper's suites (or go on) and set its tables beside ours
 	@$(JAX) $(BIN)/sparserl paper "$(PAPER)" $(ARGS)
 
-datasets: install ## train TD3 on Hopper, make datasets of it in runs/hopper (half an hour; extra gymnasium)
+datasets: EXTRA = gymnasium
+datasets: install ## train TD3 on Hopper, make datasets of it in runs/hopper (half an hour)
 	@$(JAX) $(BIN)/sparserl datasets --env gymnasium:Hopper-v5 --steps 500000 --hidden 128 128 --batch-size 128 \
 	  --reference 3000 --transitions 25000 --out runs/hopper $(ARGS)
 

@@ -26,6 +26,11 @@ def located(where: str) -> Iterator[None]:
         raise UserError(f"{where}: {error}") from None
 
 
+def extra(name: str) -> str:
+    """How to add an optional dependency; the package is on no index, so from its clone."""
+    return f"in the clone of sparserl_jax, make install EXTRA={name} (or pip install -e .[{name}])"
+
+
 def suggest(word: str, known: list[str], what: str) -> UserError:
     """Error for an unknown `word`, with the nearest of the `known` names."""
     from difflib import get_close_matches

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparserl_jax.data.dataset import OfflineDataset
-from sparserl_jax.errors import UserError
+from sparserl_jax.errors import UserError, extra
 
 ROUNDING = 1e-5
 """How far an action may lie outside its bounds, as a share of half their distance, and still be taken for a bound."""
@@ -73,7 +73,7 @@ def box(obs_dim: int, action_low: Any, action_high: Any) -> Box:
 
 def no_library(name: str, what: str) -> UserError:
     """Error for a library that is not installed and reads `what`."""
-    return UserError(f"{what} are read by {name}, of the extra `offline`: pip install sparserl_jax[offline].")
+    return UserError(f"{what} are read by {name}, of the extra `offline`: {extra('offline')}.")
 
 
 @contextlib.contextmanager

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, suggest
+from ..errors import UserError, extra, suggest
 from .protocol import EnvSpec, refuse_actions
 
-INSTALL = "pip install sparserl_jax[gymnasium]"
+INSTALL = extra("gymnasium")
 """What brings gymnasium, its physics, and all that these import."""
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..errors import UserError, suggest
+from ..errors import UserError, extra, suggest
 from .protocol import EnvSpec, Step
 
-INSTALL = "pip install sparserl_jax[playground]"
+INSTALL = extra("playground")
 """What brings MuJoCo Playground and all that it imports."""
 MAX_EPISODE_STEPS = 1000  # where the configuration has no episode_length
 

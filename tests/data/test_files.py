@@ -179,7 +179,7 @@ def test_a_missing_library_names_the_extra(tmp_path: Path, monkeypatch, library:
     pytest.importorskip(library)
     folder = write(tmp_path / "set", files.episodes(ENDS))
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match="extra `offline`"):
+    with pytest.raises(UserError, match="extra `offline`: in the clone"):
         load(f"minari:{folder}", **files.SPACE)
 
 

@@ -155,6 +155,6 @@ def test_a_mistake_is_told_in_one_sentence(name, sentence, loaded):
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco_playground", None)
     _built_in.cache_clear()
-    with pytest.raises(UserError, match=r"needs MuJoCo Playground: pip install sparserl_jax\[playground\]\."):
+    with pytest.raises(UserError, match=r"needs MuJoCo Playground: in the clone .* EXTRA=playground "):
         envs.make("playground:CartpoleBalance")
     assert playground_adapter.INSTALL.endswith("[playground]")
