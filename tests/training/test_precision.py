@@ -78,7 +78,7 @@ def test_a_declared_precision_is_in_the_record_and_in_the_command_that_repeats_i
     assert "--matmul-precision highest" in reproduce.command(settings, "gymnax:Pendulum-v1", "rlx2", 0.9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_a_cpu_the_highest_precision_gives_the_same_bits_and_its_record_evaluates_again(tmp_path):
     given, plain = (
         next(trained.train(tmp_path / name, seeds=1, **more).iterdir())

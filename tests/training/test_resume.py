@@ -183,14 +183,14 @@ def start(folder, file, cache):
 
 
 @pytest.mark.slow
-def test_run_whose_process_group_is_killed_at_five_random_moments_ends_undisturbed(tmp_path):
+def test_run_whose_process_group_is_killed_at_two_random_moments_ends_undisturbed(tmp_path):
     undisturbed = start(tmp_path / "undisturbed", tmp_path / "undisturbed.npz", tmp_path / "cache")
     assert "step 1200" in undisturbed.communicate()[0]
     assert undisturbed.returncode == 0
 
     rng = np.random.default_rng(0)
     lines: list[str] = []
-    for _ in range(5):
+    for _ in range(2):
         process = start(tmp_path / "killed", tmp_path / "killed.npz", tmp_path / "cache")
         left = int(rng.integers(1, 6))
         for line in process.stdout:
@@ -207,7 +207,7 @@ def test_run_whose_process_group_is_killed_at_five_random_moments_ends_undisturb
     process = start(tmp_path / "killed", tmp_path / "killed.npz", tmp_path / "cache")
     lines += process.communicate()[0].splitlines()
     assert process.returncode == 0
-    assert sum("resuming at step" in line for line in lines) == 5
+    assert sum("resuming at step" in line for line in lines) == 2
     with np.load(tmp_path / "undisturbed.npz") as ours, np.load(tmp_path / "killed.npz") as theirs:
         assert set(ours) == set(theirs) and len(ours) > 100
         for name in ours:
