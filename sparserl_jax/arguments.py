@@ -113,7 +113,8 @@ class Publish:
     folder: tyro.conf.Positional[Path]
     """What `sparserl bench` made."""
     replace: bool = False
-    """Overwrite published records whose results differ."""
+    """Overwrite published records whose results differ; what was measured on them (low_rank.md, danger.md, plots of
+    diagnostics) goes with them."""
     partial: bool = False
     """Publish an unfinished suite: its whole rows, beside those of earlier slices; what is missing is written down."""
 

@@ -42,7 +42,22 @@ def own_agent(table: Any, agent: AgentConfig, where: str) -> AgentConfig:
             f"{where}: '{found.name}' learns from a {found.experience} and the suite's '{agent.name}' from a "
             f"{agent.experience}; compare them in suites of their own."
         )
+    theirs, ours = (_budget(config) for config in (agent, found))
+    if ours != theirs:
+        raise UserError(
+            f"{where}: with {_said(ours)} it does not learn from as much as the suite, which has {_said(theirs)}; "
+            "arms of one table have one budget: leave these settings out."
+        )
     return found
+
+
+def _budget(agent: AgentConfig) -> dict[str, int]:
+    """The settings by which the number of updates and what each of them sees are decided."""
+    return {name: getattr(agent, name) for name in ("batch_size", "epochs") if hasattr(agent, name)}
+
+
+def _said(settings: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in settings.items())
 
 
 def every(suite: Suite) -> list[tuple[str, AgentConfig]]:

@@ -231,7 +231,7 @@ def commits(found: list[dict[str, Any]], repository: Path) -> list[str]:
             problems.append(f"{several} name no commit")
         elif (fault := provenance.stale(commit, repository)) is not None:
             problems.append(f"{several} were made by commit {commit:.10}, which is {fault}")
-    dirty = [record["run_id"] for record in found if record["provenance"]["git_dirty"]]
+    dirty = [record["run_id"] for record in found if record["provenance"]["git_dirty"] is not False]
     if dirty:
         problems.append(f"{len(dirty)} runs (e.g. {dirty[0]}) were made by code with uncommitted changes")
     return problems

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,7 +78,7 @@ def pack(folder: Path, file: Path, of: str | None = None, limit: int = LIMIT) ->
         The archives; none where no run is finished.
 
     Raises:
-        UserError: a single run is larger than the limit, or see `check_target`.
+        UserError: a single run is larger than the limit (all others are packed), or see `check_target`.
     """
     if of is not None and not (folder / records.CONFIGURATION).is_file():
         return []
@@ -89,7 +90,8 @@ def pack(folder: Path, file: Path, of: str | None = None, limit: int = LIMIT) ->
     common = {name: (folder / name).read_bytes() for name in COMMON if (folder / name).is_file()}
     done = [run_id for run_id in settings["runs"] if records.finished(folder, run_id, suite_hash)]
     before, made = _present(file), []
-    for number, runs in enumerate(_parts(folder, settings, common, done, limit), start=1):
+    parts, too_large = _parts(folder, settings, common, done, limit)
+    for number, runs in enumerate(parts, start=1):
         files = {**common, **{name: data for run_id in runs for name, data in _files(folder, run_id).items()}}
         body = _archive(settings, common, {run_id: _files(folder, run_id) for run_id in runs}, files)
         assert len(body) <= limit
@@ -99,31 +101,37 @@ def pack(folder: Path, file: Path, of: str | None = None, limit: int = LIMIT) ->
         for path in before:
             if path not in made:  # of an earlier, larger packing of the same suite: no longer true
                 path.unlink()
+    if too_large:
+        run_id, size = next(iter(too_large.items()))
+        others = f" (and {len(too_large) - 1} others)" if len(too_large) > 1 else ""
+        raise UserError(
+            f"run '{run_id}' takes {size:,} bytes, more than an archive may have ({limit:,}){others}: copy it from "
+            f"'{folder}' by other means. All else is packed."
+        )
     return made
 
 
 def _parts(
     folder: Path, settings: dict[str, Any], common: dict[str, bytes], done: list[str], limit: int
-) -> list[list[str]]:
-    """Finished runs, archive by archive, in the order of the plan."""
+) -> tuple[list[list[str]], dict[str, int]]:
+    """Finished runs, archive by archive, in the order of the plan; and the bytes of those that no archive can hold."""
     fixed = len(_END) + _size(common) + len(_member(MANIFEST, _manifest(settings, common)))
     parts: list[list[str]] = []
+    too_large: dict[str, int] = {}
     total = limit
     for run_id in done:
         files = _files(folder, run_id)
         # A manifest is taken at its uncompressed length, which is never less.
         size = _size(files) + len(_manifest(settings, files))
         if fixed + size > limit:
-            raise UserError(
-                f"run '{run_id}' takes {fixed + size:,} bytes, more than an archive may have ({limit:,}): copy "
-                f"'{folder}' by other means."
-            )
+            too_large[run_id] = fixed + size
+            continue
         if total + size > limit:
             parts.append([])
             total = fixed
         parts[-1].append(run_id)
         total += size
-    return parts
+    return parts, too_large
 
 
 def _files(folder: Path, run_id: str) -> dict[str, bytes]:
@@ -175,11 +183,12 @@ def _member(name: str, data: bytes) -> bytes:
 
 def _present(file: Path) -> list[Path]:
     """The archive of this name and its further ones."""
-    found, number = [], 1
-    while (path := numbered(file, number)).exists():
-        found.append(path)
-        number += 1
-    return found
+    suffix = next(ending for ending in SUFFIXES if file.name.endswith(ending))
+    form = re.compile(rf"{re.escape(file.name.removesuffix(suffix))}\.([0-9]+){re.escape(suffix)}")
+    further = [
+        (int(match[1]), path) for path in file.parent.iterdir() if (match := form.fullmatch(path.name))
+    ]
+    return [*([file] if file.exists() else []), *(path for _, path in sorted(further))]
 
 
 def _manifest_of(path: Path) -> dict[str, Any]:

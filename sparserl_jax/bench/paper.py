@@ -197,8 +197,13 @@ def _lines(
 
 def success_share(found: Sequence[dict[str, Any]], level: float) -> float:
     """Share of the final episodes of all runs whose return is above `level`; none of a run that diverged is."""
-    every = [value for record in found for value in record["result"]["final_returns"]]
-    return float(np.mean([value is not None and value > level for value in every]))
+    results = [record["result"] for record in found]
+    reached = [
+        result["status"] == "ok" and value is not None and value > level
+        for result in results
+        for value in result["final_returns"]
+    ]
+    return float(np.mean(reached))
 
 
 def _same_level(row: published.Row, ours: Ours) -> bool:

@@ -72,8 +72,10 @@ class Plan:
 
 
 def slug(name: str) -> str:
-    """An environment's name as a folder name: letters, digits, `.`, `_` and single `-`."""
-    kept = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
+    """An environment's name as a folder name: letters of ASCII, digits, `.`, `_` and single `-`."""
+    kept = "".join(
+        letter if (letter.isascii() and letter.isalnum()) or letter in "._" else "-" for letter in name
+    )
     return "-".join(part for part in kept.split("-") if part.strip(".")) or "environment"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -131,9 +132,14 @@ class Live:
 
     def score(self, program: str, step: int, returns: list[float]) -> None:
         """Mean evaluation return of every member."""
-        ordered = sorted(returns)
-        middle = ordered[len(ordered) // 2]
-        self.note = f"return {ordered[0]:.4g} .. {middle:.4g} .. {ordered[-1]:.4g}"
+        ordered = sorted(value for value in returns if math.isfinite(value))
+        told = (
+            [f"return {ordered[0]:.4g} .. {ordered[len(ordered) // 2]:.4g} .. {ordered[-1]:.4g}"]
+            if ordered
+            else []
+        )
+        lost = len(returns) - len(ordered)
+        self.note = "; ".join([*told, *([f"{lost} diverged"] if lost else [])])
 
     def warn(self, program: str, text: str) -> None:
         """A sentence the user should read."""

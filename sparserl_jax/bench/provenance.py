@@ -67,6 +67,13 @@ def repository(folder: Path | None = None) -> dict[str, Any]:
     }
 
 
+def unclean(state: dict[str, Any]) -> str | None:
+    """Why the commit of `repository`'s answer does not describe the code, in words; None if it does."""
+    if state["git_dirty"] is None:
+        return "git does not say whether the tree has uncommitted changes (`git status` failed, or took too long)."
+    return "the git tree has uncommitted changes; commit them first." if state["git_dirty"] else None
+
+
 def code_files(root: Path) -> dict[str, str]:
     """SHA-256 of every file below `root` that decides numbers: the package and the shipped suites."""
     found = [path for path in (root / CODE).rglob("*") if path.suffix in (".py", ".json")]
@@ -202,6 +209,7 @@ def origin(found: dict[str, Any]) -> dict[str, Any]:
         "git_commit": found["git_commit"],
         "git_dirty": found["git_dirty"],
         "jax": found["packages"]["jax"],
+        "packages": {name: found["packages"].get(name) for name in PACKAGES if name not in ("jax", CODE)},
         "device_kind": found["system"]["device_kind"],
         "device_count": found["system"]["device_count"],
     }

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +47,8 @@ def _state(settings_name: str, repository: Path) -> None:
         raise UserError(
             f"cannot publish '{settings_name}': no git commit describes the code; publish from a checkout."
         )
-    if state["git_dirty"]:
-        raise UserError(
-            f"cannot publish '{settings_name}': the git tree has uncommitted changes; commit them first."
-        )
+    if (why := provenance.unclean(state)) is not None:
+        raise UserError(f"cannot publish '{settings_name}': {why}")
 
 
 def publish(
@@ -60,7 +61,8 @@ def publish(
     Args:
         folder: what `sparserl bench` made.
         results: the results folder; default that of the checkout.
-        replace: overwrite published records whose results differ.
+        replace: overwrite published records whose results differ; what was measured on them goes with them
+            (`low_rank.md`, `danger.md`, plots of diagnostics).
         partial: publish the whole rows of a suite that is not finished, where dense is there to compare them with.
 
     Raises:
@@ -76,7 +78,35 @@ def publish(
     if not settings["suite"]["result"]:
         raise UserError(f"suite '{name}' is never a result (result = false); it cannot be published.")
     _state(name, results.parent)
-    target = results / name
+    with _alone(results):
+        return _publish(folder, settings, found, results / name, replace=replace, partial=partial)
+
+
+@contextlib.contextmanager
+def _alone(results: Path) -> Iterator[None]:
+    """Keep other publishing out: both would build on what was there before, and the later would drop the earlier's."""
+    place = os.open(results.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another `sparserl publish` is writing into '{results}'; wait for it.") from None
+        yield
+    finally:
+        os.close(place)
+
+
+def _publish(
+    folder: Path,
+    settings: dict[str, Any],
+    found: list[dict[str, Any]],
+    target: Path,
+    *,
+    replace: bool,
+    partial: bool,
+) -> Path:
+    """`publish` of what has been read from `folder`, alone."""
+    name, results = target.name, target.parent
     _put_back(target)
     earlier = _earlier(target, settings, [record["run_id"] for record in found])
     before = {record["run_id"]: record for record in earlier}
@@ -97,7 +127,7 @@ def publish(
         raise UserError(
             f"'{folder}' does not pass the check ({problems[0]}; {len(problems)} problems in all)."
         )
-    dirty = [record["run_id"] for record in found if record["provenance"]["git_dirty"]]
+    dirty = [record["run_id"] for record in found if record["provenance"]["git_dirty"] is not False]
     if dirty:
         raise UserError(
             f"'{folder}' was made by code with uncommitted changes ({len(dirty)} runs, e.g. {dirty[0]}); "
@@ -127,11 +157,23 @@ def publish(
     summary = summarise(staging)
     tables.write(staging, summary)
     plots.write(staging, summary)
-    # A hand-written page about the results survives their replacement.
-    if (target / "README.md").is_file():
-        shutil.copyfile(target / "README.md", staging / "README.md")
+    _keep(target, staging)
     _replace(staging, target)
     return target
+
+
+def _keep(target: Path, staging: Path) -> None:
+    """Take over what else stands in the published folder: a hand-written page about the results, and what other
+    commands measured of its runs, where they are the same."""
+    from sparserl_jax.bench import danger, equal_rank_page
+
+    measured = [target / name for name in (*danger.FILES, *equal_rank_page.FILES)]
+    measured = [path for path in (*measured, *target.glob("plots/diagnostics-*")) if path.is_file()]
+    runs = [path.parent.relative_to(target) for path in (target / "records").glob("*/*/record.json")]
+    true = all((staging / run).is_dir() and _same(staging / run, target / run) for run in runs)
+    for path in (target / "README.md", *(measured if true else [])):
+        if path.is_file():
+            shutil.copyfile(path, staging / path.relative_to(target))
 
 
 def _before(target: Path) -> Path:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import cache, finished, paths, provenance, rates, records, sources
+from sparserl_jax.bench import cache, finished, origins, paths, provenance, rates, records, sources
 from sparserl_jax.bench.plan import Plan
 from sparserl_jax.bench.progress import Interrupt, Live
 from sparserl_jax.bench.slices import InOrder, Slices, TooLong
@@ -284,35 +285,23 @@ def _one(
         _still_time(deadline)
         program, taken = sources.take(plan, program, places)
         sources.forget(checkpoints, taken, lambda text: live.warn(program.name, text))
-        begun = _begun_by(checkpoints, found)
+        other = origins.noted(checkpoints, provenance.origin(found))
         sources.note(checkpoints, taken)
         more: dict[str, Any] = {}
         if queue.unsure(program):
             more["rehearsed"] = lambda seconds, compiling: queue.rehearsed(program, seconds, compiling)
         outcomes = execute(program, folder=checkpoints, deadline=deadline, progress=live, **more)
         said = {**found, "created_utc": provenance.now()}
-        if begun != provenance.origin(found):
+        if other is not None:
             # Two codes made these numbers: neither commit describes them.
-            said.update(resumed_from=begun, git_dirty=True)
+            said.update(resumed_from=other, git_dirty=True)
         for index in missing:
             records.write(folder, plan, planned[index], outcomes[index], program, {**said, **taken[index]})
+    os.sync()  # power may fail, too
     # Only now may the checkpoint go: a kill before this line finds it again and loses nothing.
     shutil.rmtree(checkpoints, ignore_errors=True)
     queue.took(program)
     live.finish(plan.suite.steps)
-
-
-def _begun_by(checkpoints: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Origin of the program's state: that which is stored beside its checkpoints, or the present one, stored now."""
-    path, ours = checkpoints / "origin.json", provenance.origin(found)
-    saved = checkpoints.is_dir() and any(checkpoints.glob("checkpoint-*"))
-    if saved:  # without a checkpoint nothing is resumed, whoever began
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return dict.fromkeys(ours)  # unknown, which is not ours either
-    records.write_atomic(path, (json.dumps(ours, indent=1, sort_keys=True) + "\n").encode())
-    return ours
 
 
 def _still_time(deadline: float | None) -> None:

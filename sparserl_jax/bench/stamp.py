@@ -27,8 +27,8 @@ def write(root: Path | None = None) -> tuple[Path, str]:
     state = provenance.repository(root / provenance.CODE)
     if state["git_commit"] is None or not (root / ".git").exists():
         raise UserError(f"'{root}' is in no git repository: there is no commit to stamp.")
-    if state["git_dirty"]:
-        raise UserError("the git tree has uncommitted changes; commit them, then stamp.")
+    if (why := provenance.unclean(state)) is not None:
+        raise UserError(f"cannot stamp: {why}")
     body: dict[str, Any] = {
         "git_commit": state["git_commit"],
         "git_describe": state["git_describe"],

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -312,7 +313,7 @@ def _arm(table: Any, number: int, top: _SuiteTable, tasks: list[Task], agent: Ag
         chosen = from_table(
             Recipe, {**vars(chosen), "name": name, "sparsity": kept, **changes}, f"{here}, set"
         )
-    require(name.replace("_", "").isalnum(), where, f"arm name '{name}' may hold letters, digits and _ only.")
+    require(_plain(name), where, f"arm name '{name}' may hold letters a to z, digits and _ only.")
     fixed = () if chosen.sparsity is None else (chosen.sparsity,)
     require(
         written.sparsities is not None or bool(fixed) or not find_method(chosen.method).coefficient,
@@ -371,6 +372,11 @@ def _arm(table: Any, number: int, top: _SuiteTable, tasks: list[Task], agent: Ag
     return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, *own)
 
 
+def _plain(name: str) -> bool:
+    """Whether a name can stand in paths, archives and patterns on every machine."""
+    return re.fullmatch("[A-Za-z0-9_]*[A-Za-z0-9][A-Za-z0-9_]*", name) is not None
+
+
 def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Suite:
     """A suite from the content of its file, at one of its budgets; `where` names the file in messages."""
     table = budgets.chosen(table, budget, where)
@@ -397,8 +403,7 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
         given = {**agent.SCHEDULE, **timing} if isinstance(timing, Mapping) else timing
         refuse_replay(agent, given, f"{where} [schedule]")
         schedule = from_table(Schedule, given, f"{where} [schedule]")
-    plain_name = top.name.replace("_", "").isalnum()
-    require(plain_name, where, f"suite name '{top.name}' may hold letters, digits and _ only.")
+    require(_plain(top.name), where, f"suite name '{top.name}' may hold letters a to z, digits and _ only.")
     for key, value in (("environments", environments), ("arms", arms)):
         good = isinstance(value, list) and len(value) > 0
         require(good, where, f"the suite needs at least one [[{key}]] block.")

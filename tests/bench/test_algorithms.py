@@ -94,6 +94,7 @@ def test_the_caption_says_what_arms_have_of_their_own():
         ({"agent": 3}, "must be a table with the 'name' of an algorithm"),
         ({"agent": {"name": "sac"}}, "'sac' learns from a replay and the suite's 'iql' from a dataset"),
         ({"agent": {"name": "awac", "speed": 1}}, "speed"),
+        ({"agent": {"name": "awac", "batch_size": 32}}, "batch_size = 32 it does not learn from as much as"),
         ({"agent": {"name": "awac", "temperature": -1.0}}, "'arm 'a', agent.temperature' must be"),
         ({"agent": {"name": "awac"}, "role": "aa", "seeds_from": 50}, "drop 'agent'"),
         ({"agent": {"name": "awac"}, "overrides": {"expectile": 0.9}}, "expectile"),

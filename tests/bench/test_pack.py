@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import io
+import os
 import shutil
 import tarfile
 import tempfile
@@ -91,9 +92,30 @@ def test_what_is_too_large_for_one_goes_into_numbered_further_ones(tmp_path: Pat
     # Packed again under a larger limit, the further ones are no longer true.
     assert pack.pack(source(), tmp_path / "x.tar.gz") == made[:1]
     assert [path.name for path in tmp_path.glob("*.gz")] == ["x.tar.gz"]
-    with pytest.raises(UserError, match=r"run '.*' takes .* more than an archive may have \(2,000\)"):
+    with pytest.raises(UserError, match=r"run '.*' takes .* \(2,000\) \(and 5 others\)"):
         pack.pack(source(), tmp_path / "x.tar.gz", limit=2000)
     assert unpack.read(tmp_path / "x.tar.gz").runs.keys() == set(forge.run_ids(source()))
+
+
+def test_a_run_that_no_archive_can_hold_keeps_no_other_from_leaving(tmp_path: Path):
+    folder = shutil.copytree(source(), tmp_path / "mini")
+    sizes = {run_id: sum(map(len, pack._files(folder, run_id).values())) for run_id in forge.run_ids(folder)}
+    largest = max(sizes, key=lambda run_id: sizes[run_id])
+    file = folder / "records" / largest / "timings.json"
+    file.write_bytes(os.urandom(200_000))
+    digest = records.digest(file.read_bytes())
+    forge.change(folder, largest, lambda record: record["files"]["timings"].update(sha256=digest))
+    with pytest.raises(UserError, match=f"run '{largest}' takes .* All else is packed"):
+        pack.pack(folder, tmp_path / "x.tar.gz", limit=120_000)
+    left = {run for path in tmp_path.glob("x*.tar.gz") for run in unpack.read(path).runs}
+    assert left == set(sizes) - {largest}
+
+
+def test_a_further_archive_is_seen_where_the_first_was_moved_away(tmp_path: Path):
+    (tmp_path / "x.2.tar.gz").write_bytes(gzip.compress(b"not ours"))
+    with pytest.raises(UserError, match=r"x\.2\.tar\.gz' exists and is no archive of this suite"):
+        pack.pack(source(), tmp_path / "x.tar.gz")
+    assert not (tmp_path / "x.tar.gz").exists()
 
 
 @settings(max_examples=25, deadline=None)

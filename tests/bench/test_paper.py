@@ -364,3 +364,11 @@ def test_size_counts_target_actors_where_there_are_any(runs):
     td3 = (2 * live["actor"] + 2 * live["critic"]) / (2 * every["actor"] + 2 * every["critic"])
     sac = (live["actor"] + 2 * live["critic"]) / (every["actor"] + 2 * every["critic"])
     assert paper.size_share(record, "td3") == td3 and paper.size_share(record, "sac") == sac != td3
+
+
+def test_no_episode_of_a_diverged_run_reached_its_goal():
+    runs = [
+        {"result": {"status": status, "final_returns": returns}}
+        for status, returns in (("ok", [-5.0, -40.0]), ("diverged", [0.0, None]))
+    ]
+    assert paper.success_share(runs, -25.0) == 0.25

@@ -103,3 +103,4 @@ def test_two_runs_in_one_place_are_refused_and_both_named(changes, sentence):
 def test_environment_names_become_folder_names():
     assert plans.slug("brax:hopper?backend=mjx") == "brax-hopper-backend-mjx"
     assert plans.slug("../../etc") == "etc"
+    assert plans.slug("own:Größe") == "own-Gr-e"  # what archives and patterns know

@@ -111,6 +111,45 @@ def test_other_results_are_replaced_only_when_asked(folder: Path, tmp_path: Path
         publish.publish(fewer, results=repository / "results")
 
 
+def test_what_other_commands_measured_stays_with_the_runs_it_was_measured_on(
+    folder: Path, tmp_path: Path, repository: Path
+):
+    target = publish.publish(folder, results=repository / "results")
+    pages = ("low_rank.md", "danger.csv", "plots/diagnostics-q.png")
+    for name in pages:
+        (target / name).write_text("measured")
+    publish.publish(folder, results=repository / "results")
+    publish.publish(folder, results=repository / "results", partial=True)
+    assert {(target / name).read_text() for name in pages} == {"measured"}
+
+    def worse(outcome):
+        return dataclasses.replace(outcome, curve={**outcome.curve, "return": outcome.curve["return"] - 1})
+
+    other = made(tmp_path / "other", repository, change=worse, **SMALL)
+    publish.publish(other, results=repository / "results", replace=True)
+    assert not any((target / name).exists() for name in pages)
+
+
+def test_two_do_not_publish_at_once(folder: Path, repository: Path):
+    results = repository / "results"
+    with publish._alone(results), pytest.raises(UserError, match="another `sparserl publish` is writing"):
+        publish.publish(folder, results=results)
+    publish.publish(folder, results=results)
+
+
+def test_a_tree_of_which_git_does_not_say_whether_it_is_clean_is_refused(
+    folder: Path, repository: Path, monkeypatch
+):
+    first, state = forge.run_ids(folder)[0], provenance.repository(repository)
+    monkeypatch.setattr(provenance, "repository", lambda place: {**state, "git_dirty": None})
+    with pytest.raises(UserError, match="git does not say whether the tree has uncommitted changes"):
+        publish.publish(folder, results=repository / "results")
+    monkeypatch.undo()
+    forge.change(folder, first, lambda record: record["provenance"].update(git_dirty=None))
+    with pytest.raises(UserError, match="made by code with uncommitted changes"):
+        publish.publish(folder, results=repository / "results")
+
+
 def test_what_is_published_survives_a_kill_at_any_step_of_its_replacement(
     folder: Path, repository: Path, monkeypatch
 ):

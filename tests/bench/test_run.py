@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -93,8 +94,10 @@ def test_a_program_that_another_commit_began_says_so_and_counts_as_dirty(tmp_pat
 
     with pytest.raises(runs.Unfinished):
         runs.run(plan, tmp_path / "x", fake.quiet(), execute=stops)
-    stored = json.loads((tmp_path / "x/programs/gymnax-Pendulum-v1-n1/origin.json").read_text())
-    assert set(stored) == {"git_commit", "git_dirty", "jax", "device_kind", "device_count"}
+    (entry,) = json.loads((tmp_path / "x/programs/gymnax-Pendulum-v1-n1/origin.json").read_text())
+    stored = entry["origin"]
+    assert set(stored) == {"git_commit", "git_dirty", "jax", "packages", "device_kind", "device_count"}
+    assert {"brax", "flax", "optax"} <= set(stored["packages"])
     # The second program begins without a checkpoint: nothing of the first commit is in its results.
     state["git_commit"] = "b" * 40
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
@@ -120,7 +123,7 @@ def test_a_program_that_goes_on_with_another_number_of_devices_says_so(tmp_path:
     # Records made before the number was kept stay valid.
     path = next(p for p in tmp_path.glob("x/records/gymnax*/*/record.json"))
     record = json.loads(path.read_text())
-    del record["provenance"]["resumed_from"]["device_count"]
+    del record["provenance"]["resumed_from"]["device_count"], record["provenance"]["resumed_from"]["packages"]
     assert schema.errors(record) == []
 
 
@@ -212,6 +215,8 @@ def test_progress_speaks_in_lines_where_there_is_no_terminal():
         live.spoke -= 60
         live.advance("p", 200, 4000)
         live.began, live.spoke = live.began - 10, live.spoke - 60
+        live.score("p", 300, [5.0, math.nan, 3.0])
+        assert live.note == "return 3 .. 5 .. 5; 1 diverged"
         live.score("p", 400, [3.0, 1.0, 2.0])
         live.advance("p", 400, 4000)
         live.warn("p", "one checkpoint was damaged")

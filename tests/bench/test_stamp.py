@@ -70,7 +70,7 @@ def test_without_a_readable_stamp_nothing_is_claimed(copy: Path):
 
 def test_only_a_committed_checkout_is_stamped(checkout: Path, tmp_path: Path):
     (checkout / "sparserl_jax/a.py").write_text("x = 3\n")
-    with pytest.raises(UserError, match="uncommitted changes; commit them, then stamp"):
+    with pytest.raises(UserError, match="uncommitted changes; commit them first"):
         stamp.write(checkout)
     (tmp_path / "plain").mkdir()
     with pytest.raises(UserError, match="no git repository"):
