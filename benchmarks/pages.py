@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sparserl_jax.bench import caption, statistics, summary, tables
+from sparserl_jax.bench import caption, publish, statistics, summary, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -88,9 +88,11 @@ def suite(folder: Path, _: Sequence[str], place: Path) -> str:
     machines = caption.distinct(caption.machine(record) for record in records)
     versions = caption.distinct(caption.versions(record) for record in records)
     commits = caption.distinct(caption.commit(record) for record in records)
+    host = any(part.env.startswith("gymnasium:") for part in found.blocks)
+    command = f"make bench SUITE={folder.name}{' EXTRA=gymnasium' if host else ''}"
     lines = [
-        f"`make bench SUITE={folder.name}`: {found.title}; {caption.seeds_sentence(counts)}; {machines}; {versions}; "
-        f"{commits}; [the whole table]({where}/table.md).",
+        f"`{command}`: {found.title}; {caption.seeds_sentence(counts)}; {machines}; {versions}; {commits}; "
+        f"[the whole table]({where}/table.md). {' '.join(publish.left_out(folder))}".rstrip(),
         "",
         f"![the return of every row]({where}/plots/returns_by_row.png)",
         "",

@@ -44,11 +44,12 @@ def machine(record: dict[str, Any]) -> str:
 
 
 def versions(record: dict[str, Any]) -> str:
-    """Python and the packages that decide numbers."""
+    """Python and the packages that decide numbers; gymnasium's and its physics where the environment is of it."""
     packages = record["provenance"]["packages"]
+    host = ("gymnasium", "mujoco") if record["result"]["env"].startswith("gymnasium:") else ()
     named = [
         f"{name} {packages[name]}"
-        for name in ("jax", "flax", "optax", "gymnax", "brax")
+        for name in ("jax", "flax", "optax", "gymnax", "brax", *host)
         if packages.get(name)
     ]
     return ", ".join([f"Python {record['provenance']['python']}", *named])

@@ -21,6 +21,8 @@ ABOVE, AXIS, CAPTION = 0.75, 0.45, 0.5
 """Inches above a panel (title, levels) and below it, and under all of them."""
 ACROSS = 3
 """Panels side by side."""
+NAMES_APART = 0.2
+"""Share of a panel's width: levels nearer than this are named to their two sides."""
 
 
 def name(row: Row) -> str:
@@ -40,15 +42,19 @@ def _limits(block: Block) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def _levels(axes: Axes, block: Block) -> None:
-    """Declared levels as thin lines, named above."""
+def _levels(axes: Axes, block: Block, width: float) -> None:
+    """Declared levels as thin lines, named above; `width`: of the axis, in units of return."""
+    known = {name: block.levels.get(name) for name, _ in figures.LEVELS}
+    values = [value for value in known.values() if value is not None]
+    crowded = len(values) > 1 and max(values) - min(values) < NAMES_APART * width
     for level_name, style in figures.LEVELS:
-        level = block.levels.get(level_name)
+        level = known[level_name]
         if level is not None:
+            side = ("right" if level == min(values) else "left") if crowded else "center"
             axes.axvline(level, color="#999999", linewidth=0.8, linestyle=style, zorder=1)
             axes.annotate(
                 level_name, (level, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                textcoords="offset points", ha="center", va="bottom", fontsize=6.5, color="#888888",
+                textcoords="offset points", ha=side, va="bottom", fontsize=6.5, color="#888888",
             )  # fmt: skip
 
 
@@ -57,7 +63,7 @@ def _draw(axes: Axes, block: Block, arms: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     low, high = _limits(block)
-    _levels(axes, block)
+    _levels(axes, block, high - low)
     shaded = False
     for index, row in enumerate(block.rows):
         shaded ^= index > 0 and row.arm != block.rows[index - 1].arm

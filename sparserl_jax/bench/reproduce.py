@@ -168,8 +168,8 @@ def page(summary: Summary) -> str:
         "are trained together in one vmapped computation), of the code and of the kind of device. So each command runs "
         "whole Programs: those that hold the runs of the row, with all their other runs. With the commit, the versions "
         "and the processor named here the results are the same bit for bit (checked on CPUs; a GPU's compiler may "
-        "choose other kernels each time); elsewhere they agree only in distribution. A delta also needs the runs of "
-        "the row it is taken to: name both after `--only`.",
+        "choose other kernels each time, and processors of one name can differ); elsewhere they agree only in "
+        "distribution. A delta also needs the runs of the row it is taken to: name both after `--only`.",
         "",
     ]
     if suites:
