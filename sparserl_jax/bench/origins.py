@@ -31,8 +31,8 @@ def noted(checkpoints: Path, ours: dict[str, Any]) -> dict[str, Any] | None:
     while len(before) > 1 and before[-1]["found"] == there:
         before.pop()
     if not before or before[-1]["origin"] != ours:
-        noted = [*before, {"origin": ours, "found": there}]
-        records.write_atomic(path, (json.dumps(noted, indent=1, sort_keys=True) + "\n").encode())
+        entries = [*before, {"origin": ours, "found": there}]
+        records.write_atomic(path, (json.dumps(entries, indent=1, sort_keys=True) + "\n").encode())
     return next((entry["origin"] for entry in before if entry["origin"] != ours), None)
 
 

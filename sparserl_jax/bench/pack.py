@@ -37,8 +37,14 @@ def numbered(file: Path, number: int) -> Path:
     """Name of the archive `number`, counted from 1: `x.tar.gz`, `x.2.tar.gz`, ..."""
     if number == 1:
         return file
+    stem, suffix = _split(file)
+    return file.with_name(f"{stem}.{number}{suffix}")
+
+
+def _split(file: Path) -> tuple[str, str]:
+    """Name of an archive without its ending, and the ending."""
     suffix = next(ending for ending in SUFFIXES if file.name.endswith(ending))
-    return file.with_name(f"{file.name.removesuffix(suffix)}.{number}{suffix}")
+    return file.name.removesuffix(suffix), suffix
 
 
 def check_target(file: Path, suite_hash: str, folder: Path) -> None:
@@ -183,8 +189,8 @@ def _member(name: str, data: bytes) -> bytes:
 
 def _present(file: Path) -> list[Path]:
     """The archive of this name and its further ones."""
-    suffix = next(ending for ending in SUFFIXES if file.name.endswith(ending))
-    form = re.compile(rf"{re.escape(file.name.removesuffix(suffix))}\.([0-9]+){re.escape(suffix)}")
+    stem, suffix = _split(file)
+    form = re.compile(rf"{re.escape(stem)}\.([0-9]+){re.escape(suffix)}")
     further = [
         (int(match[1]), path) for path in file.parent.iterdir() if (match := form.fullmatch(path.name))
     ]
