@@ -82,16 +82,12 @@ def _table(names: Sequence[str], columns: Sequence[int], rows: Sequence[summary.
 
 def suite(folder: Path, _: Sequence[str], place: Path) -> str:
     """A suite's table on every environment, with what made it and its plot."""
-    found = summarise(folder)
-    records, where = found.records, Path(os.path.relpath(folder, place.parent)).as_posix()
+    found, where = summarise(folder), Path(os.path.relpath(folder, place.parent)).as_posix()
     counts = [len(row.seeds) for part in found.blocks for row in part.rows]
-    machines = caption.distinct(caption.machine(record) for record in records)
-    versions = caption.distinct(caption.versions(record) for record in records)
-    commits = caption.distinct(caption.commit(record) for record in records)
-    host = any(part.env.startswith("gymnasium:") for part in found.blocks)
+    host = any(caption.of_gymnasium(part.env) for part in found.blocks)
     command = f"make bench SUITE={folder.name}{' EXTRA=gymnasium' if host else ''}"
     lines = [
-        f"`{command}`: {found.title}; {caption.seeds_sentence(counts)}; {machines}; {versions}; {commits}; "
+        f"`{command}`: {found.title}; {caption.seeds_sentence(counts)}; {caption.origin(found.records)}; "
         f"[the whole table]({where}/table.md). {' '.join(publish.left_out(folder))}".rstrip(),
         "",
         f"![the return of every row]({where}/plots/returns_by_row.png)",

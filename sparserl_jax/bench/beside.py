@@ -20,7 +20,7 @@ def check_new(folder: Path, files: Sequence[str], replace: bool) -> None:
         )
 
 
-def made_by(name: str, command: Any) -> str:
+def made_by(name: str, command: Any, suite: Mapping[str, Any]) -> str:
     """The last line of such a page: what was typed, and the code, packages and machine that answer.
 
     To be called before the work: a commit made while it runs does not describe the code that was imported.
@@ -29,6 +29,7 @@ def made_by(name: str, command: Any) -> str:
         name: the command's word.
         command: its arguments, a dataclass with a `path`; of the others those are told that are not the default,
             but for where the page goes.
+        suite: the suite's part of its configuration.
     """
     words = ["sparserl", name, _told(command.path)]
     for field in dataclasses.fields(command):
@@ -36,8 +37,8 @@ def made_by(name: str, command: Any) -> str:
         if field.name not in ("path", "out", "replace") and value != field.default:
             rows = itertools.chain.from_iterable(value) if isinstance(value, tuple) else [value]
             words += [f"--{field.name.replace('_', '-')}", *map(str, rows)]
-    here = {"provenance": provenance.collect()}
-    told = "; ".join(part(here) for part in (caption.commit, caption.versions, caption.machine))
+    here, envs = provenance.collect(), [task["name"] for task in suite["tasks"]]
+    told = f"{caption.commit(here)}; {caption.versions(here, envs)}; {caption.machine(here)}"
     return f"Made by `{' '.join(words)}`: {told}."
 
 

@@ -35,34 +35,51 @@ def seeds_sentence(counts: Sequence[int]) -> str:
     return f"{text}, wide intervals" if low < WIDE_BELOW else text
 
 
-def machine(record: dict[str, Any]) -> str:
-    """Device in words, e.g. `2 cores of AMD EPYC (avx2)`; older records do not say what a processor can do."""
-    system = record["provenance"]["system"]
+def machine(made: dict[str, Any]) -> str:
+    """Device of a provenance in words, e.g. `2 cores of AMD EPYC (avx2)`; older ones lack what a processor can do."""
+    system = made["system"]
     if system["platform"] == "cpu":
         return f"{system['cpu_count']} cores of {provenance.processor(system)}"
     return f"{system['device_count']} x {system['device_kind']}"
 
 
-def versions(record: dict[str, Any]) -> str:
-    """Python and the packages that decide numbers; gymnasium's and its physics where the environment is of it."""
-    packages = record["provenance"]["packages"]
-    host = ("gymnasium", "mujoco") if record["result"]["env"].startswith("gymnasium:") else ()
+def versions(made: dict[str, Any], envs: Iterable[str]) -> str:
+    """Python and the packages that decide numbers; gymnasium and its physics where an environment is gymnasium's."""
+    packages = made["packages"]
+    host = ("gymnasium", "mujoco") if any(map(of_gymnasium, envs)) else ()
     named = [
         f"{name} {packages[name]}"
         for name in ("jax", "flax", "optax", "gymnax", "brax", *host)
         if packages.get(name)
     ]
-    return ", ".join([f"Python {record['provenance']['python']}", *named])
+    return ", ".join([f"Python {made['python']}", *named])
 
 
-def commit(record: dict[str, Any]) -> str:
+def of_gymnasium(env: str) -> bool:
+    """Whether an environment's name is one of gymnasium's, an optional dependency."""
+    return env.startswith("gymnasium:")
+
+
+def commit(made: dict[str, Any]) -> str:
     """Commit the code came from, marked where the tree had changes."""
-    origin = record["provenance"]
-    if origin["git_commit"] is None:
-        return f"version {origin['packages'].get('sparserl_jax') or 'unknown'}"
-    return f"commit {origin['git_commit'][:10]}" + (
-        " with uncommitted changes" if origin["git_dirty"] else ""
-    )
+    if made["git_commit"] is None:
+        return f"version {made['packages'].get('sparserl_jax') or 'unknown'}"
+    return f"commit {made['git_commit'][:10]}" + (" with uncommitted changes" if made["git_dirty"] else "")
+
+
+def made_on(found: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Where records come from, each in words: `device`, `versions`, `code`."""
+    origins = [(record["provenance"], record["result"]["env"]) for record in found]
+    return {
+        "device": distinct(machine(made) for made, _ in origins),
+        "versions": distinct(versions(made, [env]) for made, env in origins),
+        "code": distinct(commit(made) for made, _ in origins),
+    }
+
+
+def origin(found: Iterable[dict[str, Any]]) -> str:
+    """Devices, versions and commits that records come from."""
+    return "; ".join(made_on(found).values())
 
 
 def budget(settings: dict[str, Any]) -> str:
@@ -148,7 +165,7 @@ def caption(
     )
     lines.extend(_evaluation_share(found))
     if found:
-        lines.append(origin(found, settings["suite_hash"]))
+        lines.append(f"{origin(found)}; configuration {settings['suite_hash']}.")
     return lines
 
 
@@ -233,14 +250,6 @@ def _evaluation_share(found: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"Evaluation took {100 * share:.0f} % of the run{note}, at most {100 * highest:.0f} % of a program."
     ]
-
-
-def origin(found: Sequence[dict[str, Any]], suite_hash: str) -> str:
-    """Devices, versions, commits and the configuration that records come from."""
-    return (
-        f"{distinct(machine(r) for r in found)}; {distinct(versions(r) for r in found)}; "
-        f"{distinct(commit(r) for r in found)}; configuration {suite_hash}."
-    )
 
 
 def _numbers(suite: dict[str, Any], key: str) -> dict[str, int]:

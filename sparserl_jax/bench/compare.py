@@ -287,7 +287,7 @@ def _summary(sources: list[Source], shared: list[str], said: list[str]) -> Summa
     for source in sources:
         kind = "" if source.suite["result"] else " (not a result)"
         origins.append(
-            f"{source.name}{kind}: {captions.origin(source.records, source.settings['suite_hash'])}"
+            f"{source.name}{kind}: {captions.origin(source.records)}; configuration {source.settings['suite_hash']}."
         )
     return Summary(
         name=NAME,
@@ -351,10 +351,9 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
 
 def _differences(sources: list[Source]) -> list[str]:
     """Sentences on what differs and is not refused."""
+    made = [captions.made_on(source.records) for source in sources]
     fields: dict[str, list[str]] = {
-        "device": [captions.distinct(map(captions.machine, s.records)) for s in sources],
-        "versions": [captions.distinct(map(captions.versions, s.records)) for s in sources],
-        "code": [captions.distinct(map(captions.commit, s.records)) for s in sources],
+        name: [own[name] for own in made] for name in ("device", "versions", "code")
     }
     for name in ("matmul_precision", "x64"):
         fields[name] = [captions.distinct(str(r["provenance"][name]) for r in s.records) for s in sources]

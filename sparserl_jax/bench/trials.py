@@ -191,9 +191,7 @@ def notes(found: Outcome) -> list[str]:
     if ends:
         text.append(f"At the end of its range, so a wider grid may do better: {ends}.")
     text.append(
-        f"{caption.distinct(map(caption.machine, found.records))}; "
-        f"{caption.distinct(map(caption.versions, found.records))}; "
-        f"{caption.distinct(map(caption.commit, found.records))}; configuration {found.settings['suite_hash']}, grid "
+        f"{caption.origin(found.records)}; configuration {found.settings['suite_hash']}, grid "
         f"{caption.distinct([tuning.space_sha256(_grid_of(found, arm))[:12] for arm in counts])}."
     )
     return text

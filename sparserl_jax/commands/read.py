@@ -175,10 +175,10 @@ def decompose(command: Decompose, console: Console) -> int:
         )
         folder = command.path if out is None else out
         beside.check_new(folder, equal_rank_page.FILES, command.replace)
-        made = beside.made_by("decompose", command)
+        suite = records.read_configuration(command.path)["suite"]
+        made = beside.made_by("decompose", command, suite)
         sections = equal_rank.compare(command.path, settings, flat(command.only))
-        title = records.read_configuration(command.path)["suite"]["title"]
-        page = equal_rank_page.markdown(title, sections, settings, made)
+        page = equal_rank_page.markdown(suite["title"], sections, settings, made)
         return _written(
             folder, equal_rank_page.FILES, page, equal_rank_page.comma_separated(sections), console
         )
@@ -210,10 +210,10 @@ def danger(command: Danger, console: Console) -> int:
     from sparserl_jax.bench import danger as dangers
 
     beside.check_new(command.path, dangers.FILES, command.replace)
-    made = beside.made_by("danger", command)
+    suite = records.read_configuration(command.path)["suite"]
+    made = beside.made_by("danger", command, suite)
     sections = dangers.measure(command.path, command.states, command.draws, command.seed)
-    title = records.read_configuration(command.path)["suite"]["title"]
-    page = dangers.markdown(title, sections, made)
+    page = dangers.markdown(suite["title"], sections, made)
     return _written(command.path, dangers.FILES, page, dangers.comma_separated(sections), console)
 
 

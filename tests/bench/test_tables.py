@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax.bench import (
+    caption,
     columns,
     plots,
     publish,
@@ -431,3 +432,11 @@ def test_the_front_is_what_no_other_point_beats():
     assert plots.front(places, values) == [1, 4]
     assert plots.front([1.0, 1.0], [2.0, 2.0]) == [0, 1]  # equals do not beat each other
     assert plots.front([], []) == []
+
+
+def test_gymnasium_and_its_physics_are_named_where_an_environment_is_gymnasiums():
+    packages = {"jax": "0.10.0", "gymnasium": "1.4.0", "mujoco": "3.9.0", "optax": None}
+    made = {"python": "3.11.7", "packages": packages}
+    assert caption.versions(made, ["Pendulum-v1", "brax:hopper"]) == "Python 3.11.7, jax 0.10.0"
+    both = caption.versions(made, ["Pendulum-v1", "gymnasium:Hopper-v5"])
+    assert both == "Python 3.11.7, jax 0.10.0, gymnasium 1.4.0, mujoco 3.9.0"
