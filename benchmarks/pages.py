@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sparserl_jax.bench import caption, publish, statistics, summary, tables
+from sparserl_jax.bench import caption, progress, publish, statistics, summary, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -87,7 +87,9 @@ def suite(folder: Path, _: Sequence[str], place: Path) -> str:
     host = any(caption.of_gymnasium(part.env) for part in found.blocks)
     command = f"make bench SUITE={folder.name}{' EXTRA=gymnasium' if host else ''}"
     lines = [
-        f"`{command}`: {found.title}; {caption.seeds_sentence(counts)}; {caption.origin(found.records)}; "
+        f"`{command}`: {found.title}; {caption.seeds_sentence(counts)}; "
+        f"{progress.duration(caption.running_time(found.records))} of training and evaluation on "
+        f"{caption.origin(found.records)}; "
         f"[the whole table]({where}/table.md). {' '.join(publish.left_out(folder))}".rstrip(),
         "",
         f"![the return of every row]({where}/plots/returns_by_row.png)",

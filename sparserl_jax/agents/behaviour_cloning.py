@@ -29,6 +29,7 @@ from sparserl_jax.agents.optimise import (
     adopt_network,
     effective,
     init_network,
+    left_of,
     masked_grad_norm,
     step_network,
 )
@@ -214,7 +215,7 @@ def cloner(
         ticks=lambda updates: {"actor": updates},
         networks=lambda state: {"actor": state.actor},
         masks=lambda state: {"actor": deployed(state)[1]},
-        weights=lambda state: {"actor": deployed(state)[0]},
+        weights=lambda state: {"actor": left_of(sparsifier, state.actor)},
         gamma=lambda state: jnp.ones(()),
         value=lambda state, obs: jnp.full(obs.shape[:-1], jnp.nan),  # there is no critic
         diagnose=diagnose,

@@ -36,6 +36,7 @@ from sparserl_jax.agents.optimise import (
     copied,
     effective,
     init_network,
+    left_of,
     masked_grad_norm,
     polyak,
     step_network,
@@ -71,8 +72,8 @@ class DQNConfig:
     network: `mlp`, `cnn` (for images) or `simba`; see `sparserl_jax/networks`. hidden: widths of its dense layers, or
     of residual blocks. double: the choice in the target is that of the trained network. loss: `squared` or `huber`, of
     the error of values. target: how the target network follows, `hard`: a copy after every `target_period` updates, or
-    `polyak`: by `tau` at every update; under the current masks either way. epsilon_start, epsilon_end: chance of a
-    random choice, before and after the first `epsilon_steps` updates.
+    `polyak`: by `tau` at every update; under the masks of that moment either way. epsilon_start, epsilon_end: chance of
+    a random choice, before and after the first `epsilon_steps` updates.
 
     TRACED: what may differ between members of one Program, with the values that make sense. NEEDS: settings that change
     nothing unless another one has this value. SCHEDULE: where its published schedule is not that of `Schedule`.
@@ -261,8 +262,10 @@ def make(
         """The target after that many updates."""
         if config.target == "polyak":
             return polyak(trainer, state.actor, state.target, state.traced.tau)
-        whole = (updates % config.target_period == 0).astype(jnp.float32)
-        return polyak(trainer, state.actor, state.target, whole)
+        # Between copies it stays as it was copied, links that an event has cut since included.
+        now = updates % config.target_period == 0
+        copy = polyak(trainer, state.actor, state.target, 1.0)
+        return jax.tree.map(lambda new, old: jnp.where(now, new, old), copy, state.target)
 
     def update(
         state: DQNState, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
@@ -325,7 +328,7 @@ def make(
         ticks=lambda updates: {"actor": updates},
         networks=lambda state: {"actor": state.actor},
         masks=lambda state: {"actor": deployed(state)[1]},
-        weights=lambda state: {"actor": deployed(state)[0]},
+        weights=lambda state: {"actor": left_of(sparsifier, state.actor)},
         gamma=lambda state: state.traced.discounts[..., 1],
         value=lambda state, obs: jnp.max(values(deployed(state)[0], obs), axis=-1),
         diagnose=diagnose,

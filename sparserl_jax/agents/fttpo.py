@@ -214,6 +214,16 @@ class FatToThin(InSample):
         self.config: Any = config
         self.thin, self.fat = policies(config, action_dim)
         self.one_family = sparsifiers["actor"] == sparsifiers["proposal"]
+        if (
+            self.one_family
+            and config.copy != "none"
+            and sparsifiers["actor"].declares.slots.startswith("zero")
+        ):
+            raise UserError(
+                "FtTPO's acting policy takes its layers from the proposal, but not the log-scales that read them, so "
+                "that units which ReDo begins anew would not begin at zero there; choose another method, or "
+                'copy = "none".'
+            )
         parts = modules(config.hidden, action_dim, config.network)
         ActorCritic.__init__(self, parts, obs_dim, action_dim, sparsifiers, events, targets=("critic",))
 

@@ -90,7 +90,10 @@ def adopt_network(trainer: Trainer, network: Network, params: Params, masks: Par
     """
     sparsifier = trainer.sparsifier
     if sparsifier.adopt is None:
-        raise UserError(f"methods of the family '{sparsifier.name}' cannot start from trained networks.")
+        raise UserError(
+            f"methods of the family '{sparsifier.name}' cannot start from trained networks; leave --from (in a suite: "
+            "`from`) out, or choose another method."
+        )
     params, extra, sparsity = sparsifier.adopt(params, masks, network.sparsity)
     return Network(params, extra, trainer.optimizer.init((params, extra)), sparsity)
 

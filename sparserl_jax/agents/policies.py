@@ -240,5 +240,5 @@ _LAWS: dict[str, Callable[..., Any]] = {
     "squashed": lambda mean, spread: TanhNormal(mean, _log_scale("squashed", spread)),
     "normal": lambda mean, spread: Normal(_mean(mean), _log_scale("normal", spread)),
     "student": _student,
-    "beta": lambda alpha, beta: Beta(jax.nn.softplus(alpha) + 1.0 + 1e-8, jax.nn.softplus(beta) + 1.0 + 1e-8),
+    "beta": lambda alpha, beta: Beta(jax.nn.softplus(alpha) + 1.0, jax.nn.softplus(beta) + 1.0),
 }

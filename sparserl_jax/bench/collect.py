@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sparserl_jax.bench import evaluate, played, records
+from sparserl_jax.bench import evaluate, new_file, played, records
 from sparserl_jax.bench.saved import Saved
 from sparserl_jax.data import OfflineDataset, archive
 from sparserl_jax.errors import UserError
@@ -39,9 +39,7 @@ def collect(
             f"episodes = {episodes}, seed = {seed}, noise = {noise:g}: give at least 1 episode, a seed of 0 or more "
             "and a noise of 0 or more."
         )
-    refusal = _refusal(out)
-    if refusal is not None:
-        raise UserError(refusal)
+    _check_target(out)
     there = evaluate.environment(saved, env)
     spec = there.spec
     made = _played(saved, there, episodes, seed, noise)
@@ -51,9 +49,8 @@ def collect(
     try:
         return archive.save(out, made, source=words, about=about, new=True, **bounds)
     except OSError as error:
-        raise UserError(
-            _refusal(out) or f"'{out}' cannot be written ({error.strerror}); give another --out."
-        ) from None
+        _check_target(out)  # made by somebody else while episodes were played
+        raise UserError(f"'{out}' cannot be written ({error.strerror}); give another --out.") from None
 
 
 def line(card: dict[str, Any], out: Path) -> str:
@@ -65,15 +62,12 @@ def line(card: dict[str, Any], out: Path) -> str:
     )
 
 
-def _refusal(out: Path) -> str | None:
-    """Why nothing can be written to a path; None where something may be."""
+def _check_target(out: Path) -> None:
     if out.suffix != ENDING:
-        return f"--out '{out}' does not end in {ENDING}, by which a dataset of this package is known; let it."
-    try:
-        there = out.exists() or out.is_symlink()
-    except OSError as error:
-        return f"--out '{str(out):.80}' leads nowhere ({error.strerror}); give another path."
-    return f"--out '{out}' is there already, and no file is overwritten; give another one." if there else None
+        raise UserError(
+            f"--out '{out}' does not end in {ENDING}, by which a dataset of this package is known; let it."
+        )
+    new_file.check(out, make_folder=True)
 
 
 def _about(saved: Saved) -> dict[str, Any]:

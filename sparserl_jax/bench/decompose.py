@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from sparserl_jax.bench import costs, evaluate, inspect, policy, records, summary
+from sparserl_jax.bench import costs, evaluate, inspect, new_file, policy, records, summary
 from sparserl_jax.bench.policy import Policy
 from sparserl_jax.bench.saved import Saved
 from sparserl_jax.deploy import forms, low_rank
@@ -325,27 +325,11 @@ def _shape(saved: Saved, plain: Policy) -> str:
     )
 
 
-def check_target(path: Path | None) -> None:
-    """Refuse to write over a file, or into a folder that is not there; raises `UserError`."""
-    if path is None:
-        return
-    try:
-        there = path.exists() or path.is_symlink()
-    except OSError as error:
-        raise UserError(
-            f"--out '{str(path):.80}' leads nowhere ({error.strerror}); give a new file."
-        ) from None
-    if there:
-        raise UserError(f"--out '{path}' exists and is not overwritten; give a new file.")
-    if not path.parent.is_dir():
-        raise UserError(f"--out '{path}': there is no folder '{path.parent}'; make it first.")
-
-
 def write(outcome: Outcome, path: Path) -> None:
     """Write the decomposed policy to a new file, which `sparserl_jax.load` reads."""
     made = outcome.policy
     try:
         policy.save(path, made.params, made.masks, made.description, mode="xb")
     except FileExistsError:  # made by somebody else while episodes were played
-        check_target(path)
+        new_file.check(path)
         raise

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sparserl_jax import __version__
 from sparserl_jax.accounting import sizes
 from sparserl_jax.agents.policies import BOX
-from sparserl_jax.bench import decompose, evaluate, inspect, raw
+from sparserl_jax.bench import decompose, evaluate, inspect, new_file, raw
 from sparserl_jax.bench.policy import Policy
 from sparserl_jax.bench.saved import Saved
 from sparserl_jax.deploy import blob, c_source
@@ -51,7 +51,7 @@ def check_target(out: Path) -> None:
     """
     if out.suffix not in (raw.SUFFIX, C):
         raise UserError(f"--out '{out}': a raw file's name ends in .bin, C source's in .c; give such a name.")
-    decompose.check_target(out)
+    new_file.check(out)
     if out.suffix == raw.SUFFIX and raw.beside(out).exists():
         raise UserError(
             f"--out '{out}' would be described by '{raw.beside(out).name}', which exists and is not overwritten; give "

@@ -93,8 +93,24 @@ def _cut(axes: Axes, block: Block, whole: bool = False) -> None:
         )  # fmt: skip
 
 
-CROWD = 15
-"""Most lines of a panel that have a band each: more of them hide one another."""
+CROWD, TOGETHER = 12, 7
+"""Most lines of a panel of curves, and the most methods of each panel where it has to be divided."""
+
+
+def _divided(panel: figures.Panel, block: Block) -> list[tuple[str, list[Row]]]:
+    """A panel's title and rows; in several parts, each with what is dense and the placebo, where lines would hide one
+    another."""
+    rows = list(panel.rows(block))
+    if len(rows) <= CROWD:
+        return [(panel.title, rows)]
+    beside = [row for row in rows if row.method == "dense" or row.role == "placebo"]
+    methods = [row for row in rows if row not in beside]
+    count = -(-len(methods) // TOGETHER)
+    size = -(-len(methods) // count)
+    return [
+        (f"{panel.title} ({part + 1} of {count})", [*beside, *methods[part * size : (part + 1) * size]])
+        for part in range(count)
+    ]
 
 
 def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
@@ -103,7 +119,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     parts = [
         (block, panels[start : start + MOST_COLUMNS])
         for block in summary.blocks
-        for panels in [figures.panels_of(block)]
+        for panels in [[part for panel in figures.panels_of(block) for part in _divided(panel, block)]]
         for start in range(0, len(panels), MOST_COLUMNS)
     ]
     columns = max(len(panels) for _, panels in parts)
@@ -112,30 +128,25 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     )
     figure, grid, bottom, height = figures.frame(len(parts), columns, list(drawn))
     handles: dict[str, Any] = {}
-    hidden = False
     for line, (block, panels) in zip(grid, parts, strict=True):
         low, high = _range(curves, block)
         for axes in line[len(panels) :]:
             axes.set_axis_off()
-        for axes, panel in zip(line, panels, strict=False):
+        for axes, (title, rows) in zip(line, panels, strict=False):
             _levels(axes, block)
-            rows = list(panel.rows(block))
-            crowded = len(rows) > CROWD
-            hidden |= crowded
             for row in rows:
                 curve = curves[block.env, row.arm, row.sparsity, row.critic_sparsity]
                 own, dashed = figures.colour(row.arm, arms), row.role == "placebo"
-                width = 2.0 if row.role == "dense" else 0.9 if crowded else 1.4
-                if not crowded or row.role == "dense":
-                    axes.fill_between(
-                        curve["step"], curve["lower"], curve["upper"], color=own, alpha=0.13, linewidth=0
-                    )
+                width = 2.0 if row.role == "dense" else 1.4
+                axes.fill_between(
+                    curve["step"], curve["lower"], curve["upper"], color=own, alpha=0.13, linewidth=0
+                )
                 (handles[figures.name_of(row)],) = axes.plot(
                     curve["step"], curve["iqm"], color=own, linewidth=width,
                     linestyle=(0, (3, 1.5)) if dashed else "-", zorder=3, markersize=3.4, markevery=3,
                     marker=figures.line_marker(row.arm, arms),
                 )  # fmt: skip
-            axes.set_title(f"{figures.short_name(block.env)}, {panel.title}", loc="left")
+            axes.set_title(f"{figures.short_name(block.env)}, {title}", loc="left")
             axes.set_xlim(0, curve["step"][-1])
             axes.set_ylim(low, high)
             _cut(axes, block, whole=True)
@@ -144,8 +155,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
         line[0].set_ylabel("return")
     figures.heading(figure, summary, "Learning curves", height)
     figures.legend(figure, handles, bottom)
-    text = f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals"
-    text += f" (of dense alone where there are more than {CROWD} lines)." if hidden else "."
+    text = f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals."
     figures.caption(figure, summary, text + _left_out(curves, summary))
     return figure, _curve_csv(summary, curves)
 
@@ -191,6 +201,11 @@ def _curve_csv(summary: Summary, curves: dict[tuple[Any, ...], dict[str, np.ndar
                 lines.append([block.env, *key, int(step), iqm, lower, upper, int(seeds)])
     header = "environment,arm,sparsity,critic_sparsity,env_step,iqm,lower,upper,seeds".split(",")
     return figures.csv_text(header, lines)
+
+
+APART, WIDEST = 0.02, 6
+"""Between points of one size: their distance as a share of the axis, and how many of these a group of them takes at
+most."""
 
 
 def _place(row: Row) -> float:
@@ -267,7 +282,8 @@ def return_versus_sparsity(summary: Summary) -> tuple[Figure, str]:
         )
         told = _apart(places, [_place(row) for row in asked], axes.get_xlim())
         axes.set_xticks(places, [f"{1 - 10**-place:.4g}" if place in told else "" for place in places])
-        axes.set_xlabel("sparsity (log density)")
+        mixed = any(row.critic_sparsity != row.sparsity for row in asked)
+        axes.set_xlabel(f"sparsity{' of the actor' if mixed else ''} (log density)")
         _cut(axes, block)
         axes.grid(axis="x", visible=False)
     grid[0][0].set_ylabel("return")
@@ -300,6 +316,18 @@ def front(places: Sequence[float], values: Sequence[float]) -> list[int]:
     return sorted((i for i, point in enumerate(points) if not beaten(point)), key=lambda i: points[i])
 
 
+def _beside(places: Sequence[float]) -> list[float]:
+    """Places on a logarithmic axis, those (nearly) equal set apart so that none hides another."""
+    logs = np.log2(np.asarray(places, np.float64))
+    step = APART * max(float(np.ptp(logs)), 1.0)
+    order = np.argsort(logs, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(logs[order]) >= step / 2) + 1)
+    for group in groups:
+        own = min(step, WIDEST * step / max(len(group) - 1, 1))
+        logs[group] = logs[group].mean() + own * (np.arange(len(group)) - (len(group) - 1) / 2)
+    return [float(2**value) for value in logs]
+
+
 def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
     """IQM with interval of every row over how much smaller its policy is than the dense one, in bytes of one file of
     the smallest form; and what of them no other row beats. One panel per environment."""
@@ -316,13 +344,14 @@ def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
         _levels(axes, block)
         rows = shown[block.env]
         smaller = [float(row.compression_bytes or 1.0) for row in rows]
+        beside = _beside(smaller)
         best = front(smaller, [float(row.value.value) for row in rows])
         (handles["not beaten"],) = axes.step(
             [smaller[i] for i in best], [float(rows[i].value.value) for i in best], where="pre",
             color="#bbbbbb", linewidth=3.0, alpha=0.6, zorder=1,
         )  # fmt: skip
         for name in dict.fromkeys(row.arm for row in rows):
-            mine = [(x, row) for x, row in zip(smaller, rows, strict=True) if row.arm == name]
+            mine = [(x, row) for x, row in zip(beside, rows, strict=True) if row.arm == name]
             mine.sort(key=lambda one: one[0])
             where, middle = np.array([x for x, _ in mine]), np.array([float(r.value.value) for _, r in mine])
             below = middle - np.array([float(row.value.lower) for _, row in mine])
@@ -350,7 +379,7 @@ def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
         figure,
         summary,
         f"Interquartile mean over {_seeds(summary)}; bars: 95 % bootstrap intervals; the smallest form of each policy, "
-        "indices and biases included; grey: points that no other one beats.",
+        "indices and biases included, points of (nearly) equal size side by side; grey: what no other one beats.",
     )
     header = "environment,arm,role,sparsity,realised_sparsity,times_smaller,iqm,lower,upper,not_beaten".split(
         ","

@@ -42,6 +42,12 @@ def _limits(block: Block) -> tuple[float, float]:
     return low - pad, high + pad
 
 
+def _cut(block: Block) -> bool:
+    """Whether a row goes on beyond the end of the axis."""
+    low, _ = _limits(block)
+    return any(min(float(row.value.lower), float(row.returns.min())) < low for row in block.rows)
+
+
 def _levels(axes: Axes, block: Block, width: float) -> None:
     """Declared levels as thin lines, named above; `width`: of the axis, in units of return."""
     known = {name: block.levels.get(name) for name, _ in figures.LEVELS}
@@ -139,9 +145,15 @@ def returns_by_row(summary: Summary) -> tuple[Figure, str]:
     seeds = figures.seeds_words(row for block in summary.blocks for row in block.rows)
     text = (
         f"Interquartile mean over {seeds}; bars: 95 % bootstrap intervals; strokes: single seeds; grey band: the "
-        "interval of dense; in brackets what came of a knob that promises no sparsity. Axes end half a scale "
-        "of z below random actions."
+        "interval of dense."
     )
+    if any("(" in sparsity_text(row) for block in summary.blocks for row in block.rows):
+        text += " In brackets: the sparsity that came of a coefficient, or of a knob that is no promise."
+    if any(_cut(block) for block in summary.blocks):
+        text += (
+            " Axes end below random actions by half the distance from there to the reference; what lies further down "
+            "has a <."
+        )
     figures.caption(figure, summary, text)
     header = "environment,arm,role,sparsity,realised_sparsity,iqm,lower,upper,verdict".split(",")
     return figure, figures.csv_text(header, data)

@@ -159,18 +159,23 @@ def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def load_masks(path: Path) -> dict[str, dict[str, Any]]:
-    """Masks of every network, as bool arrays, from `save_masks`' file."""
+    """Masks of every network, as bool arrays, from `save_masks`' file; raises `UserError` for anything else."""
     arrays, description = _open(path)
-    return {
-        network: nested(
-            {
-                f"_/{name}": mask_ops.unpack(arrays[f"{network}/{name}"], shape)
-                for name, shape in shapes.items()
-            },
-            "_",
-        )
-        for network, shapes in description["shapes"].items()
-    }
+    try:
+        return {
+            network: nested(
+                {
+                    f"_/{name}": mask_ops.unpack(arrays[f"{network}/{name}"], shape)
+                    for name, shape in shapes.items()
+                },
+                "_",
+            )
+            for network, shapes in description["shapes"].items()
+        }
+    except (*_DAMAGE, AttributeError) as error:
+        raise UserError(
+            f"'{path.name}' holds no masks ({type(error).__name__}); give the folder of a run that was trained here."
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

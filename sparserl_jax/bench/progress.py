@@ -17,6 +17,13 @@ LINE_SECONDS = 30.0
 """Least time between two lines of a log that is not a terminal."""
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words; a clock that went back counts as none."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 class Interrupt:
     """Turns the first Ctrl-C into a flag that is looked at between dispatches, where the state is whole.
 
@@ -102,7 +109,7 @@ class Live:
         if self.fresh <= 0 or seconds <= 0:
             return ""
         rest = (self.total - current) * seconds / self.fresh
-        return f"about {rest / 60:.0f} min left" if rest >= 90 else f"about {max(rest, 0):.0f} s left"
+        return f"about {duration(rest)} left"
 
     def say(self, text: str, *, always: bool = False) -> None:
         """One line in a log that is not a terminal, not too often."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sparserl_jax.deploy import blob, low_rank
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 
-FORMAT = "sparserl_jax-raw-1"
+FORMAT = "sparserl_jax-raw-2"
 SUFFIX = ".bin"
 _DAMAGE = (
     ValueError,
@@ -45,7 +45,14 @@ def described(policy: Policy, name: str, data: bytes, tensors: Sequence[blob.Ten
         },
         "tensors": blob.described(tensors),
     }
+    said["description_sha256"] = sealed(said)
     return (json.dumps(said, indent=1, sort_keys=True) + "\n").encode()
+
+
+def sealed(said: Mapping[str, Any]) -> str:
+    """Digest of all else that a description says: a changed offset or bound would load as another policy."""
+    rest = {key: value for key, value in said.items() if key != "description_sha256"}
+    return records.digest(json.dumps(rest, sort_keys=True).encode())
 
 
 def load(file: Path) -> Policy:
@@ -62,7 +69,8 @@ def load(file: Path) -> Policy:
     data = file.read_bytes()
     try:
         said: dict[str, Any] = json.loads(card.read_text(encoding="utf-8"))
-        sound = said["format"] == FORMAT and all(key in dict(said["policy"]) for key in DESCRIBED)
+        sound = said["format"] == FORMAT and said["description_sha256"] == sealed(said)
+        sound = sound and all(key in dict(said["policy"]) for key in DESCRIBED)
         same = (said["bytes"], said["sha256"]) == (len(data), records.digest(data))
         made = (
             Policy(*blob.decode(blob.read(data, said["tensors"])), said["policy"]) if sound and same else None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparserl_jax.bench.caption import of_gymnasium
 from sparserl_jax.bench.single import SINGLE
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method as find_method
@@ -158,6 +159,12 @@ def _own(summary: Summary) -> bool:
     return not prefixes <= set(SHIPPED) or any(":" in arm["recipe"]["method"] for arm in suite["arms"])
 
 
+def _extra(summary: Summary) -> str:
+    """What else the environments of a suite need."""
+    host = any(of_gymnasium(task["name"]) for task in summary.settings["suite"]["tasks"])
+    return "; then `pip install -e '.[gymnasium]'`" if host else ""
+
+
 def page(summary: Summary) -> str:
     """`reproduce.md`: row -> command, commit, programs and run ids; and the runs of every program."""
     suites = any(_ONLY in row.command for _, row in _lines(summary))
@@ -174,15 +181,16 @@ def page(summary: Summary) -> str:
     ]
     if suites:
         lines += [
-            f"`{SUITE_FILE}` is the file in the folder of the records. Check out the commit, run the command from the "
-            "root of the repository with that file's path, then compare the new records with those named here "
-            "(`records/<run id>/record.json`, part `result`).",
+            "First copy the folder of this page out of the repository: at the commit it is missing or older. Check out "
+            f"the commit, make its environment (`make install`{_extra(summary)}), and run the command in the copy: "
+            f"`{SUITE_FILE}` and what `.` names are there. Then compare the new records, in `runs/` of the copy, with "
+            "those named here (`records/<run id>/record.json`, part `result`).",
             "",
         ]
     if _own(summary):
         lines += [
-            "An environment or a method called `module:name` is the user's own: run the command from the folder that "
-            "holds the module, as it was when the records were made, for they do not hold its code.",
+            "An environment or a method called `module:name` is the user's own: put the module, as it was when the "
+            "records were made, into the folder where you run the command, for they do not hold its code.",
             "",
         ]
     lines += [

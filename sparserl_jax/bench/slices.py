@@ -17,6 +17,7 @@ from typing import Any
 
 from sparserl_jax.bench import rates, records
 from sparserl_jax.bench.plan import Plan
+from sparserl_jax.bench.progress import duration
 from sparserl_jax.bench.suites import plain
 from sparserl_jax.errors import UserError
 
@@ -299,7 +300,7 @@ class Slices(InOrder):
             time_ = (
                 "its time is not known, it is rehearsed before it begins"
                 if told is None
-                else f"about {_time(told.seconds)} ({told.basis})"
+                else f"about {duration(told.seconds)} ({told.basis})"
             )
             said.append(f"slice {program.name}: {len(program.runs)} members{whole}; {time_}")
         return said
@@ -312,7 +313,7 @@ class Slices(InOrder):
         runs = sum(len(self.missing(program)) for program in waiting)
         told = [self.forecast(program) for program in waiting]
         seconds = sum(one.seconds for one in told if one is not None)
-        about = f", about {_time(seconds)} on this device" if None not in told else ""
+        about = f", about {duration(seconds)} on this device" if None not in told else ""
         return f"{runs} runs in {len(waiting)} programs are left{about}"
 
     # ---- parts -----------------------------------------------------------------------------------------------------
@@ -357,7 +358,3 @@ class Slices(InOrder):
             if largest is not None and largest.seconds * MARGIN <= room:
                 return parts
         return [program]
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

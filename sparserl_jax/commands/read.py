@@ -164,7 +164,15 @@ def export(command: Export, console: Console) -> int:
 
 def decompose(command: Decompose, console: Console) -> int:
     """`sparserl decompose`."""
-    from sparserl_jax.bench import beside, decompose_page, equal_rank, equal_rank_page, records, saved
+    from sparserl_jax.bench import (
+        beside,
+        decompose_page,
+        equal_rank,
+        equal_rank_page,
+        new_file,
+        records,
+        saved,
+    )
     from sparserl_jax.bench import decompose as decomposing
     from sparserl_jax.deploy import low_rank
 
@@ -188,7 +196,8 @@ def decompose(command: Decompose, console: Console) -> int:
         raise UserError(
             f"--replace makes the page of a suite anew, and '{command.path}' is not the folder of one."
         )
-    decomposing.check_target(out)
+    if out is not None:
+        new_file.check(out)
     found = decomposing.decompose(
         saved.find(command.path),
         rule,

@@ -3,7 +3,7 @@
     log p(a) = sum_i [ (alpha_i - 1) log x_i + (beta_i - 1) log(1 - x_i) - log B(alpha_i, beta_i) - log 2 ],
     x = (a + 1) / 2
 
-Networks keep alpha and beta above 1 (softplus + 1), so that there is one mode and the density is finite.
+Networks keep alpha and beta at 1 or above (softplus + 1), so that there is one mode and the density is finite.
 """
 
 from __future__ import annotations

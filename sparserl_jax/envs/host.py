@@ -69,12 +69,14 @@ def instances(env: HostEnvironment, count: int) -> list[HostEnvironment]:
 
 def env_units(spec: EnvSpec, action: np.ndarray) -> np.ndarray:
     """Agent actions f32[..., A] in [-1, 1] (clipped to it) in the environment's own units; of a choice, its number
-    i32[...]."""
+    i32[...]. NaN, the action of a member that has diverged, becomes 0: an environment that refuses it would end the
+    training of all."""
     if spec.num_actions is not None:
         return np.argmax(action, axis=-1).astype(np.int32)
     low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
     # Centre and half width in double, as in `rollout.to_env_units`: exactly the identity for a [-1, 1] box.
     centre, half = ((high + low) / 2).astype(np.float32), ((high - low) / 2).astype(np.float32)
+    action = np.where(np.isnan(action), np.float32(0.0), action)
     return centre + np.clip(action, np.float32(-1.0), np.float32(1.0)) * half
 
 

@@ -143,7 +143,8 @@ def er_within(
 ) -> list[int]:
     """As `er`, but only the layers of which `sparse` is true give weights away, for the others, too.
 
-    Their densities are proportional to `weight(layer)` (in + out) / (in * out); all other layers are dense.
+    Their densities are proportional to `weight(layer)` times the sum over the product of the kernel's sides, (in + out)
+    / (in * out) of a dense layer, as `erk` has them; all other layers are dense.
 
     Raises:
         UserError: there is no such layer, or they cannot give so many away.

@@ -110,7 +110,7 @@ def settings(
     live_in = [min(widths.get(layer.inputs, layer.units_in), layer.units_in) for layer in layers]
     live_out = [min(widths.get(layer.outputs, layer.units_out), layer.units_out) for layer in layers]
     shares = [
-        (layer.units_in + layer.units_out) / (rows_in + columns)
+        (layer.fan_in + layer.units_out) / (layer.window * rows_in + columns)
         if layer.law == "xavier_uniform"
         else layer.units_in / rows_in
         for layer, rows_in, columns in zip(layers, live_in, live_out, strict=True)

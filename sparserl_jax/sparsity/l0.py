@@ -248,10 +248,13 @@ def family(name: str, shape: Any) -> Sparsifier:
         start = jnp.maximum(state.settings.start, ADOPTED)
         params, gates = mask_ops.apply(masks, params), {}
         for layer in state.layers.maskable:
-            live, sides = leaf(masks, layer.kernel), layer.stack + shape(layer)
-            shared = tuple(axis for axis, side in enumerate(sides) if side == 1)
+            live, sides = leaf(masks, layer.kernel), shape(layer)
+            sides = (1,) * (
+                live.ndim - len(layer.stack) - len(sides)
+            ) + sides  # as gates and kernel broadcast
+            shared = tuple(len(layer.stack) + axis for axis, side in enumerate(sides) if side == 1)
             any_live = jnp.any(live, axis=shared, keepdims=True) | ungated(state.settings)
-            gates[layer.name] = jnp.where(any_live, start, -LIMIT)
+            gates[layer.name] = jnp.where(any_live, start, -LIMIT).reshape(layer.stack + shape(layer))
             params = with_leaf(params, layer.kernel, leaf(params, layer.kernel) / mean_gate(start))
         extra = {"log_alpha": gates}
         return params, extra, state._replace(masks=support(params, extra, state.layers))

@@ -7,8 +7,8 @@ the shortest M of 4, 8 and 16 that has it: 0.5 is 2:4, 0.75 is 1:4, 0.875 is 1:8
 
     nm          lambda_w = 0: the straight-through estimator
     nm_sr_ste   lambda_w = 2e-4: SR-STE
-    rnm_like    only weights in force learn, the others wait: after RNM-TD3 (Vrce, Kassler and Aydos 2026), which keeps
-                all networks of TD3 row-wise N:M and updates active weights; details are ours
+    rnm_like    only weights in force have gradients, the others wait: after RNM-TD3 (Vrce, Kassler and Aydos 2026),
+                which keeps all networks of TD3 row-wise N:M and updates active weights; details are ours
     nm_inner    as nm, but the first and the last layer stay dense, as Zhou et al. leave their first and last
 
 The inputs of a network are whatever the environment says: where M does not divide them, the last group is shorter and

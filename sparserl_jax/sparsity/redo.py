@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sparserl_jax.errors import UserError
 from sparserl_jax.layers import Layer, LayerTable, leaf, with_leaf
 from sparserl_jax.sparsity import activity
 from sparserl_jax.sparsity import masks as mask_ops
@@ -74,7 +75,9 @@ def recycle(
             out = _along(asleep[layer.inputs], layer, -2)
             params = with_leaf(params, layer.kernel, jnp.where(out, 0.0, leaf(params, layer.kernel)))
             concerns = with_leaf(concerns, layer.kernel, leaf(concerns, layer.kernel) | out)
-    return mask_ops.apply(masks, params), concerns
+    # What is masked and not of these units is the method's own: of some it waits at its value.
+    dead = jax.tree.map(lambda at, live: at & ~live, concerns, masks)
+    return jax.tree.map(lambda value, at: jnp.where(at, 0.0, value), params, dead), concerns
 
 
 @functools.cache
@@ -115,10 +118,19 @@ def over(inner: Sparsifier) -> Sparsifier:
 
 
 def method(name: str, inner: Method, summary: str) -> Method:
-    """ReDo on top of a mask method whose state knows its layers, as those shipped here do."""
+    """ReDo on top of a method whose state knows its layers, as those shipped here do.
+
+    Where `inner` looks at dense gradients at its events, costs count them at every event, as if all were its own.
+    """
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
-        return inner.promise(layers, knob, events, source)._replace(events=events.count)
+        promised = inner.promise(layers, knob, events, source)
+        if promised.narrow is not None:
+            raise UserError(
+                f"method '{name}': ReDo draws weights anew by the law of the wide network, and '{inner.name}' is a "
+                "narrow one; put it on another method."
+            )
+        return promised._replace(events=events.count)
 
     return Method(name, over(inner.family), inner.settings, promise, summary)
 

@@ -50,8 +50,12 @@ def save(folder: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
             f"the checkpoint of step {step} cannot be written to '{folder}' ({reason}): make room and run the same "
             "command again; it goes on from the checkpoint before."
         ) from None
-    if place.exists():
-        shutil.rmtree(place)
+    if (
+        place.exists()
+    ):  # of the same step; a crash between the two renames leaves it under a name that is found, too
+        before = place.with_name(f"{place.name}.before")
+        shutil.rmtree(before, ignore_errors=True)
+        place.rename(before)
     aside.rename(place)
     # One older checkpoint stays, in case this one is damaged later; a restore passed over those that are newer.
     others = sorted(other for other in folder.glob("checkpoint-*") if other.name != place.name)

@@ -254,7 +254,7 @@ class Training:
         for name, allowed in self.agent.TRACED.items():
             number = getattr(self.agent, name)
             if not allowed.holds(number):
-                raise UserError(f"agent.{name} = {number} must be {allowed}.")
+                raise UserError(f"agent.{name} = {number} must be a number {allowed}.")
         for name, number in {
             "schedule.delay": schedule.delay,
             "schedule.buffer_threshold": schedule.buffer_threshold,

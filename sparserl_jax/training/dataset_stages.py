@@ -111,8 +111,7 @@ class DatasetStages(Stages):
         return member, clock._replace(step=clock.step + 1)
 
     def _draw(self, member: Member, clock: Clock, settings: MemberSettings, key: jax.Array, size: int) -> Any:
-        batch = datasets.draw(self._data(member), key, size)
-        return batch if self.agent.successors else batch._replace(successors=None)
+        return datasets.draw(self._data(member), key, size)
 
     def _account(self, member: Member, clock: Clock, metrics: dict[str, Any]) -> Member:
         metrics.pop("reset_replay", None)  # a dataset is never emptied

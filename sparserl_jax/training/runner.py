@@ -223,6 +223,7 @@ class Execution:
         missing = np.full(members, np.nan, np.float32)
         names = ("critic_loss", "actor_loss", "q", "critic_grad_norm", "actor_grad_norm")
         point |= {name: self.metrics.get(name, missing) for name in names}
+        point |= {name: value for name, value in self.metrics.items() if name.endswith("_grad_norm")}
         point |= {name: self.metrics[name] for name in ("policy_kl", "clipped") if name in self.metrics}
         with whole():  # a point, the masks it was the last to look at, and what an observer makes of it
             self.points.append({**point, **seen})

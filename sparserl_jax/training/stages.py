@@ -343,8 +343,10 @@ class Stages:
         reset = metrics.pop("reset_replay", None)
         if reset is None:
             return member
-        # Not quite empty: an update must find a window to draw.
-        newest = self._head(clock) - self.training.agent.batch_size
+        # Not quite empty, about a batch stays: an update must find a window to draw. Rows hold one transition of each
+        # parallel environment.
+        rows = -(-self.training.agent.batch_size // self.training.num_envs)
+        newest = self._head(clock) - max(rows, self.n_max)
         left = jnp.where(reset, jnp.maximum(member.replay.left, newest), member.replay.left)
         return member._replace(replay=member.replay._replace(left=left))
 

@@ -347,6 +347,13 @@ def test_it_acts_by_its_thin_policy_and_evaluates_by_drawing():
     assert agent.experience == "dataset" and agent.value(state, obs).shape == (SIZE,)
 
 
+def test_units_are_not_begun_anew_under_a_policy_that_keeps_its_own_scales_of_them():
+    given = (8, 1, dict.fromkeys(NETWORKS, METHODS["redo"].family), dict.fromkeys(NETWORKS, EVENTS))
+    with pytest.raises(UserError, match='choose another method, or copy = "none"'):
+        fttpo.make(fttpo.ReleasedConfig(), *given)
+    assert fttpo.make(fttpo.ReleasedConfig(copy="none"), *given).experience == "dataset"
+
+
 def test_an_update_costs_25_forward_passes():
     """2x256 networks, batch 256, 8 measurements and one dose: 0.87 GFLOP."""
     agent = fttpo.make(

@@ -83,7 +83,7 @@ def test_a_bare_policy_is_played_too(run: Path, tmp_path: Path):
         ({"noise": float("nan")}, "a noise of 0 or more"),
         ({"env": "gymnax:CartPole-v1"}, "choose an environment that fits"),
         ({"out": "a.hdf5"}, "does not end in .npz"),
-        ({"out": "there.npz"}, "is there already, and no file is overwritten"),
+        ({"out": "there.npz"}, "exists and is not overwritten"),
         ({"out": "a" * 5000 + ".npz"}, "leads nowhere (File name too long)"),
         ({"out": "policy.npz/a.npz"}, "cannot be written"),
     ],
@@ -108,7 +108,7 @@ def test_a_file_that_appears_meanwhile_is_kept(run: Path, tmp_path: Path, monkey
         return played(*given)
 
     monkeypatch.setattr(collect, "_played", late)
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists and is not overwritten"):
         collect.collect(saved.find(run), tmp_path / "a.npz", episodes=1)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
     assert (tmp_path / "a.npz").read_text() == "theirs"

@@ -15,7 +15,7 @@ from sparserl_jax import cli
 from sparserl_jax.agents import bc, registry
 from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.arguments import Export
-from sparserl_jax.bench import decompose, export, inspect, policy, saved
+from sparserl_jax.bench import decompose, export, inspect, policy, raw, saved
 from sparserl_jax.deploy import c_source, forms, low_rank
 from tests.deploy import test_c_source
 
@@ -193,11 +193,13 @@ def _other_bytes(out: Path) -> None:
     out.write_bytes(data)
 
 
-def _said(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+def _said(change: Callable[[dict[str, Any]], Any], sealed: bool = True) -> Callable[[Path], None]:
     def harm(out: Path) -> None:
         card = out.with_suffix(".json")
         said = json.loads(card.read_text())
         change(said)
+        if sealed:
+            said["description_sha256"] = raw.sealed(said)
         card.write_text(json.dumps(said), encoding="utf-8")
 
     return harm
@@ -206,6 +208,12 @@ def _said(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
+        (_said(lambda said: said["tensors"][0]["arrays"]["bias"].__setitem__(0, 0), sealed=False), UNKNOWN),
+        (
+            _said(lambda said: said["tensors"][0]["arrays"]["bias"].__setitem__(1, ">f4"), sealed=False),
+            UNKNOWN,
+        ),
+        (_said(lambda said: said["policy"].update(action_high=[3.0]), sealed=False), UNKNOWN),
         (_without_description, "or its description 'policy.json' is missing"),
         (_other_bytes, "not the file that"),
         (_said(lambda said: said.update(format="raw-0")), UNKNOWN),

@@ -157,6 +157,15 @@ def test_a_policy_alone_tells_what_it_can(folder: Path, tmp_path: Path):
     assert "no record beside it" in said and "critic" not in said and "hidden_1" in said
 
 
+def test_a_file_without_masks_in_their_place_is_told(folder: Path, tmp_path: Path):
+    from sparserl_jax import UserError
+
+    mine = Path(shutil.copytree(folder / RUN, tmp_path / "mine"))
+    shutil.copyfile(mine / "policy.npz", mine / "masks.npz")
+    with pytest.raises(UserError, match="'masks.npz' holds no masks"):
+        printed(mine)
+
+
 def test_a_network_without_a_path_says_so(folder: Path, tmp_path: Path):
     from sparserl_jax.bench import policy
 

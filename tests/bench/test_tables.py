@@ -360,18 +360,28 @@ def test_the_luck_of_the_episodes_that_all_runs_share_is_told_as_a_standard_erro
 
 
 @pytest.mark.slow
-def test_where_lines_are_many_only_dense_has_a_band(folder: Path, monkeypatch):
-    def bands() -> tuple[int, int, str]:
+def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(folder: Path, monkeypatch):
+    def panels() -> list[tuple[str, int]]:
         figure, _ = plots.learning_curves(summary.summarise(folder), folder)
-        texts = " ".join(text.get_text() for text in figure.texts)
-        panels = [axes for axes in figure.axes if axes.lines]
-        return len(panels), sum(len(axes.collections) for axes in panels), " ".join(texts.split())
+        return [(axes.get_title("left"), len(axes.collections)) for axes in figure.axes if axes.lines]
 
-    panels, every, text = bands()
-    assert every > 2 * panels and "of dense alone" not in text
-    monkeypatch.setattr(plots, "CROWD", 2)
-    same, few, text = bands()
-    assert few == same == panels and "(of dense alone where there are more than 2 lines)" in text
+    whole = panels()
+    assert len(whole) == 4 and {bands for _, bands in whole} == {8}  # 2 environments, 2 sparsities
+    monkeypatch.setattr(plots, "CROWD", 7)
+    monkeypatch.setattr(plots, "TOGETHER", 2)
+    parts = panels()
+    # dense, dense_rvl and the placebo, and of tiny, static, set, rigl and rlx2 two, two and one
+    assert [bands for _, bands in parts] == 4 * [5, 5, 4]
+    assert parts[0][0] == f"{whole[0][0]} (1 of 3)" and parts[-1][0] == f"{whole[-1][0]} (3 of 3)"
+
+
+def test_points_of_one_size_are_set_apart_in_their_order_and_others_stay():
+    places = plots._beside([1.0, 30.0, 30.1, 64.0, 30.0])
+    assert places[0] == 1.0 and places[3] == 64.0
+    three = [places[index] for index in (1, 4, 2)]
+    assert three == sorted(three) and 27 < three[0] < three[1] < three[2] < 33
+    many = plots._beside([1.0, *[8.0] * 30])
+    assert len(set(many)) == 31 and max(many) / min(many[1:]) < 2 ** (0.13 * 3)
 
 
 @pytest.mark.slow

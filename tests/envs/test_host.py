@@ -40,6 +40,13 @@ def test_actions_are_scaled_as_in_compiled_environments():
     assert env_units(spec, action).dtype == np.float32
 
 
+def test_an_action_that_is_no_number_is_the_middle_of_the_box():
+    """A member that has diverged must not end the training of all in an environment that refuses its actions."""
+    spec = envs.EnvSpec("box", 1, 2, (-3.0, 0.0), (1.0, 1.0), 1)
+    np.testing.assert_array_equal(env_units(spec, np.array([np.nan, 1.0], np.float32)), [-1.0, 1.0])
+    np.testing.assert_array_equal(env_units(spec, np.array([np.inf, -np.inf], np.float32)), [1.0, 0.0])
+
+
 OBS = np.array([0.25, 0.0], np.float32)
 
 

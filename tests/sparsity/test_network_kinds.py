@@ -156,6 +156,29 @@ def test_patterns_and_blocks_lie_along_channels():
         assert set(mask.sum(axis=2).ravel().tolist()) == {0, 16}
 
 
+@pytest.mark.parametrize("name", ["l0", "l0_unit"])
+@pytest.mark.parametrize("kind", ["cnn", "simba"])
+def test_a_network_that_is_taken_up_has_gates_of_the_methods_shapes_and_acts_as_it_did(kind, name):
+    """Also where a dense layer reads an image, so that its kernel has a window and its gates have none."""
+    _, layers, params = network(kind)
+    family = METHODS[name].family
+    own = METHODS[name].settings(layers, 0.3, EVENTS, "released")
+    _, extra, state = family.init(jax.random.key(1), params, layers, own)
+    rng = np.random.default_rng(3)
+    masks = jax.tree.map(lambda x: np.ones(x.shape, bool), params)
+    for layer in layers.maskable:
+        units = rng.random(layer.units_in) < 0.5  # of one input unit all or none, as gates per unit can tell
+        leaf(masks, layer.kernel)[:] &= units[:, None]
+    adopted, gates, state = family.adopt(params, masks, state)
+    shapes = jax.tree.map(np.shape, extra["log_alpha"])
+    assert jax.tree.map(np.shape, gates["log_alpha"]) == shapes
+    acting, _, _ = family.deployed(adopted, gates, state)
+    for layer in layers.maskable:
+        given = np.where(leaf(masks, layer.kernel), leaf(params, layer.kernel), 0)
+        if name == "l0" or layer.kind == "dense":
+            np.testing.assert_allclose(leaf(acting, layer.kernel), given, rtol=1e-6)
+
+
 # ---- narrow networks -----------------------------------------------------------------------------------------------
 
 

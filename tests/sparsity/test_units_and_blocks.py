@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sparserl_jax.conformance.laboratory import hasty
 from sparserl_jax.errors import UserError
+from sparserl_jax.layers import leaf
 from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
 from sparserl_jax.sparsity import METHODS, blocks, neurons, promised, pruning, redo, tiny
 from sparserl_jax.sparsity.contract import Events, Evidence
@@ -85,6 +86,25 @@ def test_redo_on_top_of_a_mask_leaves_the_dead_dead():
     assert bool(effects.happened) and equal(after.masks, state.masks)
     assert any(not mask.all() for mask in flat(state.masks, TWO)) and zero_outside(found, after.masks)
     assert promised(own, TWO, 0.3, EVENTS, "released").events == EVENTS.count
+
+
+def test_redo_on_top_of_a_method_whose_other_weights_wait_leaves_those_of_units_awake():
+    own = redo.method("redo_ste", METHODS["ste"], "ste with ReDo")
+    settings = own.settings(TWO, 0.3, EVENTS, "released")
+    params, extra, state = own.family.init(jax.random.key(0), WEIGHTS, TWO, settings)
+    waiting = [~np.asarray(leaf(state.masks, layer.kernel)) for layer in TWO]
+    assert any(part.any() for part in waiting)
+    found, *_ = own.family.evolve(
+        jax.random.key(0),
+        jnp.int32(10),
+        params,
+        extra,
+        moments(params, 3),
+        state,
+        seen([[1, 0.1, -2], [1, 0.0, 2]], INITIAL),
+    )
+    before, after = (tree["hidden_0"]["kernel"] for tree in (params, found))
+    assert np.array_equal(after[:, [0, 2]], before[:, [0, 2]]) and not np.array_equal(after, before)
 
 
 # ---- neurons -------------------------------------------------------------------------------------------------------
@@ -231,6 +251,7 @@ NARROW, SMALL = (actor_layers(Actor((width, width), 2), 5) for width in (20, 16)
         (lambda: promised(METHODS["set_16x1"], SMALL, 0.95, EVENTS, ""), "fewer than 16 weight"),
         (lambda: promised(METHODS["neurons"], TWO, 0.99, EVENTS, ""), "leaves tensor"),
         (lambda: promised(METHODS["neurons"], TWO, 0.3, Events(51, 100, 0.5), ""), "topology_interval at most"),
+        (lambda: promised(redo.method("x", METHODS["tiny"], ""), TWO, 0.5, EVENTS, ""), "put it on another method"),
         (lambda: pruning.gradually(0.8, 0.2), "begins at 0.8 and ends at 0.2 of training: let it end later"),
     ],
 )  # fmt: skip

@@ -163,6 +163,31 @@ def test_saving_a_step_again_replaces_it(folder):
     assert bits(tree) == bits(state(21))
 
 
+@pytest.mark.parametrize("dies_at", [0, 1])
+def test_a_crash_while_a_step_is_saved_again_leaves_one_of_the_two(folder, monkeypatch, dies_at):
+    """Killed before or behind the rename that puts the new one in the place of the old."""
+    rename, done = type(folder).rename, []
+
+    def killed(path, target):
+        if path.name == checkpoint.UNFINISHED and dies_at == 0:
+            raise KeyboardInterrupt
+        rename(path, target)
+        done.append(target.name)
+        if path.name == checkpoint.UNFINISHED:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(folder), "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(folder, 20, state(21), {"word": "again"})
+    monkeypatch.undo()
+    assert done[0].endswith(".before")
+    (step, tree, notes), warnings = restored(folder)
+    assert (step, warnings) == (20, []) and notes["word"] in ("twenty", "again")
+    checkpoint.save(folder, 20, state(22), {"word": "at last"})
+    assert restored(folder)[0][2]["word"] == "at last"
+    assert [place.name[-2:] for place in sorted(folder.glob("checkpoint-*"))] == ["10", "20"]
+
+
 def test_one_older_good_checkpoint_stays_and_the_rest_goes(folder):
     checkpoint.save(folder, 30, state(30), {"word": "thirty"})
     assert [place.name[-2:] for place in sorted(folder.glob("checkpoint-*"))] == ["20", "30"]

@@ -152,3 +152,8 @@ def test_fixed_sparsity_of_a_recipe_wins_over_the_knob_and_the_critic_may_have_i
     assert Run(of, recipe("dense"), 0.9, 0, "a", critic_sparsity=0.5).knobs == {"actor": 0.0, "critic": 0.0}
     assert Run(of, recipe("rlx2"), 0.9, 0, "a").knobs == {"actor": 0.9, "critic": 0.9}
     assert Run(of, recipe("rlx2"), 0.9, 0, "a", critic_sparsity=0.5).knobs == {"actor": 0.9, "critic": 0.5}
+
+
+def test_a_number_out_of_its_range_is_told_in_one_sentence():
+    agent = TD3Config(hidden=(16, 16), batch_size=16, gamma=0.0)
+    assert refusal(agent=agent) == "agent.gamma = 0.0 must be a number in (0, 1]."

@@ -1,11 +1,14 @@
 """How Runs fall into Programs, what a member's randomness depends on, and how a Program is compiled."""
 
+import collections
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from sparserl_jax.agents.agent import Clock
 from sparserl_jax.training import RECIPES, Program, Run, group, recipe
 from sparserl_jax.training.program import STAGES, clock_at
 from sparserl_jax.training.stages import Stages
@@ -226,3 +229,19 @@ def test_every_stage_lowers_for_accelerators_on_any_machine(program):
             disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")],
         )(*program.arguments()["train"])
         assert exported.platforms == (platform,)
+
+
+@pytest.mark.parametrize(("num_envs", "rows"), [(1, 16), (5, 4), (64, 3)])
+def test_a_replay_that_is_emptied_keeps_a_batch_of_transitions_and_a_window(num_envs, rows):
+    """Rows hold one transition of each parallel environment; windows here have three rows."""
+    stages = object.__new__(Stages)
+    agent = SimpleNamespace(batch_size=16)
+    stages.training, stages.n_max = SimpleNamespace(agent=agent, num_envs=num_envs), 3  # type: ignore[assignment]
+    stages.agent = SimpleNamespace(experience="steps")  # type: ignore[assignment]
+    clock = Clock(np.int32(100 * num_envs), np.int32(7))
+    replay = collections.namedtuple("Replay", ["left"])
+    tally = collections.namedtuple("Tally", ["events"])
+    member = collections.namedtuple("Member", ["replay", "tally"])(replay(np.int32(10)), tally({}))
+    for reset, left in ((True, 100 - rows), (False, 10)):
+        after = stages._account(member, clock, {"reset_replay": np.bool_(reset)})  # type: ignore[arg-type]
+        assert int(after.replay.left) == left
