@@ -58,7 +58,7 @@ def _curves(summary: Summary, root: Path) -> dict[tuple[Any, ...], dict[str, np.
     return found
 
 
-MOST_COLUMNS = 7
+MOST_COLUMNS = 4
 """Panels side by side: more are too wide to be read on a page."""
 
 
@@ -98,13 +98,13 @@ CROWD, TOGETHER = 12, 7
 
 
 def _divided(panel: figures.Panel, block: Block) -> list[tuple[str, list[Row]]]:
-    """A panel's title and rows; in several parts, each with what is dense and the placebo, where lines would hide one
+    """A panel's title and rows; in several parts, each with the dense arm and the placebo, where lines would hide one
     another."""
     rows = list(panel.rows(block))
     if len(rows) <= CROWD:
         return [(panel.title, rows)]
-    beside = [row for row in rows if row.method == "dense" or row.role == "placebo"]
-    methods = [row for row in rows if row not in beside]
+    beside = [row for row in rows if row.role in ("dense", "placebo")]
+    methods = [row for row in rows if row.role not in ("dense", "placebo")]
     count = -(-len(methods) // TOGETHER)
     size = -(-len(methods) // count)
     return [

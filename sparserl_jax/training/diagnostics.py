@@ -47,8 +47,9 @@ COLUMNS = (
         "mean over states of evaluation episodes of Q1(s, pi(s)) minus the discounted return that followed; the states "
         "are those at up to 8 steps spread over the first half of the time limit. Behind a cut by a time limit, Q1 of "
         "the last state stands in, and the sum is divided by 1 - gamma^(steps to the cut), which makes a bias that is "
-        "the same everywhere come out in full (after Fujimoto et al. 2018, section 4.1). SAC's Q values count future "
-        "entropy, which shows here as bias; so does exploration in PPO's V(s), which stands in for Q1",
+        "the same everywhere come out in full (after Fujimoto et al. 2018, section 4.1). Q values of SAC and InAC count "
+        "future entropy, which shows here as bias; so does exploration in PPO's V(s), which stands in for Q1. Where a "
+        "suite evaluates drawn actions, the returns are of those, and pi(s) is still the mode",
     ),
     Column(
         "q", "Q on replay batches", "discounted return",
@@ -57,8 +58,8 @@ COLUMNS = (
     ),
     Column(
         "critic_loss", "TD loss", "squared return",
-        "TD loss: mean squared error of each critic to the target, summed over both; mean over the last dispatch. PPO: "
-        "of V(s) to advantage + V(s) when the rollout was made",
+        "TD loss: mean squared error of each critic to the target, summed over both (FtTPO: a quarter of "
+        "that); mean over the last dispatch. PPO: of V(s) to advantage + V(s) when the rollout was made",
     ),
     Column(
         "actor_loss", "actor loss", "discounted return",
@@ -66,7 +67,9 @@ COLUMNS = (
         "temperature * log pi(a) - min(Q1, Q2)(s, a), a drawn from pi(s); "
         "clones: mean squared difference to the cloned actions, which has no unit; DQN: the TD loss of its "
         "one network, in squared return; PPO: the clipped surrogate of normalised advantages "
-        "with its entropy bonus, which has no unit, either; over the last dispatch",
+        "with its entropy bonus, which has no unit, either, nor have the losses of other agents that learn from a "
+        "dataset (weighted log-likelihoods, or values and clones on a common scale: see their pages); over the last "
+        "dispatch",
     ),
     Column("epsilon", "epsilon", "share", "DQN's chance of a random action in training"),
     Column("temperature", "temperature", "return per nat", "SAC's learned temperature"),
@@ -128,14 +131,20 @@ COLUMNS = (
     ),
     Column(
         "{network}_grad_norm", "gradient norm, live, {network}", "Euclidean norm",
-        "norm of the gradient of the live weights and biases, mean over the last dispatch",
+        "norm of the gradient that the optimiser gets: of live weights and biases, and under methods by which others "
+        "learn, too (STE, SR-STE and its pull, N:M, Top-KAST, L1, L2, L0), of all that learn; mean over the last "
+        "dispatch",
     ),
     Column(
         "{network}_masked_grad_norm", "gradient norm, masked, {network}", "Euclidean norm",
         "norm of the dense gradient over what is masked, on one replay batch; 0 where nothing is masked",
     ),
-    Column("last_return", "", "return", "return of the training episode that finished last"),
-    Column("episodes", "", "episodes", "training episodes finished"),
+    Column(
+        "last_return", "", "return",
+        "return of the training episode that finished last, of several in one step their mean; on a dataset the mean "
+        "return of its episodes",
+    ),
+    Column("episodes", "", "episodes", "training episodes finished; on a dataset those it holds"),
     Column("events_{network}", "", "events", "topology events that happened"),
     Column("invalid", "", "steps", "environment steps whose physics returned no number"),
     Column("broken", "", "0 or 1", "a loss was not finite at some time: the member has diverged"),

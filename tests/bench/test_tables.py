@@ -370,8 +370,8 @@ def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
     monkeypatch.setattr(plots, "CROWD", 7)
     monkeypatch.setattr(plots, "TOGETHER", 2)
     parts = panels()
-    # dense, dense_rvl and the placebo, and of tiny, static, set, rigl and rlx2 two, two and one
-    assert [bands for _, bands in parts] == 4 * [5, 5, 4]
+    # dense and the placebo, and of dense_rvl, tiny, static, set, rigl and rlx2 two each time
+    assert [bands for _, bands in parts] == 4 * [4, 4, 4]
     assert parts[0][0] == f"{whole[0][0]} (1 of 3)" and parts[-1][0] == f"{whole[-1][0]} (3 of 3)"
 
 
