@@ -47,9 +47,9 @@ COLUMNS = (
         "mean over states of evaluation episodes of Q1(s, pi(s)) minus the discounted return that followed; the states "
         "are those at up to 8 steps spread over the first half of the time limit. Behind a cut by a time limit, Q1 of "
         "the last state stands in, and the sum is divided by 1 - gamma^(steps to the cut), which makes a bias that is "
-        "the same everywhere come out in full (after Fujimoto et al. 2018, section 4.1). Q values of SAC and InAC count "
-        "future entropy, which shows here as bias; so does exploration in PPO's V(s), which stands in for Q1. Where a "
-        "suite evaluates drawn actions, the returns are of those, and pi(s) is still the mode",
+        "the same everywhere come out in full (after Fujimoto et al. 2018, section 4.1). Q values of SAC and InAC "
+        "count future entropy, which shows here as bias; so does exploration in PPO's V(s), which stands in for Q1. "
+        "Where a suite evaluates drawn actions, the returns are of those, and pi(s) is still the mode",
     ),
     Column(
         "q", "Q on replay batches", "discounted return",

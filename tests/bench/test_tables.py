@@ -375,15 +375,6 @@ def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
     assert parts[0][0] == f"{whole[0][0]} (1 of 3)" and parts[-1][0] == f"{whole[-1][0]} (3 of 3)"
 
 
-def test_points_of_one_size_are_set_apart_in_their_order_and_others_stay():
-    places = plots._beside([1.0, 30.0, 30.1, 64.0, 30.0])
-    assert places[0] == 1.0 and places[3] == 64.0
-    three = [places[index] for index in (1, 4, 2)]
-    assert three == sorted(three) and 27 < three[0] < three[1] < three[2] < 33
-    many = plots._beside([1.0, *[8.0] * 30])
-    assert len(set(many)) == 31 and max(many) / min(many[1:]) < 2 ** (0.13 * 3)
-
-
 @pytest.mark.slow
 def test_the_caption_says_what_is_counted_and_where_the_margin_lies(folder: Path):
     caption = " ".join(summary.summarise(folder).caption)
@@ -435,13 +426,6 @@ def test_the_screen_never_cuts_a_number(folder: Path):
         out = io.StringIO()
         tables.screen(found, Console(file=out, width=width))
         assert "…" not in out.getvalue()
-
-
-def test_the_front_is_what_no_other_point_beats():
-    places, values = [1.0, 2.0, 2.0, 4.0, 8.0, 8.0], [5.0, 5.0, 3.0, 4.0, 4.0, 1.0]
-    assert plots.front(places, values) == [1, 4]
-    assert plots.front([1.0, 1.0], [2.0, 2.0]) == [0, 1]  # equals do not beat each other
-    assert plots.front([], []) == []
 
 
 def test_gymnasium_and_its_physics_are_named_where_an_environment_is_gymnasiums():
