@@ -24,16 +24,15 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help install install-dev bench paper datasets test test-quick test-long test-properties test-faults lint format perf check pages clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
-	  printf '  make %-16s %s\n' "$$target" "$$text"; done
+	@awk -F ':[^#]*## ' '/^[a-z-]*:[^#]*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  SUITE=name or my_suite.toml   PAPER=rlx2|l0   ACCEL=auto|cpu|cuda12|cuda13|tpu   EXTRA=gymnasium   PYTHON=python3.12   VENV=.venv   JOBS=2   ARGS="..."'
 
 install: ## make .venv for the accelerator of this machine; EXTRA=gymnasium adds MuJoCo, EXTRA=playground, offline
-	$(MAKE_ENVIRONMENT) $(EXTRA)
+	$(MAKE_ENVIRONMENT) "$(EXTRA)"
 
 install-dev: ## the same, with test and lint tools
-	$(MAKE_ENVIRONMENT) dev
+	$(MAKE_ENVIRONMENT) "dev $(EXTRA)"
 
 bench: install ## run a suite (quick on a CPU, standard on an accelerator) and print its table
 	@suite='$(SUITE)'; \

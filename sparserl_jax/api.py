@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,8 @@ def train(
     from sparserl_jax.bench.records import CONFIGURATION
     from sparserl_jax.errors import UserError
 
+    if time_budget is not None and (isinstance(time_budget, bool) or not isinstance(time_budget, Real)):
+        raise UserError(f"train: time_budget must be a number of seconds, not {time_budget!r}.")
     # Records of another environment of the same class would count as finished.
     if out is not None and not isinstance(env, str) and (Path(out) / CONFIGURATION).exists():
         raise UserError(

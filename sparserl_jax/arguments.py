@@ -13,7 +13,7 @@ import tyro
 def duration(text: str) -> float:
     """Seconds of `90`, `90s`, `10m`, `1h30m`; raises `ValueError` for anything else."""
     form = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(-?\d+(?:\.\d+)?)s?)?", text.strip())
-    if form is None or not any(form.groups()):
+    if form is None or not any(form.groups()) or "-" in text.strip()[1:]:
         raise ValueError(f"'{text}' is no time; write seconds, or 90s, 10m, 1h30m")
     return sum(float(part or 0) * unit for part, unit in zip(form.groups(), (3600.0, 60.0, 1.0), strict=True))
 

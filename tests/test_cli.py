@@ -31,6 +31,13 @@ from tests.bench import fake
         ("train --env gymnax:Pendulum-v1 --sparsity 0.99999", "leaves tensor"),
         ("train --env gymnax:Pendulum-v1 --steps 1010", "the nearest valid values are 1000 and 1040"),
         ("train --env gymnax:Pendulum-v1 --seeds 0", "at least one seed"),
+        ("train --env gymnax:Pendulum-v1 --seeds 100000000", "give at most 10000"),
+        ("train --env gymnax:Pendulum-v1 --recipe dense --critic-sparsity 0.5", "its own in all networks"),
+        ("train --env gymnax:Pendulum-v1?dt=fast", "step cannot be traced by jax.jit"),
+        (
+            "train --env gymnax:Pendulum-v1?max_episode_steps=9&max_steps_in_episode=8",
+            "are one limit; give one",
+        ),
         ("train --env gymnax:Pendulum-v1 --hidden 0", "positive widths"),
         ("train --env gymnax:CartPole-v1 --agent td3", "agent 'td3' does not choose discrete actions"),
         ("conformance rigl --sparsity 2", "--sparsity: sparsity 2 is outside [0, 1)"),
@@ -109,6 +116,18 @@ def test_check_looks_into_every_suite_of_a_folder(tmp_path: Path, capsys):
     assert "policy.npz is missing" in said and f"{tmp_path / 'b'}: every record is sound." in said
 
 
+def test_check_looks_on_where_a_folder_cannot_be_read_and_names_what_is_missing(tmp_path: Path, capsys):
+    for name in ("broken", "sound"):
+        fake.finished(tmp_path / name, fake.make_plan(**fake.SMALL))
+    (tmp_path / "torn/records").mkdir(parents=True)
+    record = next((tmp_path / "broken/records").rglob("record.json"))
+    record.write_bytes(record.read_bytes()[:10])
+    assert cli.run(["check", str(tmp_path)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "broken: " in said and "torn: " in said and "holds no configuration.json" in said
+    assert f"{tmp_path / 'sound'}: every record is sound." in said
+
+
 def test_check_says_how_many_records_have_no_digest_of_their_own(tmp_path: Path, capsys):
     options = {"seeds": 2, "sparsities": [0.8], "environments": fake.SUITE["environments"][:1]}
     fake.finished(tmp_path, fake.make_plan(**options))
@@ -177,6 +196,7 @@ def test_train_in_five_lines_of_python(monkeypatch, tmp_path: Path):
         ({"sparsity": float("nan")}, "sparsity must be a number"),
         ({"start": 3}, "start must be a text or a path"),
         ({"episodes": True}, "episodes must be a whole number"),
+        ({"time_budget": "10m"}, "time_budget must be a number of seconds, not '10m'"),
     ],
 )
 def test_wrong_arguments_of_train_are_told_in_a_sentence(settings, sentence):

@@ -121,6 +121,21 @@ def test_unsuitable_python_is_refused_in_one_sentence(workshop, text, words):
 def test_folder_that_is_no_environment_is_not_cleared(workshop):
     workshop.venv.mkdir()
     (workshop.venv / "thesis.txt").write_text("years of work")
+    (workshop.venv / "pyvenv.cfg").touch()  # an environment, but somebody else's
     code, steps, said = workshop.make()
-    assert code == 2 and steps == [] and "not a virtual environment" in said
+    assert code == 2 and steps == [] and "not a virtual environment that make has made" in said
     assert (workshop.venv / "thesis.txt").exists()
+
+
+def test_extras_are_those_of_the_package_several_at_once(workshop):
+    assert workshop.make("dev, gymnasium")[:2] == (0, ["venv", "pip", "verify"])
+    assert workshop.make("dev gymnasium")[:2] == workshop.make(" dev,gymnasium ")[:2] == (0, [])
+    code, steps, said = workshop.make("mujoco")
+    assert (code, steps) == (2, []) and "EXTRA: no extra mujoco; there are " in said and "gymnasium" in said
+    assert said.count("\n") == 1
+
+
+def test_a_place_with_a_blank_is_refused(workshop, tmp_path):
+    workshop.venv = tmp_path / "my env"
+    code, steps, said = workshop.make()
+    assert (code, steps) == (2, []) and "has a blank in it" in said and not workshop.venv.exists()

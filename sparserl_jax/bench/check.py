@@ -106,7 +106,9 @@ def folders(folder: Path) -> list[Path]:
         return [folder]
     # Names with a leading dot are copies that were never finished.
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return [path for path in inside if (path / records.CONFIGURATION).is_file()]
+    return [
+        path for path in inside if (path / records.CONFIGURATION).is_file() or (path / "records").is_dir()
+    ]
 
 
 def _has(folder: Path, run_id: str) -> bool:

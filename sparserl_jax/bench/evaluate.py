@@ -211,8 +211,8 @@ def environment(saved: Saved, name: str | None = None) -> Environment | HostEnvi
                 f"'{saved.name}' was trained on {described['env']} with {what} of length {ours}, but those of "
                 f"{spec.name} have length {theirs}; choose an environment that fits."
             )
-    if name is not None and not name.startswith(("brax:", "gymnax:", "own:")):
-        envs.check(env)
+    if name is not None:
+        envs.check_named(name, env)
     return env
 
 

@@ -209,7 +209,9 @@ def comma_separated(paper: Paper, found: Sequence[Source]) -> str:
 
 
 def check_target(name: str, paper: Paper, out: Path) -> None:
-    """Refuse to write over files that are no page of this paper; raises `UserError`."""
+    """Refuse to write over files that are no page of this paper, or into what is no folder; raises `UserError`."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out '{out}' is a file, and the page has two of them; give a folder.")
     page, numbers = out / f"{name}.md", out / f"{name}.csv"
     ours = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(heading(paper))
     for file in (page, numbers):

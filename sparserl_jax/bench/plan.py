@@ -90,8 +90,7 @@ def _describe(source: Any) -> Any:
     from sparserl_jax import envs
 
     env = envs.make(source)
-    if not isinstance(source, str) or source.partition(":")[0] not in ("brax", "gymnax", "playground"):
-        envs.check(env)
+    envs.check_named(source, env)
     return env.spec
 
 

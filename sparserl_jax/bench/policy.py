@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from sparserl_jax.deploy import low_rank
+from sparserl_jax.envs.protocol import in_box
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import masks as mask_ops
 
@@ -229,8 +230,9 @@ class Policy:
             )
         if "num_actions" in self.description:
             return self.act(obs).argmax(-1)
-        low, high = (np.asarray(self.description[key], np.float32) for key in ("action_low", "action_high"))
-        return low + (self.act(obs).clip(-1.0, 1.0) + 1.0) * 0.5 * (high - low)
+        return in_box(
+            self.description["action_low"], self.description["action_high"], self.act(obs).clip(-1.0, 1.0)
+        )
 
     @property
     def decomposed(self) -> bool:

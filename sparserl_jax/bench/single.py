@@ -9,7 +9,7 @@ from typing import Any
 
 from sparserl_jax.agents.registry import Algorithm, algorithm
 from sparserl_jax.bench import continuing
-from sparserl_jax.bench.ranges import check_knob, check_ranges
+from sparserl_jax.bench.ranges import MOST_SEEDS, check_knob, check_ranges
 from sparserl_jax.bench.suites import Arm, Suite, Task
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method as find_method
@@ -103,6 +103,13 @@ def suite_of(
     for knob in (sparsity, critic_sparsity):
         if knob is not None:
             check_knob(knob, where, coefficient)
+    if critic_sparsity is not None and fixed:
+        raise UserError(
+            f"critic_sparsity = {critic_sparsity:g}, but the sparsity of recipe '{chosen.name}' is its own in all "
+            "networks; leave it out, or choose another recipe."
+        )
+    if seeds > MOST_SEEDS:
+        raise UserError(f"seeds = {seeds}: give at most {MOST_SEEDS}.")
     if seeds < 1 or first_seed < 0:
         raise UserError(f"seeds = {seeds} from {first_seed}: give at least one seed, counted from 0 or more.")
     if num_envs < 1 or config.policy_delay < 1:
@@ -149,7 +156,7 @@ def suite_of(
                 "dense" if chosen.name == "dense" else "method",
                 (knob,),
                 tuple(range(first_seed, first_seed + seeds)),
-                () if critic_sparsity is None or fixed else (critic_sparsity,),
+                () if critic_sparsity is None else (critic_sparsity,),
             ),
         ),
         start=begun,

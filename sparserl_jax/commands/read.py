@@ -37,8 +37,14 @@ def check(command: Check, console: Console) -> int:
 
     code, folders = runs.EXIT_OK, checks.folders(command.folder)
     for folder in folders:
-        problems = checks.check(folder)
-        say(console, *problems, checks.verdict(folder, problems))
+        try:
+            problems = checks.check(folder)
+            say(console, *problems, checks.verdict(folder, problems))
+        except (
+            UserError
+        ) as error:  # a file that cannot be read is this folder's problem; the others are looked at, too
+            problems = [str(error)]
+            say(console, f"{folder.name}: {error}")
         code = runs.EXIT_CHECK_FAILED if problems else code
     if not folders:
         raise UserError(

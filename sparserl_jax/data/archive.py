@@ -9,6 +9,7 @@ bytes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,18 @@ from sparserl_jax.errors import UserError
 
 FORMAT = "sparserl_jax-dataset-1"
 BINS = 10
+
+
+def _claim(path: Path, temporary: Path) -> None:
+    """Give a whole file its name, at once and only where nothing is."""
+    try:
+        path.hardlink_to(temporary)
+        temporary.unlink()
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        path.open("xb").close()  # a file system without hard links
+        temporary.replace(path)
 
 
 def save(
@@ -58,8 +71,7 @@ def save(
             file.flush()
             os.fsync(file.fileno())
         if new:
-            path.hardlink_to(temporary)  # at once, and only where nothing is
-            temporary.unlink()
+            _claim(path, temporary)
         else:
             temporary.replace(path)
     except BaseException:

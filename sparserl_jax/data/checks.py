@@ -107,6 +107,10 @@ def readable(path: Path, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except MemoryError:
+        raise UserError(
+            f"'{path.name}' does not fit into the memory of this machine; take a part of it, or another machine."
+        ) from None
     except DAMAGE as error:
         said = str(error).partition("\n")[0].strip()
         raise UserError(

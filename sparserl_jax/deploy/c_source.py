@@ -207,18 +207,22 @@ _BUFFERS = """\
 
 def _act(head: Head) -> str:
     scale = "" if head.scale == 1.0 else f"{_number(head.scale)} * "
+    low, high = np.asarray(head.low, np.float64), np.asarray(head.high, np.float64)
     value = "y[i]" if head.squash == "clip" else f"{scale}tanhf(y[i])"
     return "\n".join(
         [
-            _array("low", np.asarray(head.low, np.float32)),
-            _array("high", np.asarray(head.high, np.float32)),
+            _array("low", low.astype(np.float32)),
+            _array("high", high.astype(np.float32)),
+            _array("centre", ((high + low) / 2).astype(np.float32)),
+            _array("half", ((high - low) / 2).astype(np.float32)),
             "",
             "void policy_act(const float *observation, float *action) {",
             _BUFFERS,
             "    for (int i = 0; i < POLICY_ACTIONS; i++) {",
             f"        float u = {value};",
             "        u = u < -1.0f ? -1.0f : u > 1.0f ? 1.0f : u;",
-            "        action[i] = low[i] + (u + 1.0f) * 0.5f * (high[i] - low[i]);",
+            "        u = centre[i] + u * half[i];",
+            "        action[i] = u < low[i] ? low[i] : u > high[i] ? high[i] : u;",
             "    }",
             "}",
         ]

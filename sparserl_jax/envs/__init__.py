@@ -1,6 +1,6 @@
 """Environments: the protocol, the rollout, and everything that can be made into an environment."""
 
-from .check import check
+from .check import check, check_named
 from .host import HostEnvironment
 from .make import make, names
 from .protocol import Environment, EnvSpec, GoalSpec, Step
@@ -35,6 +35,7 @@ __all__ = [
     "advance",
     "as_taken",
     "check",
+    "check_named",
     "evaluate",
     "evaluate_ahead",
     "evaluate_random",

@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import UserError
+from ..references import unlabelled
 from . import host
 from .make import make
 from .object_adapter import ObjectEnvironment
 from .protocol import Environment, GoalSpec, Step
 from .rollout import settled_step, to_env_units
+
+KNOWN = ("brax", "gymnax", "own", "playground")
+"""Before the colon of names whose environments are tested with this package."""
 
 
 def check(source: Any, steps: int = 16) -> Environment | host.HostEnvironment:
@@ -39,6 +43,18 @@ def check(source: Any, steps: int = 16) -> Environment | host.HostEnvironment:
     if steps:
         _check_running(where, env, steps)
     return env
+
+
+def check_named(source: Any, env: Environment | host.HostEnvironment) -> None:
+    """Check what was made from a name or an object as far as it is not known: somebody's own in full; those of brax,
+    gymnax and playground, which are tested here, by shape where options were given (but for the one that names the
+    physics and the time limit, which their adapters check); ours not at all."""
+    if not isinstance(source, str) or source.partition(":")[0] not in KNOWN:
+        check(env)
+        return
+    options = unlabelled(source).partition("?")[2].split("&")
+    if {option.partition("=")[0] for option in options} - {"", "backend", "max_episode_steps"}:
+        check(env, steps=0)
 
 
 def _traced(where: str, env: Environment, name: str, *arguments: Any) -> Any:
@@ -150,8 +166,9 @@ def _check_goal(where: str, goal: GoalSpec, obs: Any, step: Step) -> None:
         raise UserError(
             f"{where}: spec.goal.reward makes {paid.shape} of {len(seen)} goals; return one reward for each."
         )
-    if not np.allclose(paid, rewards, atol=1e-5):
+    differs = np.flatnonzero(~np.isclose(paid, rewards, atol=1e-5))
+    if differs.size:
         raise UserError(
-            f"{where}: step pays {rewards.tolist()[0]:g} where spec.goal.reward says {paid.tolist()[0]:g}, or so in "
-            "another step; let both be one function of the observation that the step leads to."
+            f"{where}: step pays {rewards[differs[0]]:g} where spec.goal.reward says {paid[differs[0]]:g}; let both be "
+            "one function of the observation that the step leads to."
         )

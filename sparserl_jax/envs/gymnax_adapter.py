@@ -91,6 +91,10 @@ def build(env_id: str, options: dict[str, Any], name: str) -> GymnaxEnvironment:
         )
     env, params = gymnax.make(env_id)
     options = dict(options)
+    if {"max_episode_steps", "max_steps_in_episode"} <= set(options):
+        raise UserError(
+            f"environment 'gymnax:{env_id}': max_episode_steps and max_steps_in_episode are one limit; give one."
+        )
     if "max_episode_steps" in options:
         options["max_steps_in_episode"] = options.pop("max_episode_steps")
     fields = list(getattr(params, "__dataclass_fields__", ()))

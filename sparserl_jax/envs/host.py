@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from ..errors import UserError
-from .protocol import EnvSpec
+from .protocol import EnvSpec, in_box
 
 
 @runtime_checkable
@@ -73,11 +73,10 @@ def env_units(spec: EnvSpec, action: np.ndarray) -> np.ndarray:
     training of all."""
     if spec.num_actions is not None:
         return np.argmax(action, axis=-1).astype(np.int32)
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    # Centre and half width in double, as in `rollout.to_env_units`: exactly the identity for a [-1, 1] box.
-    centre, half = ((high + low) / 2).astype(np.float32), ((high - low) / 2).astype(np.float32)
     action = np.where(np.isnan(action), np.float32(0.0), action)
-    return centre + np.clip(action, np.float32(-1.0), np.float32(1.0)) * half
+    return np.asarray(
+        in_box(spec.action_low, spec.action_high, np.clip(action, np.float32(-1.0), np.float32(1.0)))
+    )
 
 
 def begin(env: HostEnvironment, seed: int) -> np.ndarray:

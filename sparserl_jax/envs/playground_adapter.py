@@ -57,7 +57,8 @@ class PlaygroundEnvironment:
             )
         size = int(env.action_size)
         bounds = (-1.0,) * size, (1.0,) * size
-        self.spec = EnvSpec(name, obs.shape[0], size, *bounds, max_episode_steps or limit)
+        steps = limit if max_episode_steps is None else max_episode_steps
+        self.spec = EnvSpec(name, obs.shape[0], size, *bounds, steps)
 
     def reset(self, key: jax.Array) -> tuple[Any, jax.Array]:
         """See Environment.reset."""

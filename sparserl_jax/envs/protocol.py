@@ -11,6 +11,7 @@ from numbers import Real
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
 from ..errors import UserError
 
@@ -169,6 +170,17 @@ class Environment(Protocol):
     def step(self, key: jax.Array, state: Any, action: jax.Array) -> tuple[Any, Step]:
         """(next state, Step) for an action in the environment's own units: f32[A], or i32[] where it is a choice."""
         ...
+
+
+def in_box(low: Any, high: Any, action: Any) -> Any:
+    """Actions f32[..., A] in [-1, 1] in the units of a box with bounds [A]: the one formula by which training,
+    evaluation and saved policies act. The result never leaves the box by rounding."""
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    # Centre and half width in double: for a [-1, 1] box this is then exactly the identity.
+    scaled = ((high + low) / 2).astype(np.float32) + action * ((high - low) / 2).astype(np.float32)
+    if np.array_equal(low, -high):
+        return scaled
+    return scaled.clip(low.astype(np.float32), high.astype(np.float32))
 
 
 def refuse_actions(name: str, space: Any) -> UserError:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .host import HostEnvironment
-from .protocol import Environment, EnvSpec, Step
+from .protocol import Environment, EnvSpec, Step, in_box
 
 
 class EnvState(NamedTuple):
@@ -94,11 +94,7 @@ def to_env_units(spec: EnvSpec, action: jax.Array) -> jax.Array:
     i32[...]."""
     if spec.num_actions is not None:
         return jnp.argmax(action, axis=-1).astype(jnp.int32)
-    low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
-    # Centre and half width in double: for a [-1, 1] environment this is then exactly the identity.
-    centre = jnp.asarray((high + low) / 2, jnp.float32)
-    half = jnp.asarray((high - low) / 2, jnp.float32)
-    return centre + jnp.clip(action, -1.0, 1.0) * half
+    return in_box(spec.action_low, spec.action_high, jnp.clip(action, -1.0, 1.0))
 
 
 def start(env: Environment, key: jax.Array, num_envs: int) -> EnvState:

@@ -14,7 +14,7 @@ from sparserl_jax.agents import ddpg
 from sparserl_jax.envs import GoalSpec
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import METHODS, drop_grow
-from tests.reference import conformance, ddpg_numpy, rlx2_numpy
+from tests.reference import conformance, ddpg_numpy, in_sample_numpy, rlx2_numpy
 from tests.reference.conformance import (
     ACTION,
     BATCH,
@@ -116,6 +116,21 @@ def test_the_actor_loss_is_that_of_the_restatement(lab):
             host(state.actor.params), host(state.critic.params), windows, action_l2
         )
         np.testing.assert_allclose(metrics["actor_loss"], expected, rtol=1e-5)
+
+
+def test_the_actor_learns_through_its_values_and_the_price_of_its_actions(lab):
+    """Its gradient is that of the restatement by central differences."""
+    state, windows = begin(lab), conformance.batch(43)
+    actor, critic = (in_sample_numpy.double(host(getattr(state, name).params)) for name in NETWORKS)
+    live = in_sample_numpy.arrays(host(lab.agent.masks(state)["actor"]))
+    for action_l2 in (1.0, 0.0):
+        own = state._replace(traced=state.traced._replace(action_l2=np.float32(action_l2)))
+        _, metrics = lab.delayed(own, windows, 0, 1)
+        slopes = in_sample_numpy.gradient(
+            lambda price=action_l2: ddpg_numpy.actor_loss(actor, critic, windows, price), actor
+        )
+        norm = np.sqrt(sum((np.where(live[path], slope, 0) ** 2).sum() for path, slope in slopes.items()))
+        np.testing.assert_allclose(metrics["actor_grad_norm"], norm, rtol=1e-3)
 
 
 def test_both_networks_learn_at_every_update_and_targets_follow_by_tau(lab):

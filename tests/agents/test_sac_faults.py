@@ -15,7 +15,7 @@ import pytest
 from sparserl_jax.agents import actor_critic, sac, targets
 from sparserl_jax.distributions import TanhNormal
 from sparserl_jax.sparsity import METHODS, drop_grow
-from tests.reference import conformance, rlx2_numpy, sac_numpy
+from tests.reference import conformance, in_sample_numpy, rlx2_numpy, sac_numpy
 from tests.reference.conformance import ACTION, BATCH, NO_EVENTS, WINDOW, Laboratory, host, zero_outside
 
 CONFIG = sac.SACConfig(hidden=(16,), batch_size=BATCH, learning_rate=1e-2, tau=0.05, gamma=0.9)
@@ -70,6 +70,31 @@ def check_actor_loss() -> None:
     np.testing.assert_allclose(metrics["actor_loss"], expected, rtol=1e-4)
 
 
+def check_actor_step() -> None:
+    """The actor goes down the loss as central differences of the restatement have it: through its actions and through
+    their density."""
+    lab, windows = laboratory(), conformance.batch(2, SIZE)
+    noise = np.random.default_rng(1).normal(size=(SIZE, ACTION)).astype(np.float32)
+    state = begin(lab)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TanhNormal, "sample", lambda self, key: self.at(jnp.asarray(noise)))
+        after, metrics = lab.delayed(state, windows, 0, 1)
+    actor, critic = (
+        in_sample_numpy.double(host(getattr(state, name).params)) for name in ("actor", "critic")
+    )
+    slopes = in_sample_numpy.gradient(
+        lambda: sac_numpy.actor_loss(actor, critic, windows, ALPHA, noise)[0], actor
+    )
+    live = in_sample_numpy.arrays(host(lab.agent.masks(state)["actor"]))
+    slopes = {path: np.where(live[path], slope, 0) for path, slope in slopes.items()}
+    norm = np.sqrt(sum((slope**2).sum() for slope in slopes.values()))
+    np.testing.assert_allclose(metrics["actor_grad_norm"], norm, rtol=1e-3)
+    for path, moved in in_sample_numpy.arrays(host(after.actor.params)).items():
+        clear = np.abs(slopes[path]) > 1e-4
+        change = moved - in_sample_numpy.arrays(actor)[path]
+        np.testing.assert_array_equal(np.sign(change[clear]), -np.sign(slopes[path][clear]))
+
+
 def check_temperature_falls_where_entropy_abounds() -> None:
     """A fresh policy has more entropy than the target: the temperature falls by one step of Adam."""
     lab = laboratory()
@@ -93,6 +118,7 @@ CHECKS = (
     check_target_is_masked,
     check_critic_loss,
     check_actor_loss,
+    check_actor_step,
     check_temperature_falls_where_entropy_abounds,
     check_one_step_targets_agree,
 )
@@ -167,6 +193,30 @@ def test_an_actor_that_trusts_the_larger_critic_or_their_mean_is_caught(monkeypa
             patch.setattr(sac, "jnp", patched)
             with pytest.raises(AssertionError, match="Not equal to tolerance"):
                 check_actor_loss()
+
+
+REAL_VALUES, REAL_AT = actor_critic.ActorCritic.values, TanhNormal.at
+STOPPED = {
+    "its actions": (
+        actor_critic.ActorCritic,
+        "values",
+        lambda self, params, obs, action: REAL_VALUES(self, params, obs, jax.lax.stop_gradient(action)),
+    ),
+    "their density": (
+        TanhNormal,
+        "at",
+        lambda self, noise: (REAL_AT(self, noise)[0], jax.lax.stop_gradient(REAL_AT(self, noise)[1])),
+    ),
+}
+
+
+@pytest.mark.parametrize("through", STOPPED)
+def test_an_actor_that_does_not_learn_through_a_part_of_its_loss_is_caught(through, monkeypatch):
+    """Its loss is the same number."""
+    monkeypatch.setattr(*STOPPED[through])
+    check_actor_loss()
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check_actor_step()
 
 
 def test_a_temperature_that_moves_the_other_way_is_caught(monkeypatch):

@@ -24,6 +24,7 @@ def test_the_score_is_the_mean_of_the_last_tenth_of_the_points_rounded_up():
     assert [records.score_points(points) for points in (1, 9, 10, 11, 20, 21)] == [1, 1, 1, 2, 2, 3]
     found = records.scores([*range(9), 40.0, 60.0], [1.0, 2.0])
     assert (found["score"], found["score_points"], found["final_score"]) == (50.0, 2, 1.5)
+    assert found["auc"] == pytest.approx((36 + 100) / 11)  # the mean of the curve
 
 
 def test_a_sound_folder_passes(folder: Path):

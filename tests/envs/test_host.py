@@ -40,6 +40,17 @@ def test_actions_are_scaled_as_in_compiled_environments():
     assert env_units(spec, action).dtype == np.float32
 
 
+def test_no_action_leaves_its_box_by_rounding():
+    """Of the box from -0.1 to 0.7, in single precision, the middle less half the width lies below its lower end."""
+    low, high = np.float32(-0.1), np.float32(0.7)
+    middle, half = (np.float32((float(high) + sign * float(low)) / 2) for sign in (1, -1))
+    assert middle - half < low
+    spec = envs.EnvSpec("box", 1, 1, (float(low),), (float(high),), 1)
+    ends = np.array([[-1.0], [1.0], [0.0]], np.float32)
+    for found in (env_units(spec, ends), np.asarray(to_env_units(spec, jnp.asarray(ends)))):
+        assert found[0, 0] == low and found[1, 0] <= high and found[2, 0] == middle
+
+
 def test_an_action_that_is_no_number_is_the_middle_of_the_box():
     """A member that has diverged must not end the training of all in an environment that refuses its actions."""
     spec = envs.EnvSpec("box", 1, 2, (-3.0, 0.0), (1.0, 1.0), 1)

@@ -17,6 +17,13 @@ def compiled(program):
     return program.compile()
 
 
+@pytest.fixture
+def compiled_once(program, compiled, monkeypatch):
+    """`program` is not compiled again, however often it is executed; others are."""
+    compile = Program.compile
+    monkeypatch.setattr(Program, "compile", lambda self: compiled if self is program else compile(self))
+
+
 @pytest.fixture(scope="session")
 def outcomes(program, compiled):
     with pytest.MonkeyPatch.context() as patch:

@@ -117,6 +117,13 @@ def test_frozen_masks_have_no_turnover_and_overlap_in_full(watched, member):
         assert np.all(curve[f"grown_then_dropped_{network}"] == 0.0)
 
 
+def test_buffers_shrink_under_the_dynamic_rule_and_no_other(watched):
+    """Of members that are trained together."""
+    sizes = [outcome.curve["buffer"].tolist() for outcome in watched[0]]
+    assert all(sizes[member] == [120, 240, 360, 480] for member in (SET, STATIC, DENSE, MISLED))
+    assert all(sizes[member][-1] < 480 for member in range(SET))
+
+
 SIZE = 12
 LAYERS = {"net": LayerTable([Layer("only", ("kernel",), None, "dense", (3, 4), output=True)])}
 

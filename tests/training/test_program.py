@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import operator
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from sparserl_jax.agents.agent import Clock
 from sparserl_jax.training import RECIPES, Program, Run, group, recipe
 from sparserl_jax.training.program import STAGES, clock_at
-from sparserl_jax.training.stages import Stages
+from sparserl_jax.training.stages import POOL, Stages
 from tests.reference import probes, small
 
 
@@ -229,6 +230,19 @@ def test_every_stage_lowers_for_accelerators_on_any_machine(program):
             disabled_checks=[jax.export.DisabledSafetyCheck.custom_call("cu_threefry2x32_ffi")],
         )(*program.arguments()["train"])
         assert exported.platforms == (platform,)
+
+
+def test_initial_states_are_drawn_anew_for_every_dispatch_and_member(program):
+    """Where resets are expensive, episodes of one dispatch begin at the states of one pool."""
+    env = small.Drift()
+    env.expensive_reset = True  # type: ignore[attr-defined]
+    stages = Stages(program.training, program.agent, env, program.n_max, program.keep_mean)
+    pool = jax.jit(lambda settings, step: stages._pool(settings, Clock(step, np.int32(0)))[1])
+    members = [jax.tree.map(operator.itemgetter(member), program.settings) for member in (0, 1)]
+    positions = [np.asarray(pool(settings, np.int32(step)))[:, 0] for settings in members for step in (0, 30)]
+    assert all(len(set(one.tolist())) == POOL for one in positions)
+    assert len(set(np.concatenate(positions).tolist())) == 4 * POOL
+    np.testing.assert_array_equal(pool(members[0], np.int32(0))[:, 0], positions[0])
 
 
 @pytest.mark.parametrize(("num_envs", "rows"), [(1, 16), (5, 4), (64, 3)])

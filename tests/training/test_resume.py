@@ -17,6 +17,7 @@ from sparserl_jax.training import Stopped, checkpoint, execute, runner
 from sparserl_jax.training.program import Program
 from tests.reference import small
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[2]
 
 
@@ -87,10 +88,9 @@ def test_run_interrupted_inside_a_stage_and_resumed_is_undisturbed(
                 signal.raise_signal(signal.SIGINT)
             return result
 
-    monkeypatch.setattr(Program, "compile", lambda self: ({**compiled, stage: Interrupted()}, seconds))
-    with pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Program, "compile", lambda self: ({**compiled, stage: Interrupted()}, seconds))
         execute(program, tmp_path, checkpoint_seconds=0.0)
-    monkeypatch.undo()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert_undisturbed(execute(program, tmp_path), outcomes)
 
@@ -119,15 +119,8 @@ def test_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_and_
     assert watch.steps[0] == 300
 
 
-@pytest.fixture
-def compiled_once(program, monkeypatch):
-    """However often the program is executed."""
-    compiled = program.compile()
-    monkeypatch.setattr(Program, "compile", lambda self: compiled)
-
-
 def test_run_on_a_full_disk_stops_in_a_sentence_and_goes_on_undisturbed(
-    program, outcomes, tmp_path, monkeypatch, often, compiled_once
+    program, outcomes, tmp_path, monkeypatch, often
 ):
     write, calls = checkpoint._write, []
 
@@ -145,9 +138,7 @@ def test_run_on_a_full_disk_stops_in_a_sentence_and_goes_on_undisturbed(
     assert watch.steps[0] == 90  # the dispatch after the second checkpoint
 
 
-def test_stop_just_after_a_resume_does_not_write_the_same_checkpoint_again(
-    program, tmp_path, monkeypatch, compiled_once
-):
+def test_stop_just_after_a_resume_does_not_write_the_same_checkpoint_again(program, tmp_path, monkeypatch):
     """Replacing it would leave a moment without it."""
     with pytest.raises(Stopped):
         execute(program, tmp_path, progress=small.interrupt_at(60))
