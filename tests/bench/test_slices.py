@@ -167,7 +167,7 @@ def test_a_program_that_would_not_finish_is_not_begun_and_a_shorter_one_is(tmp_p
     machine.seconds = lambda program: 95.0 if "brax" in program.name else 30.0
     left = run(plan, tmp_path / "x", machine, 120.0, monkeypatch)
     assert [members[0].partition("/")[0] for members in machine.took] == ["gymnax-Pendulum-v1"]
-    assert left is not None and left.startswith("time budget: 2 runs in 1 programs are left, about 1")
+    assert left is not None and left.startswith("time budget: 2 runs in 1 programs are left, about 2 min")
     assert not list((tmp_path / "x" / "programs").glob("*/checkpoint-*"))
     # With a fresh budget it fits, and what was measured of it is remembered.
     assert run(plan, tmp_path / "x", machine, 120.0, monkeypatch) is None

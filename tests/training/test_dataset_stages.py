@@ -133,7 +133,6 @@ def test_draws_are_uniform_over_the_rows_there_are_and_whole(made):
         (batch.terminated[:, 0], data.terminated),
         (batch.truncated[:, 0], data.truncated),
         (batch.closing_obs, data.next_obs),
-        (batch.successors[:, 0], data.next_obs),
     ):
         np.testing.assert_array_equal(ours, theirs[chosen])
     assert batch.valid.all() and (batch.used == 1).all()
