@@ -40,11 +40,10 @@ def check(command: Check, console: Console) -> int:
         try:
             problems = checks.check(folder)
             say(console, *problems, checks.verdict(folder, problems))
-        except (
-            UserError
-        ) as error:  # a file that cannot be read is this folder's problem; the others are looked at, too
+        except UserError as error:
+            # A file that cannot be read is a problem of this folder; the others are looked at, too.
             problems = [str(error)]
-            say(console, f"{folder.name}: {error}")
+            say(console, f"{folder}: {error}")
         code = runs.EXIT_CHECK_FAILED if problems else code
     if not folders:
         raise UserError(

@@ -249,9 +249,9 @@ def family(name: str, shape: Any) -> Sparsifier:
         params, gates = mask_ops.apply(masks, params), {}
         for layer in state.layers.maskable:
             live, sides = leaf(masks, layer.kernel), shape(layer)
-            sides = (1,) * (
-                live.ndim - len(layer.stack) - len(sides)
-            ) + sides  # as gates and kernel broadcast
+            # The kernel of a layer that reads an image has a window; its gates have none.
+            windows = live.ndim - len(layer.stack) - len(sides)
+            sides = (1,) * windows + sides
             shared = tuple(len(layer.stack) + axis for axis, side in enumerate(sides) if side == 1)
             any_live = jnp.any(live, axis=shared, keepdims=True) | ungated(state.settings)
             gates[layer.name] = jnp.where(any_live, start, -LIMIT).reshape(layer.stack + shape(layer))

@@ -139,10 +139,27 @@ def test_weights_are_clipped(name):
     after, metrics = lab.update(before, batch, 0)
     nets = at_the_actor(before, after)
     if "value" in nets:
-        assert oracle.advantage(nets, "target_critic", batch)[batch.valid].max() > 0.02
+        better = oracle.advantage(nets, "target_critic", batch)
+    else:
+        own, _ = oracle.drawn(nets["actor"], batch.obs, NOISE)
+        better = oracle.worst(nets["critic"], batch.obs, batch.action) - oracle.worst(
+            nets["critic"], batch.obs, own
+        )
+    assert better[batch.valid].max() > 0.02  # there is something to clip
     with np.errstate(over="ignore"):
         expected = oracle.LOSSES[name]["actor"](nets, batch, numbers(lab, **tiny), NOISE)
     assert np.isfinite(expected)
+    np.testing.assert_allclose(metrics["actor_loss"], expected, rtol=1e-4)
+
+
+def test_between_the_line_and_the_exponential_tawac_weighs_by_the_power_that_q_says():
+    """At q = 1.5 by [1 + A / (2 temperature)]_+^2."""
+    lab, batch = Small("tawac", noise=NOISE, q=1.5), transitions(5)
+    before = lab.begin(temperature=0.3)
+    after, metrics = lab.update(before, batch, 0)
+    nets = at_the_actor(before, after)
+    root = np.maximum(1 + 0.5 * oracle.advantage(nets, "critic", batch) / 0.3, 0)
+    expected = oracle.cloned(nets, batch, np.clip(root**2, 1e-8, 1e4))
     np.testing.assert_allclose(metrics["actor_loss"], expected, rtol=1e-4)
 
 

@@ -33,6 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> summary.Summary:
+    """What the folder says, for tests that only look."""
+    return summary.summarise(folder)
+
+
 def rows(found: summary.Summary, env: int = 0) -> dict[tuple[str, float], summary.Row]:
     return {(row.arm, row.sparsity): row for row in found.blocks[env].rows}
 
@@ -63,8 +69,8 @@ def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path
 
 
 @pytest.mark.slow
-def test_the_worst_seed_and_the_tenth_percentile_stand_in_their_columns(folder: Path):
-    for row in summary.summarise(folder).blocks[0].rows:
+def test_the_worst_seed_and_the_tenth_percentile_stand_in_their_columns(whole: summary.Summary):
+    for row in whole.blocks[0].rows:
         assert (row.worst, row.p10) == (row.returns.min(), np.percentile(row.returns, 10))
         cells = tables.cells(dataclasses.replace(row, worst=-50.0, p10=-40.0))
         shown = dict(zip(tables.COLUMNS, cells, strict=True))
@@ -84,9 +90,8 @@ def test_a_single_seed_has_no_interval(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_every_arm_has_a_row_with_the_declared_columns(folder: Path):
-    found = summary.summarise(folder)
-    text = tables.markdown(found)
+def test_every_arm_has_a_row_with_the_declared_columns(whole: summary.Summary):
+    text = tables.markdown(whole)
     for name in (
         "dense_aa (A/A)",
         "placebo (must lose)",
@@ -101,14 +106,14 @@ def test_every_arm_has_a_row_with_the_declared_columns(folder: Path):
     assert all(tables.COLUMNS[index] in text for index in columns.WHOLE)
     assert "6 seeds per row, wide intervals" in text
     assert "## all environments" in text
-    data = list(csv.DictReader(io.StringIO(tables.comma_separated(found))))
+    data = list(csv.DictReader(io.StringIO(tables.comma_separated(whole))))
     assert len(data) == 3 * 14
     assert {row["verdict"] for row in data if row["arm"] == "dense"} == {"reference"}
 
 
 @pytest.mark.slow
-def test_verdicts_follow_the_interval_of_the_difference(folder: Path):
-    found = rows(summary.summarise(folder))
+def test_verdicts_follow_the_interval_of_the_difference(whole: summary.Summary):
+    found = rows(whole)
     assert found["dense_aa", 0.0].verdict == "matched"
     assert found["placebo", 0.95].verdict == "worse"
     assert found["static", 0.9].verdict == "worse"
@@ -121,9 +126,8 @@ def test_verdicts_follow_the_interval_of_the_difference(folder: Path):
 
 
 @pytest.mark.slow
-def test_the_chance_to_beat_dense_counts_pairs_of_runs(folder: Path):
-    found = summary.summarise(folder)
-    for block in found.blocks:
+def test_the_chance_to_beat_dense_counts_pairs_of_runs(whole: summary.Summary):
+    for block in whole.blocks:
         dense = next(row for row in block.rows if row.role == "dense")
         assert dense.improvement is None
         for row in block.rows:
@@ -132,17 +136,19 @@ def test_the_chance_to_beat_dense_counts_pairs_of_runs(folder: Path):
             pairs = [(a > b) + 0.5 * (a == b) for a in row.returns for b in dense.returns]
             assert float(row.improvement.value) == pytest.approx(sum(pairs) / len(pairs))
             assert 0 <= row.improvement.lower <= row.improvement.value <= row.improvement.upper <= 1
-    assert found.pooled is not None
-    row = next(row for row in found.pooled.rows if row.arm == "rlx2")
-    parts = [r.improvement.value for b in found.blocks for r in b.rows if r.key == row.key]
+    assert whole.pooled is not None
+    row = next(row for row in whole.pooled.rows if row.arm == "rlx2")
+    parts = [r.improvement.value for b in whole.blocks for r in b.rows if r.key == row.key]
     assert float(row.improvement.value) == pytest.approx(np.mean(parts))
-    assert f"| {float(row.improvement.value):.2f} [" in tables.markdown(found)
+    assert f"| {float(row.improvement.value):.2f} [" in tables.markdown(whole)
 
 
 @pytest.mark.slow
-def test_sparse_arms_are_held_against_the_narrow_network_of_their_size(folder: Path, tmp_path: Path):
+def test_sparse_arms_are_held_against_the_narrow_network_of_their_size(
+    whole: summary.Summary, tmp_path: Path
+):
     """tiny for one-step targets; an arm with multi-step targets has no opponent while there is no tiny_rvl."""
-    found = rows(summary.summarise(folder))
+    found = rows(whole)
     for arm in ("static", "set", "rigl"):
         for knob in (0.6, 0.9):
             row, tiny = found[arm, knob], found["tiny", knob]
@@ -194,8 +200,8 @@ def test_one_line_says_up_to_which_sparsity_an_arm_is_matched(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_costs_in_the_table_are_those_of_the_records(folder: Path):
-    found = rows(summary.summarise(folder))
+def test_costs_in_the_table_are_those_of_the_records(whole: summary.Summary):
+    found = rows(whole)
     assert found["rlx2", 0.9].executed_ratio == 1.0 and found["rlx2", 0.9].training_ratio < 0.15
     assert found["tiny", 0.9].executed_ratio == found["tiny", 0.9].training_ratio
     assert found["tiny", 0.9].speed is None and found["rlx2", 0.9].speed > 0
@@ -242,9 +248,9 @@ def test_no_verdict_when_the_placebo_is_as_good(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_placebo_must_be_known_to_lose_and_dense_must_itself_reach_the_level(folder: Path):
+def test_a_placebo_must_be_known_to_lose_and_dense_must_itself_reach_the_level(whole: summary.Summary):
     """An undecided placebo is no worse one, and the upper end of dense's interval is not its return."""
-    block = summary.summarise(folder).blocks[0]
+    block = whole.blocks[0]
 
     def why(role: str, **changes) -> str | None:
         changed = [dataclasses.replace(r, **changes) if r.role == role else r for r in block.rows]
@@ -360,9 +366,11 @@ def test_the_luck_of_the_episodes_that_all_runs_share_is_told_as_a_standard_erro
 
 
 @pytest.mark.slow
-def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(folder: Path, monkeypatch):
+def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
+    folder: Path, whole: summary.Summary, monkeypatch
+):
     def panels() -> list[tuple[str, int]]:
-        figure, _ = plots.learning_curves(summary.summarise(folder), folder)
+        figure, _ = plots.learning_curves(whole, folder)
         return [(axes.get_title("left"), len(axes.collections)) for axes in figure.axes if axes.lines]
 
     whole = panels()
@@ -376,8 +384,8 @@ def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
 
 
 @pytest.mark.slow
-def test_the_caption_says_what_is_counted_and_where_the_margin_lies(folder: Path):
-    caption = " ".join(summary.summarise(folder).caption)
+def test_the_caption_says_what_is_counted_and_where_the_margin_lies(whole: summary.Summary):
+    caption = " ".join(whole.caption)
     assert f"lower bound >= -{statistics.MARGIN:g}" in caption
     assert "executed the matrix products of the dense networks" in caption
 
@@ -398,8 +406,8 @@ def test_a_suite_that_is_no_result_says_so_everywhere(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_latex_escapes_and_balances(folder: Path):
-    text = tables.latex(summary.summarise(folder))
+def test_latex_escapes_and_balances(whole: summary.Summary):
+    text = tables.latex(whole)
     assert r"dense\_rvl" in text and text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
     assert not any("_" in line.replace(r"\_", "") for line in text.splitlines() if "label" not in line)
 
@@ -418,13 +426,12 @@ def test_this_machine_stands_beside_the_published_results(folder: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_the_screen_never_cuts_a_number(folder: Path):
-    found = summary.summarise(folder)
+def test_the_screen_never_cuts_a_number(whole: summary.Summary):
     for width in (90, 130, 160, 200, 260):
         from rich.console import Console
 
         out = io.StringIO()
-        tables.screen(found, Console(file=out, width=width))
+        tables.screen(whole, Console(file=out, width=width))
         assert "…" not in out.getvalue()
 
 
