@@ -373,14 +373,14 @@ def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
         figure, _ = plots.learning_curves(whole, folder)
         return [(axes.get_title("left"), len(axes.collections)) for axes in figure.axes if axes.lines]
 
-    whole = panels()
-    assert len(whole) == 4 and {bands for _, bands in whole} == {8}  # 2 environments, 2 sparsities
+    together = panels()
+    assert len(together) == 4 and {bands for _, bands in together} == {8}  # 2 environments, 2 sparsities
     monkeypatch.setattr(plots, "CROWD", 7)
     monkeypatch.setattr(plots, "TOGETHER", 2)
     parts = panels()
     # dense and the placebo, and of dense_rvl, tiny, static, set, rigl and rlx2 two each time
     assert [bands for _, bands in parts] == 4 * [4, 4, 4]
-    assert parts[0][0] == f"{whole[0][0]} (1 of 3)" and parts[-1][0] == f"{whole[-1][0]} (3 of 3)"
+    assert parts[0][0] == f"{together[0][0]} (1 of 3)" and parts[-1][0] == f"{together[-1][0]} (3 of 3)"
 
 
 @pytest.mark.slow
