@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparserl_jax.bench import caption, provenance, records
+from sparserl_jax.bench import caption, new_file, provenance, records
 from sparserl_jax.errors import UserError
 
 
 def check_new(folder: Path, files: Sequence[str], replace: bool) -> None:
     """Refuse to write over a page unless asked to, or into what is no folder; raises `UserError`."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"'{folder}' is a file, and the page has two of them; give a folder.")
+    new_file.check_folder(folder)
     if not replace and any((folder / name).exists() for name in files):
         raise UserError(
             f"'{folder}' has {' and '.join(files)} already, and they are not overwritten; give --replace."

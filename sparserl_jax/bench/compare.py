@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserl_jax.bench import caption as captions
-from sparserl_jax.bench import check, partial, records, reproduce, tables, verdicts
+from sparserl_jax.bench import check, new_file, partial, records, reproduce, tables, verdicts
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.rows import Block, key_of
 from sparserl_jax.bench.summary import Summary, fallback_of, follows, known_of, levels_of, order, pooled
@@ -352,9 +352,7 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
 def _differences(sources: list[Source]) -> list[str]:
     """Sentences on what differs and is not refused."""
     made = [captions.made_on(source.records) for source in sources]
-    fields: dict[str, list[str]] = {
-        name: [own[name] for own in made] for name in ("device", "versions", "code")
-    }
+    fields: dict[str, list[str]] = {name: [own[name] for own in made] for name in made[0]}
     for name in ("matmul_precision", "x64"):
         fields[name] = [captions.distinct(str(r["provenance"][name]) for r in s.records) for s in sources]
     schedules = [source.suite["schedule"] for source in sources]
@@ -378,7 +376,6 @@ def _free(out: Path, sources: list[Source]) -> None:
             raise UserError(
                 f"--out '{out}' and the source '{source.path}' lie within each other; give another folder."
             )
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out '{out}' is a file; give a folder.")
+    new_file.check_folder(out)
     if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
         raise UserError(f"--out '{out}' holds files that no comparison made; give another folder.")

@@ -1,4 +1,4 @@
-"""Files that a user names by `--out`: new ones only, because nothing a user made is overwritten."""
+"""Files that a user names by `--out`: new ones only, because nothing a user made is overwritten; and folders."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def check(path: Path, make_folder: bool = False) -> None:
         raise UserError(f"--out '{path}' exists and is not overwritten; give a new file.")
     if not make_folder and not path.parent.is_dir():
         raise UserError(f"--out '{path}': there is no folder '{path.parent}'; make it first.")
+
+
+def check_folder(path: Path, option: str = "--out") -> None:
+    """Refuse a file where a folder is to be written into, which need not be there yet; raises `UserError`."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option} '{path}' is a file; give a folder.")

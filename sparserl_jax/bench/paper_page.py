@@ -9,7 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserl_jax.bench import beside, figures, paths, plots, published, select, suites, summary, tables
+from sparserl_jax.bench import (
+    beside,
+    figures,
+    new_file,
+    paths,
+    plots,
+    published,
+    select,
+    suites,
+    summary,
+    tables,
+)
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.bench.paper import Line, Source, sections, sources
@@ -210,8 +221,7 @@ def comma_separated(paper: Paper, found: Sequence[Source]) -> str:
 
 def check_target(name: str, paper: Paper, out: Path) -> None:
     """Refuse to write over files that are no page of this paper, or into what is no folder; raises `UserError`."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out '{out}' is a file, and the page has two of them; give a folder.")
+    new_file.check_folder(out)
     page, numbers = out / f"{name}.md", out / f"{name}.csv"
     ours = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(heading(paper))
     for file in (page, numbers):

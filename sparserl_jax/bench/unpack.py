@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sparserl_jax.bench import finished, pack, rates, records
+from sparserl_jax.bench import finished, new_file, pack, rates, records
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
 
@@ -70,8 +70,8 @@ def unpack(files: Sequence[Path], into: Path | None = None) -> list[Unpacked]:
     Raises:
         UserError: a damaged or foreign archive, another suite's folder, or a different record of a run.
     """
-    if into is not None and into.exists() and not into.is_dir():
-        raise UserError(f"--into '{into}' is a file; give a folder.")
+    if into is not None:
+        new_file.check_folder(into, "--into")
     archives: dict[Path, list[Archive]] = {}
     for file in files:
         archive = read(file)

@@ -82,7 +82,7 @@ def test_own_times_of_events_side_by_side_add_up_to_the_time_they_cover(pieces):
     assert sum(time for *_, time in operations.own_time(events)) == covered
 
 
-def test_a_real_trace_of_products_has_products(tmp_path: Path):
+def test_a_real_trace_of_products_is_mostly_products(tmp_path: Path):
     def train(x):
         return jax.lax.fori_loop(0, 30, lambda _, y: jnp.tanh(x @ y), x)
 
@@ -95,7 +95,7 @@ def test_a_real_trace_of_products_has_products(tmp_path: Path):
     found = operations.spent(tmp_path, {operations.module_name(text): operations.kinds(text)})
     work = found["jit_train"]
     assert set(work) <= set(operations.KINDS)
-    assert work[MATRIX] > 0  # how much of the whole depends on what else the machine does
+    assert work[MATRIX] > 0.3 * sum(work.values())
     assert operations.spent(tmp_path, {"jit_other": {}}) == {}
 
 

@@ -227,6 +227,15 @@ def gradient(loss: Callable[[], float], params: Any, step: float = 1e-6) -> dict
     return found
 
 
+def live_gradient(
+    loss: Callable[[], float], params: Any, masks: Any
+) -> tuple[dict[tuple[str, ...], np.ndarray], float]:
+    """`gradient`, zero outside `masks`, and its norm."""
+    live = arrays(masks)
+    slopes = {path: np.where(live[path], slope, 0) for path, slope in gradient(loss, params).items()}
+    return slopes, float(np.sqrt(sum((slope**2).sum() for slope in slopes.values())))
+
+
 def updated(
     agent: str | Mapping[str, Loss], nets: dict[str, Any], batch: Any, k: Any, noise: np.ndarray, adam: Adam
 ) -> tuple[dict[str, Any], dict[str, float]]:
