@@ -226,4 +226,4 @@ def test_the_page_says_where_a_module_of_the_users_own_is_looked_for(tmp_path: P
         suite = single.suite_of(PENDULUM, recipe=method, sparsity=0.8, seeds=1, steps=4000, hidden=(8, 8))
         fake.finished(tmp_path / str(told), fake.make_plan(suite))
         page = reproduce.page(summary.summarise(tmp_path / str(told)))
-        assert ("the folder that holds the module" in " ".join(page.split())) == told
+        assert ("put the module, as it was when the records were made, into the folder where" in page) == told

@@ -274,7 +274,7 @@ def test_every_epoch_meets_every_sample_once(program, member):
         ({"dispatch": 45}, "dispatch = 45 is not a positive multiple of 30"),
         ({"agent": dataclasses.replace(AGENT, batch_size=16)}, "the nearest valid value is 15"),
         ({"agent": dataclasses.replace(AGENT, epochs=0)}, "agent.epochs = 0 must be at least 1"),
-        ({"agent": dataclasses.replace(AGENT, clip=0.0)}, "agent.clip = 0.0 must be above 0"),
+        ({"agent": dataclasses.replace(AGENT, clip=0.0)}, "agent.clip = 0.0 must be a number above 0"),
     ],
 )
 def test_periods_that_do_not_fit_iterations_are_refused(changes, said):
