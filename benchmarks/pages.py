@@ -5,6 +5,8 @@ A page says where a table belongs and which, by a pair of comments; what stands 
     <!-- published: suite quick -->                         the whole table of a suite, with its plot
     <!-- published: verdicts quick -->                      rows of every kind, and why each has its verdict
     <!-- published: rows quick gymnax:Pendulum-v1 set -->   some arms on one environment, in this order
+    <!-- published: against quick set all rigl tiny -->     some arms against another's nearest rows, here over all
+                                                            environments together
     <!-- end -->
 
 Tests hold every page to what this prints, so that no number in these tables can drift from its records.
@@ -18,7 +20,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sparserl_jax.bench import caption, progress, publish, statistics, summary, tables
+from sparserl_jax.bench import against, caption, progress, publish, statistics, summary, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -140,10 +142,18 @@ def verdicts(folder: Path, _: Sequence[str], place: Path) -> str:
     return "\n".join(lines)
 
 
+def _block(found: summary.Summary, env: str, place: Path) -> summary.Block:
+    """The block of an environment, or of `all` together."""
+    part = found.pooled if env == "all" else next((one for one in found.blocks if one.env == env), None)
+    if part is None:
+        raise ValueError(f"{place.name}: results/{found.name} has no table of '{env}'")
+    return part
+
+
 def rows(folder: Path, words: Sequence[str], place: Path) -> str:
     """The rows of some arms on one environment (`words`: its name, then theirs), at all their sparsities."""
     env, *arms = words
-    part = next(block for block in summarise(folder).blocks if block.env == env)
+    part = _block(summarise(folder), env, place)
     chosen = [row for arm in arms for row in part.rows if row.arm == arm]
     if missing := set(arms) - {row.arm for row in chosen}:
         raise ValueError(f"{place.name}: results/{folder.name} has no arm {sorted(missing)} on {env}")
@@ -152,10 +162,24 @@ def rows(folder: Path, words: Sequence[str], place: Path) -> str:
     return "\n".join(_table([tables.COLUMNS[index] for index in columns], columns, chosen))
 
 
+def beside(folder: Path, words: Sequence[str], place: Path) -> str:
+    """The rows of some arms against another arm (`words`: its name, the environment or `all` for all of them together,
+    then the arms), as `sparserl table FOLDER --against ARM` prints them."""
+    other, env, *arms = words
+    found = summarise(folder)
+    part = _block(found, env, place)
+    every = against.pairs(part, other)
+    chosen = [pair for arm in arms for pair in every if pair.row.arm == arm]
+    if missing := set(arms) - {pair.row.arm for pair in chosen}:
+        raise ValueError(f"{place.name}: on {env} nothing of {sorted(missing)} stands against '{other}'")
+    return "\n".join(tables.grid(against.headings(other), against.texts(chosen, pooled=env == "all")))
+
+
 KINDS: dict[str, Callable[[Path, Sequence[str], Path], str]] = {
     "suite": suite,
     "verdicts": verdicts,
     "rows": rows,
+    "against": beside,
 }
 
 

@@ -72,6 +72,8 @@ class Compare:
     """What `sparserl bench` or `sparserl publish` made, e.g. runs/mine results/quick."""
     out: Path | None = None
     """Folder for table.md, table.csv, table.tex and reproduce.md; default: print only."""
+    against: str | None = None
+    """Print every row against this arm's nearest in sparsity, in place of dense."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +176,8 @@ class Table:
 
     folder: tyro.conf.Positional[Path]
     """What `sparserl bench` made."""
+    against: str | None = None
+    """Write nothing; print every row against this arm's nearest in sparsity, in place of dense."""
 
 
 @dataclasses.dataclass(frozen=True)

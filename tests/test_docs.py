@@ -224,6 +224,8 @@ def test_tables_of_published_results_are_made_from_the_records(page):
         "<!-- published: suite quick-sac -->\n<!-- end -->\n",
         "<!-- published: verdicts quick -->\nprose\n<!-- published: verdicts quick -->\n<!-- end -->\n",
         "<!-- published: rows quick gymnax:Pendulum-v1 st -->\n<!-- end -->\n",
+        "<!-- published: rows quick gymnax:Pendulum-v0 set -->\n<!-- end -->\n",
+        "<!-- published: against quick sat gymnax:Pendulum-v1 set -->\n<!-- end -->\n",
     ],
 )
 def test_a_block_that_would_not_be_renewed_or_would_swallow_a_page_is_refused(text):

@@ -69,7 +69,8 @@ def _matrix(z: np.ndarray) -> np.ndarray:
     return z if z.ndim == 2 else z[:, None]
 
 
-def _difference(row: Row, other: Row | None) -> statistics.Comparison | None:
+def difference(row: Row, other: Row | None) -> statistics.Comparison | None:
+    """z of a row less that of another; None where there is no other, or no z."""
     if other is None or other is row or row.z is None or other.z is None:
         return None
     return statistics.compare(_matrix(row.z), _matrix(other.z))
@@ -116,11 +117,11 @@ def judge(rows: Sequence[Row]) -> list[Row]:
         judged.append(
             dataclasses.replace(
                 row,
-                comparison=_difference(row, dense),
+                comparison=difference(row, dense),
                 improvement=None if dense is None or dense is row else improvement(row, dense),
                 tiny=None if tiny is None else tiny.label,
-                tiny_comparison=_difference(row, tiny),
-                peer_comparison=_difference(row, peer(row, rows)),
+                tiny_comparison=difference(row, tiny),
+                peer_comparison=difference(row, peer(row, rows)),
                 **_relative(row, dense),  # type: ignore[arg-type]
             )
         )

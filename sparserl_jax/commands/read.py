@@ -64,11 +64,14 @@ def publish(command: Publish, console: Console) -> int:
 
 def compare(command: Compare, console: Console) -> int:
     """`sparserl compare`."""
+    from sparserl_jax.bench import against, tables
     from sparserl_jax.bench import compare as comparing
-    from sparserl_jax.bench import tables
 
     found = comparing.compare(command.folders, command.out)
-    tables.screen(found, console)
+    if command.against is None:
+        tables.screen(found, console)
+    else:
+        against.screen(found, command.against, console)
     if command.out is not None:
         say(console, f"Tables: {command.out}")
     return 0
@@ -76,12 +79,17 @@ def compare(command: Compare, console: Console) -> int:
 
 def table(command: Table, console: Console) -> int:
     """`sparserl table`."""
-    from sparserl_jax.bench import summary, tables, trials
+    from sparserl_jax.bench import against, summary, tables, trials
 
     if trials.is_tuning(command.folder):
+        if command.against is not None:
+            raise UserError(f"'{command.folder}' is a tuning, which has no arms; leave out --against.")
         trials.show(command.folder, console)
         return 0
     found = summary.summarise(command.folder)
+    if command.against is not None:
+        against.screen(found, command.against, console)
+        return 0
     tables.write(command.folder, found)
     tables.screen(found, console)
     return 0

@@ -1,0 +1,147 @@
+"""Rows of a table held against another arm than dense: `--against ARM` of `sparserl table` and `sparserl compare`.
+
+Every row stands beside the row of that arm whose actors came out nearest to it in sparsity. There are no verdicts:
+those are of what a method loses beside dense, and their rule asks of dense and placebo what nobody asks of ARM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from sparserl_jax.bench import statistics, verdicts
+from sparserl_jax.bench.columns import bounded, cells, heading, sparsity_text
+from sparserl_jax.bench.rows import Block, Row
+from sparserl_jax.bench.summary import Summary
+from sparserl_jax.errors import suggest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Pair(NamedTuple):
+    """A row and the one it is held against: difference of the IQMs of z (None without levels), and the chance that a
+    run of the row is above one of the other."""
+
+    row: Row
+    other: Row
+    difference: statistics.Comparison | None
+    improvement: statistics.Interval
+
+
+def nearest(row: Row, rows: Sequence[Row]) -> Row:
+    """The row whose actors, then critics, are nearest in sparsity to those of `row`; of two equally near ones that with
+    more weights, the harder to beat."""
+    return min(
+        rows,
+        key=lambda other: (
+            round(abs(other.came_out - row.came_out), 9),  # 0.9 - 0.8 and 0.8 - 0.7 are equally far
+            round(abs(other.critic_sparsity - row.critic_sparsity), 9),
+            other.came_out,
+        ),
+    )
+
+
+def pairs(block: Block, arm: str) -> list[Pair]:
+    """All rows of a block but the arm's own, each against its nearest row of the arm; none where the block lacks it."""
+    others = [row for row in block.rows if row.arm == arm]
+    found = []
+    for row in block.rows if others else ():
+        if row.arm != arm:
+            other = nearest(row, others)
+            difference = verdicts.difference(row, other)
+            found.append(Pair(row, other, difference, verdicts.improvement(row, other)))
+    return found
+
+
+def headings(arm: str) -> list[str]:
+    """Of the columns that `texts` gives."""
+    return [
+        "method",
+        "sparsity",
+        "IQM [95 % CI]",
+        f"{arm} at",
+        f"IQM of {arm} [95 % CI]",
+        f"delta to {arm} [95 % CI]",
+        f"P(beats {arm}) [95 % CI]",
+    ]
+
+
+def texts(found: Sequence[Pair], pooled: bool) -> list[list[str]]:
+    """Pairs as text; `pooled`: IQMs are of z, else of returns."""
+    column = 3 if pooled else 2
+    return [
+        [
+            pair.row.label,
+            sparsity_text(pair.row),
+            cells(pair.row, pooled)[column],
+            sparsity_text(pair.other),
+            cells(pair.other, pooled)[column],
+            bounded(pair.difference, "+.3f"),
+            bounded(pair.improvement, ".2f"),
+        ]
+        for pair in found
+    ]
+
+
+def blocks(summary: Summary, arm: str) -> list[tuple[Block, list[Pair]]]:
+    """The blocks of a table that have the arm, the pooled one last, with their pairs.
+
+    Raises:
+        UserError: the table has no such arm.
+    """
+    every = [*summary.blocks, *([] if summary.pooled is None else [summary.pooled])]
+    known = {row.arm for block in every for row in block.rows}
+    if arm not in known:
+        raise suggest(arm, sorted(known), f"arm of {summary.name}")
+    return [(block, found) for block in every if (found := pairs(block, arm))]
+
+
+SCREENS: tuple[tuple[int, ...], ...] = (
+    (0, 1, 2, 3, 4, 5, 6),
+    (0, 1, 2, 3, 5, 6),
+    (0, 1, 3, 5, 6),
+    (0, 1, 5, 6),
+    (0, 1, 6),
+)
+"""Choices of columns for the screen, the widest that fits is shown."""
+
+
+def _fitting(heads: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> tuple[int, ...]:
+    def needed(columns: Sequence[int]) -> int:
+        wide = [
+            max(map(len, (*heads[column].split("\n"), *(line[column] for line in lines))))
+            for column in columns
+        ]
+        return 2 + sum(one + 3 for one in wide)
+
+    return next((columns for columns in SCREENS if needed(columns) <= width), SCREENS[-1])
+
+
+def screen(summary: Summary, arm: str, console: Console) -> None:
+    """Print every row against the arm, as many columns as fit."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    heads = [name.replace(" [", "\n[") for name in headings(arm)]
+    for block, found in blocks(summary, arm):
+        lines = texts(found, pooled=block is summary.pooled)
+        columns = _fitting(heads, lines, console.width)
+        table = Table(title=heading(block), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(Text(heads[column]), justify="left" if column == 0 else "right")
+        for line in lines:
+            table.add_row(*(Text(line[column]) for column in columns))
+        console.print(table)
+        if block.reason is not None:
+            console.print(f"  {block.reason}.", style="yellow", markup=False, highlight=False)
+    for remark in (_EXPLAINED.format(arm=arm), *summary.origins):
+        console.print(remark, style="dim", markup=False, highlight=False)
+
+
+_EXPLAINED = (
+    "Every row beside the row of {arm} nearest to it in the actors' sparsity. delta: difference of the IQMs of z, both "
+    "resampled; P: chance that a run of the row scores above one of the other, ties counting half. No verdicts: those "
+    "are of what is lost beside dense. Each interval has its own 95 %: of many, some miss."
+)
