@@ -235,6 +235,30 @@ def cores(system: System | None = None) -> int:
     return count
 
 
+def job_memory(system: System | None = None) -> int | None:
+    """Bytes that a container's or a scheduler's limit leaves this process: of its control group and all around it, the
+    least; what the system could drop of files counts as free. None without a limit."""
+    system = System() if system is None else system
+    left = []
+    for line in system.read("proc/self/cgroup").splitlines():
+        _, kinds, group = line.split(":", 2)
+        if kinds == "":
+            base, limit, used, idle = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in kinds.split(","):
+            base, limit, used = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            idle = "total_inactive_file"
+        else:
+            continue
+        names = [name for name in group.split("/") if name]
+        for depth in range(len(names), -1, -1):
+            place = "/".join([base, *names[:depth]])
+            most, now = (system.read(f"{place}/{name}").strip() for name in (limit, used))
+            if most.isdigit() and now.isdigit():
+                stat = dict(line.split() for line in system.read(f"{place}/memory.stat").splitlines())
+                left.append(max(0, int(most) - int(now) + int(stat.get(idle, 0))))
+    return min(left, default=None)
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed, where it is glibc; for programs, at any time.
 

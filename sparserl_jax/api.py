@@ -110,7 +110,7 @@ def train(
     if time_budget is not None and (isinstance(time_budget, bool) or not isinstance(time_budget, Real)):
         raise UserError(f"train: time_budget must be a number of seconds, not {time_budget!r}.")
     # Records of another environment of the same class would count as finished.
-    if out is not None and not isinstance(env, str) and (Path(out) / CONFIGURATION).exists():
+    if out is not None and not isinstance(env, str) and (Path(out).expanduser() / CONFIGURATION).exists():
         raise UserError(
             f"'{out}' holds results already, and an environment object's code cannot be compared with what made them; "
             "give another folder with out=."
@@ -128,7 +128,7 @@ def train(
     if out is None and not isinstance(env, str):
         folder = Path(tempfile.mkdtemp(prefix="sparserl-")) / "train"
     else:
-        folder = runs.folder_of(plan, None if out is None else Path(out))
+        folder = runs.folder_of(plan, None if out is None else Path(out).expanduser())
     runs.run(plan, folder, Console(quiet=quiet), time_budget=time_budget)
     tables.write(folder)
     return Results(folder)

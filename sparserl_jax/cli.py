@@ -1,14 +1,16 @@
 """The command line; `sparserl --help` lists the commands.
 
 Exit codes: 0 done; 1 `check` or `conformance` found problems, or `evaluate` other numbers than the record's; 2 a
-mistake in the input, told in one sentence; 3 the time budget is used up (run again to go on); 130 Ctrl-C (run again to
-go on).
+mistake in the input, told in one sentence; 3 the time budget is used up (run again to go on); 130 Ctrl-C or SIGTERM
+(run again to go on).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -72,13 +74,25 @@ _COMMANDS: dict[type, Callable[[Any, Console], int]] = {
 }
 
 
+def _at_home(command: Any) -> Any:
+    """A command with `~` in its paths expanded, which shells leave where it stands behind `--out=`."""
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(expanded, value))
+        return value.expanduser() if isinstance(value, Path) else value
+
+    found = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
+    return dataclasses.replace(command, **{name: expanded(value) for name, value in found.items()})
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Execute a command line; returns the exit code. Mistakes in the form of the arguments raise `SystemExit(2)`."""
     command = tyro.cli(Command, prog="sparserl", description="Sparse deep RL in JAX.", args=arguments)  # type: ignore[call-overload]
     from sparserl_jax.bench.run import EXIT_INTERRUPTED, EXIT_USER, Unfinished
 
     try:
-        return _COMMANDS[type(command)](command, console())
+        return _COMMANDS[type(command)](_at_home(command), console())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER

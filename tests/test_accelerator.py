@@ -255,3 +255,47 @@ def test_freed_memory_is_kept(by):
 def test_a_container_has_the_cores_of_its_quota(tmp_path, files, most):
     free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert accelerator.cores(machine(tmp_path, files=files)) == (free if most is None else most)
+
+
+JOB = "slurm/job_7"
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, None),
+        # A container sees its own group as the root; files that the system could drop count as free.
+        (
+            {
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": "1000\n",
+                "sys/fs/cgroup/memory.current": "700\n",
+                "sys/fs/cgroup/memory.stat": "anon 500\ninactive_file 150\n",
+            },
+            450,
+        ),
+        # The limit may be of a group around that of the process.
+        (
+            {
+                "proc/self/cgroup": f"0::/{JOB}/step_0\n",
+                f"sys/fs/cgroup/{JOB}/step_0/memory.max": "max\n",
+                f"sys/fs/cgroup/{JOB}/step_0/memory.current": "600\n",
+                f"sys/fs/cgroup/{JOB}/memory.max": "1000\n",
+                f"sys/fs/cgroup/{JOB}/memory.current": "900\n",
+            },
+            100,
+        ),
+        (
+            {
+                "proc/self/cgroup": f"4:memory:/{JOB}\n1:cpu,cpuacct:/\n",
+                f"sys/fs/cgroup/memory/{JOB}/memory.limit_in_bytes": "1000\n",
+                f"sys/fs/cgroup/memory/{JOB}/memory.usage_in_bytes": "1200\n",
+            },
+            0,
+        ),
+    ],
+)
+def test_a_job_has_the_memory_that_its_limit_leaves(tmp_path, files, left):
+    assert accelerator.job_memory(machine(tmp_path, files=files)) == left

@@ -83,6 +83,31 @@ def test_other_accelerator_makes_it_again_and_forgets_the_old_stamp(workshop):
     assert workshop.make(accel="cpu")[1] == ["venv", "pip", "verify"]
 
 
+def test_what_was_made_for_another_accelerator_is_not_thrown_away_unasked(workshop):
+    """A job on a node with a GPU may run from it, while somebody types make on one without."""
+    workshop.make(accel="cuda12")
+    code, steps, said = workshop.make(accel="auto")
+    assert (code, steps) == (2, []) and said.count("error: ") == 1
+    assert "is made for cuda12, and this machine has cpu: say ACCEL=cpu to make it anew, or VENV=" in said
+    assert (workshop.venv / ".accel").read_text() == "cuda12\n"
+    workshop.make(accel="cpu")
+    assert workshop.make(accel="auto")[:2] == (0, [])
+
+
+def test_cleaning_removes_an_environment_only_if_make_made_it(tmp_path: Path):
+    def cleaned(name: str, *files: str) -> bool:
+        venv = tmp_path / name
+        venv.mkdir()
+        for file in ("pyvenv.cfg", *files):
+            (venv / file).touch()
+        lines = (ROOT / "Makefile").read_text().partition("\nclean:")[2].splitlines()
+        command = lines[1].strip().removeprefix("@").replace("$(VENV)", str(venv))
+        subprocess.run(["sh", "-c", command], check=True)
+        return not venv.exists()
+
+    assert cleaned("made", ".accel") and cleaned("half", ".unfinished") and not cleaned("foreign")
+
+
 @pytest.mark.parametrize("broken", ["no_pip", "no_jax"])
 def test_failed_installation_or_check_leaves_no_stamp(workshop, broken):
     flag = Path(f"{workshop.log}.{broken}")

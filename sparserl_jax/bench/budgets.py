@@ -61,8 +61,10 @@ def chosen(table: Mapping[str, Any], budget: str | None, where: str) -> dict[str
         "name": f"{table.get('name', '')}_{budget}",
         "budget": budget,
     }
-    if values:
-        changed["arms"] = [_overridden(arm, values) for arm in table["arms"]]
+    if values and isinstance(table.get("arms"), list):
+        changed["arms"] = [
+            _overridden(arm, values) if isinstance(arm, Mapping) else arm for arm in table["arms"]
+        ]
     return changed
 
 
@@ -90,7 +92,10 @@ def _check(table: Mapping[str, Any], name: str, changes: Any, where: str) -> Non
     values = changes.get("overrides", {})
     if not isinstance(values, Mapping) or not all(isinstance(own, Mapping) for own in values.values()):
         raise UserError(f"{where}: 'overrides' must hold a table per arm.")
-    arms = [_name(arm) for arm in table.get("arms", []) if isinstance(arm, Mapping)]
+    listed = table.get("arms", [])
+    if not isinstance(listed, list):
+        return  # told where arms are read
+    arms = [_name(arm) for arm in listed if isinstance(arm, Mapping)]
     for arm in values:
         if arm not in arms:
             raise suggest(arm, arms, f"arm in {where} overrides")
@@ -110,4 +115,5 @@ def _overridden(arm: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
     if isinstance(there, Mapping) and all(isinstance(one, Mapping) for one in there.values()):
         kept = {env: {key: one[key] for key in one if key not in own} for env, one in there.items()}
         arm = {**arm, "by_environment": kept}
-    return {**arm, "overrides": {**arm.get("overrides", {}), **own}}
+    usual = arm.get("overrides", {})
+    return {**arm, "overrides": {**usual, **own}} if isinstance(usual, Mapping) else dict(arm)

@@ -63,7 +63,7 @@ def used(folder: Path | None) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        (folder / ".writable").unlink(missing_ok=True)  # others begin at the same time
     except OSError as error:
         raise UserError(
             f"--compilation-cache '{folder}' cannot be written ({error.strerror}); give another folder."

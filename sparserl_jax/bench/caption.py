@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,10 +113,7 @@ def caption(
     lines = []
     if not suite["result"]:
         lines.append("NOT A RESULT: this suite only proves that the harness works.")
-    missing = len(settings["runs"]) - len(found)
-    if missing:
-        what = partial.words(settings["runs"], {record["run_id"] for record in found})
-        lines.append(f"INCOMPLETE: {missing} of {len(settings['runs'])} runs have no record yet ({what}).")
+    lines.extend(incomplete(settings["runs"], {record["run_id"] for record in found}))
     start = suite.get("start")
     if start is not None:
         lines.append(
@@ -169,12 +166,23 @@ def caption(
     return lines
 
 
+def incomplete(runs: Sequence[str], present: Collection[str], where: str = "") -> list[str]:
+    """A sentence on the runs that have no record; nothing where all have one."""
+    missing = sum(run_id not in present for run_id in runs)
+    if not missing:
+        return []
+    return [
+        f"INCOMPLETE: {missing} of {len(runs)} runs{where} have no record yet ({partial.words(runs, present)})."
+    ]
+
+
 def _luck(
     suite: dict[str, Any], found: Sequence[dict[str, Any]], blocks: Sequence[Block], window: int
 ) -> list[str]:
     """What the episodes that all runs share may have done to every return: a standard error per environment, of dense
     policies, from the spread of their final episodes."""
-    results = {record["run_id"]: record["result"] for record in found}
+    # Of several folders that have a run of this name, the first has the reference.
+    results = {record["run_id"]: record["result"] for record in reversed(found)}
     told = []
     for block in blocks:
         dense = [results[run] for row in block.rows if row.role == "dense" for run in row.runs]

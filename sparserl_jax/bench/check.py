@@ -205,6 +205,9 @@ def _mask_problems(here: Path, result: dict[str, Any]) -> list[str]:
     problems = []
     promise = result.get("promise", records.EXACT)
     for network, tensors in result["tensors"].items():
+        if network not in masks or network not in result["realised_sparsity"]:
+            problems.append(f"{network}: its masks or its realised sparsity are missing")
+            continue
         for tensor in tensors:
             try:
                 count = _count(leaf(masks[network], tuple(tensor["path"].split("/"))), tensor)

@@ -8,6 +8,7 @@ nothing can prove but running again: a curve, final returns, scores and hashes t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,9 @@ class Claims:
         if planned is None:
             return []  # told above, once
         origin = record["provenance"]
-        problems = _differences(origin["config"], records.config_of(planned), "provenance.config")
+        problems = _differences(
+            origin["config"], records.config_of(planned), "provenance.config", closed=True
+        )
         problems += _differences(record["result"], records.declared_of(self.suite, planned), "result")
         named = {kind: said["run_id"] for kind, said in origin.get("sources", {}).items()}
         if named != sources.of(planned):
@@ -150,6 +153,11 @@ class Claims:
                 self.promised[key] = costs.declared(run, layers)
         except UserError as error:
             return [f"its method cannot have made it ({error})"]
+        for part in ("tensors", "realised_sparsity", "events"):
+            if set(result[part]) != set(layers):
+                return [
+                    f"result.{part} is of {_listed(result[part])}, but its networks are {_listed(layers)}"
+                ]
         promised, problems = self.promised[key], []
         budget = find_method(run.recipe.method).family.declares.budget
         said_budget = result.get("promise", records.EXACT)
@@ -185,14 +193,25 @@ class Claims:
         return problems + _differences(result["costs"], made, "result.costs", "its weights give")
 
 
-def _differences(recorded: Any, expected: Any, where: str, source: str = "the suite says") -> list[str]:
-    """Values in which a record differs from what it must say; keys that one of them lacks are of other versions."""
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
+
+
+def _differences(
+    recorded: Any, expected: Any, where: str, source: str = "the suite says", closed: bool = False
+) -> list[str]:
+    """Values in which a record differs from what it must say. Values that it lacks are those of later versions;
+    `closed`: it says nothing else, and lacks no table."""
     if isinstance(recorded, dict) and isinstance(expected, dict):
-        return [
+        odd = [key for key in recorded if key not in expected]
+        lacking = [key for key in expected if key not in recorded and isinstance(expected[key], dict)]
+        problems = [f"{where}.{key} is recorded, and {source} nothing of it" for key in odd if closed]
+        problems += [f"{where}.{key} is missing" for key in lacking if closed]
+        return problems + [
             problem
             for key in expected
             if key in recorded
-            for problem in _differences(recorded[key], expected[key], f"{where}.{key}", source)
+            for problem in _differences(recorded[key], expected[key], f"{where}.{key}", source, closed)
         ]
     if recorded == expected:
         return []

@@ -123,10 +123,14 @@ def cells(row: Row, pooled: bool = False) -> list[str]:
 
 def heading(block: Block) -> str:
     """Title of a block, with its frozen levels."""
-    if block.levels.get("random") is None:
-        return block.env
-    names = [name for name in ("random", "failed", "learned", "reference") if block.levels[name] is not None]
-    return f"{block.env} ({', '.join(f'{name} {block.levels[name]:g}' for name in names)})"
+    names = [
+        name for name in ("random", "failed", "learned", "reference") if block.levels.get(name) is not None
+    ]
+    return (
+        block.env
+        if not names
+        else f"{block.env} ({', '.join(f'{name} {block.levels[name]:g}' for name in names)})"
+    )
 
 
 def widened(block: Block, columns: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,7 +18,16 @@ from sparserl_jax.bench import caption as captions
 from sparserl_jax.bench import check, new_file, partial, records, reproduce, tables, verdicts
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.rows import Block, key_of
-from sparserl_jax.bench.summary import Summary, fallback_of, follows, known_of, levels_of, order, pooled
+from sparserl_jax.bench.summary import (
+    Summary,
+    fallback_of,
+    follows,
+    known_of,
+    levels_of,
+    order,
+    pooled,
+    swept_of,
+)
 from sparserl_jax.errors import UserError
 
 MARK = "comparison.json"
@@ -181,6 +190,13 @@ def _identity(record: dict[str, Any]) -> tuple[Any, ...]:
     return result["env"], what, result["sparsity"], result["critic_sparsity"], result["seed"]
 
 
+def _settings(record: dict[str, Any]) -> tuple[str, str]:
+    """Environment, and what a training is told but its schedule, knobs and seed."""
+    config = record["provenance"]["config"]
+    what = [config["training"]["agent"], *(config.get(key) for key in ("recipe", "ticket", "clone", "width"))]
+    return record["result"]["env"], records.canonical(what)
+
+
 def _control(record: dict[str, Any]) -> bool:
     return record["result"]["role"] in CONTROLS or record["result"]["method"] in BASELINES
 
@@ -230,7 +246,8 @@ def _suffix(source: Source) -> str:
 
 
 def _name_apart(sources: list[Source]) -> None:
-    """Arms of one name get their folder's as suffix; only the first dense arm stays the reference."""
+    """Arms of one name get their folder's as suffix; only the first dense arm stays the reference. Another folder's is
+    A/A if it is trained as that one is, else a method like any other."""
     owners: dict[str, set[str]] = defaultdict(set)
     for source in sources:
         for record in source.records:
@@ -239,13 +256,18 @@ def _name_apart(sources: list[Source]) -> None:
     for source in sources:
         if holder is None and any(record["result"]["role"] == "dense" for record in source.records):
             holder = source
+    dense = {
+        _settings(record)
+        for record in (holder.records if holder is not None else [])
+        if record["result"]["role"] == "dense"
+    }
     for source in sources:
         for index, record in enumerate(source.records):
             result = dict(record["result"])
             if len(owners[result["arm"]]) > 1:
                 result["arm"] += _suffix(source)
-            if result["role"] == "dense" and source is not holder:
-                result["role"] = "aa"
+            if result["role"] in ("dense", "aa") and source is not holder:
+                result["role"] = "aa" if _settings(record) in dense else "method"
             source.records[index] = {**record, "result": result}
 
 
@@ -281,7 +303,16 @@ def _summary(sources: list[Source], shared: list[str], said: list[str]) -> Summa
     blocks = [_block(sources, env, settings) for env in shared]
     found = [record for source in sources for record in source.records]
     together = pooled(blocks, settings)
-    lines = captions.caption(settings, found, blocks, together)[:-1]
+    # Run ids repeat between folders, so each says for itself what it lacks.
+    all_there = {**settings, "runs": [record["run_id"] for record in found]}
+    lines = [
+        line
+        for source in sources
+        for line in captions.incomplete(
+            _planned(source, shared), {record["run_id"] for record in source.records}, f" of {source.name}"
+        )
+    ]
+    lines += captions.caption(all_there, found, blocks, together)[:-1]
     lines += [_arms(sources), *said, *_differences(sources)]
     origins = []
     for source in sources:
@@ -346,7 +377,8 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
             own = follows(settings, key[0])
             rows.append(rows_of.row(group, levels, fallback, command, source.name, own))
     made = sorted(rows, key=lambda row: order(settings, row.key))
-    return verdicts.block(env, made, levels, known_of(settings, env))
+    block = verdicts.block(env, made, levels, known_of(settings, env))
+    return dataclasses.replace(block, swept=swept_of(settings))
 
 
 def _differences(sources: list[Source]) -> list[str]:

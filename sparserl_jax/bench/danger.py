@@ -42,14 +42,20 @@ class Measured(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One row of the suite's table (None: uniform doses), and what was measured of each of its seeds."""
+    """One row of the suite's table (None: uniform doses), and what was measured of each of its seeds; None of one that
+    diverged, whose weights are no policy's."""
 
     row: Row | None
-    seeds: tuple[Measured, ...]
+    seeds: tuple[Measured | None, ...]
+
+    @property
+    def measured(self) -> tuple[Measured, ...]:
+        """Of the seeds that have a policy."""
+        return tuple(one for one in self.seeds if one is not None)
 
     def interval(self) -> statistics.Interval:
-        """IQM of the share of dangerous draws over seeds, with its interval."""
-        shares = np.array([[one.probability] for one in self.seeds])
+        """IQM of the share of dangerous draws over these seeds, with its interval."""
+        shares = np.array([[one.probability] for one in self.measured])
         return statistics.bootstrap(statistics.iqm, shares)
 
 
@@ -123,14 +129,16 @@ class _Look:
         ends = -np.ones(size, np.float32), np.ones(size, np.float32)
         return self._measured(sample, lambda obs: ends, self.draws)
 
-    def run(self, folder: Path) -> Measured:
-        """The policy of a finished run."""
+    def run(self, folder: Path) -> Measured | None:
+        """The policy of a finished run; None of one that diverged."""
         import jax
 
         from sparserl_jax.agents.policies import danger_of
 
         found = saved.find(folder)
         assert found.record is not None, "the row was made from it"
+        if found.record["result"]["status"] == "diverged":
+            return None
         agent = evaluate.agent_of(found.record)
         if agent not in self.compiled:
             law = _law(agent, self.env.spec.action_dim)
@@ -217,15 +225,17 @@ def _percent(share: float) -> str:
 
 
 def _cells(line: Line) -> list[str]:
-    found, row = line.interval(), line.row
-    several = len(line.seeds) > 1
-    width, outside = (
-        float(np.mean([getattr(one, name) for one in line.seeds])) for name in ("width", "outside")
-    )
-    shares = [one.probability for one in line.seeds]
+    row, seeds = line.row, line.measured
+    lost = len(line.seeds) - len(seeds)
+    named = "uniform doses" if row is None else row.arm + (f" ({lost} diverged)" if lost else "")
+    if not seeds:
+        return [named, "" if row is None else row.level_text, *[""] * (len(COLUMNS) - 2)]
+    found, several = line.interval(), len(seeds) > 1
+    width, outside = (float(np.mean([getattr(one, name) for one in seeds])) for name in ("width", "outside"))
+    shares = [one.probability for one in seeds]
     between = f" [{_percent(float(found.lower))}, {_percent(float(found.upper))}]" if several else ""
     return [
-        "uniform doses" if row is None else row.arm,
+        named,
         "" if row is None else row.level_text,
         ""
         if row is None
@@ -233,7 +243,7 @@ def _cells(line: Line) -> list[str]:
         _percent(float(found.value)) + between,
         _percent(max(shares)) if several else "",
         f"{width:.3g}" if np.isfinite(width) else "unbounded",
-        f"{max(one.largest for one in line.seeds):.3g}",
+        f"{max(one.largest for one in seeds):.3g}",
         _percent(outside),
     ]
 
@@ -243,6 +253,8 @@ def markdown(title: str, sections: list[Section], made: str) -> str:
     text = [f"# Danger: {title}", ""]
     for section in sections:
         text += [f"## {section.env}", "", *tables.grid(COLUMNS, map(_cells, section.lines))]
+        if any(None in line.seeds for line in section.lines):
+            text += ["", "A run that diverged has no policy and is left out."]
         text += [
             "",
             f"{section.draws:,} draws of every policy in each of {section.states} states that uniform doses visit, the "
@@ -266,7 +278,8 @@ def comma_separated(sections: list[Section]) -> str:
             seeds = (None,) if row is None else row.seeds
             for seed, one in zip(seeds, line.seeds, strict=True):
                 named = ("uniform doses", None) if row is None else (row.arm, row.sparsity)
-                cells = (section.env, *named, seed, *one)
+                blank = (None,) * len(Measured._fields)
+                cells = (section.env, *named, seed, *(blank if one is None else one))
                 writer.writerow(
                     "" if value is None else repr(value) if isinstance(value, float) else value
                     for value in cells

@@ -137,15 +137,22 @@ def _wanted(found: summary.Summary, block: Block, texts: Sequence[str]) -> list[
     dense, rows = reference(block.rows), []
     for row in block.rows:
         named = any(one.meets(only.Place(block.env, "", row.arm, row.sparsity)) for one in wanted)
-        narrow = row.method == "tiny" or (dense is not None and row.width != dense.width)
-        if named and narrow:
+        other = row.method == "tiny" or (dense is not None and not _alike(row, dense))
+        if named and other:
             raise UserError(
-                f"'{name(row)}' has networks of another width than dense and cannot have its ranks; leave it out."
+                f"'{name(row)}' has another algorithm than dense, or networks of another width, and cannot have its "
+                "ranks; leave it out."
             )
         sparse = named if wanted else row.role == "method" and row.method != "dense"
-        if row is not dense and not narrow and (sparse or row.role == "aa"):
+        if row is not dense and not other and (sparse or row.role == "aa"):
             rows.append(row)
     return rows
+
+
+def _alike(row: Row, dense: Row) -> bool:
+    """Whether the policies of a row are dense's kind of function of the weights: same algorithm, same layers."""
+    layers = [one.dense_costs.get("actor_parameters_dense") for one in (row, dense)]
+    return (row.agent, row.width) == (dense.agent, dense.width) and layers[0] == layers[1]
 
 
 class _Group(NamedTuple):

@@ -112,7 +112,11 @@ class Panel(NamedTuple):
     @property
     def end(self) -> str:
         """Of file names."""
-        return f"-c{self.knob:g}" if self.coefficient else f"-s{round(1000 * self.knob):04d}"
+        if self.coefficient:
+            return f"-c{self.knob:g}"
+        thousandths = 1000 * self.knob
+        whole = abs(thousandths - round(thousandths)) < 1e-6
+        return f"-s{round(thousandths):04d}" if whole else f"-s{self.knob:g}"
 
     def rows(self, block: Block) -> list[Row]:
         """Rows to show: those at this knob, beside every dense and placebo row but A/A."""

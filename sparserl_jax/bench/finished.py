@@ -26,22 +26,26 @@ def write(folder: Path, settings: dict[str, Any]) -> list[str]:
         "suite": settings["suite"]["name"],
         "suite_hash": suite_hash,
         "runs": runs,
+        "data": settings.get("data", {}),
         "rates": [dataclasses.asdict(sample) for sample in sorted(set(found))],
     }
     records.write_atomic(folder / FILE, (json.dumps(body, indent=1, sort_keys=True) + "\n").encode())
     return runs
 
 
-def read(file: Path, suite_hash: str) -> tuple[set[str], bytes]:
+def read(file: Path, suite_hash: str, data: dict[str, Any]) -> tuple[set[str], bytes]:
     """(runs that are finished elsewhere, measured times for `rates.merge`).
 
+    Args:
+        data: the files that the runs learn from, see `records.data_of`.
+
     Raises:
-        UserError: no such file, another form, or another suite's.
+        UserError: no such file, another form, another suite's, or runs that learned from other files.
     """
     try:
         body = json.loads(file.read_text(encoding="utf-8"))
         runs, theirs = set(body["runs"]), body["suite_hash"]
-        times = json.dumps(body["rates"]).encode()
+        times, learned = json.dumps(body["rates"]).encode(), body.get("data", {})
     except OSError as error:
         raise UserError(
             f"--skip-finished '{file}' cannot be read ({error.strerror}); check the path."
@@ -51,5 +55,10 @@ def read(file: Path, suite_hash: str) -> tuple[set[str], bytes]:
     if theirs != suite_hash:
         raise UserError(
             f"--skip-finished '{file}' lists runs of configuration {theirs}, and this is {suite_hash}; leave it out."
+        )
+    if learned != data:
+        raise UserError(
+            f"--skip-finished '{file}' lists runs that learned from other files than those here; leave it out, or "
+            "bring back the files."
         )
     return runs, times

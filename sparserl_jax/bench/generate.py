@@ -192,7 +192,8 @@ def make(order: Order, console: Console, time_budget: float | None = None) -> It
         runs.run(order.plan, order.out / "training", console, time_budget=time_budget, execute=watched)
         for line in sets(order):
             yield line
-            if time_budget is not None and time.monotonic() - began >= time_budget:
+            left = any(not order.set(name).exists() for name in NAMES)
+            if left and time_budget is not None and time.monotonic() - began >= time_budget:
                 raise runs.Unfinished(runs.EXIT_TIME_BUDGET, "time budget; run again to go on.")
 
 

@@ -12,6 +12,7 @@ it is written. Equal folders give equal archives. Checkpoints and `networks.npz`
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import re
 import tarfile
@@ -51,24 +52,38 @@ def check_target(file: Path, suite_hash: str, folder: Path) -> None:
     """Refuse, before anything runs, a name that archives cannot have and a file that packing `folder` would lose.
 
     Raises:
-        UserError: another ending, no such folder, somebody else's file in the way, or runs in it that `folder` lacks.
+        UserError: another ending, no such folder, none that can be written, somebody else's file in the way, or records
+            in it that `folder` lacks.
     """
     if not file.name.endswith(SUFFIXES):
         raise UserError(f"--pack '{file}': the name of an archive ends in .tar.gz; give one that does.")
     if not file.parent.is_dir():
         raise UserError(f"--pack '{file}': there is no folder '{file.parent}'; make it first.")
+    trial = file.with_name(f".{file.name}.trial")
+    try:
+        trial.touch()
+        trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--pack '{file}' cannot be written ({error.strerror}); give another place."
+        ) from None
     for path in _present(file):
         manifest = _manifest_of(path)
         if manifest.get("suite_hash") != suite_hash:
             raise UserError(
                 f"--pack '{file}': '{path}' exists and is no archive of this suite; give another name."
             )
-        for name in manifest["files"]:
+        for name, packed in manifest["files"].items():
+            if not name.endswith("/record.json"):
+                continue
             run_id = name.removeprefix("records/").removesuffix("/record.json")
-            if name.endswith("/record.json") and not records.finished(folder, run_id, suite_hash):
-                raise UserError(
-                    f"--pack '{file}': '{path}' holds run '{run_id}', which '{folder}' lacks; give another name."
-                )
+            lost = None
+            if not records.finished(folder, run_id, suite_hash):
+                lost = f"run '{run_id}', which '{folder}' lacks"
+            elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != packed["sha256"]:
+                lost = f"another record of run '{run_id}' than '{folder}'"
+            if lost is not None:
+                raise UserError(f"--pack '{file}': '{path}' holds {lost}; give another name.")
 
 
 def pack(folder: Path, file: Path, of: str | None = None, limit: int = LIMIT) -> list[Path]:

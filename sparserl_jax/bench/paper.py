@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sparserl_jax.bench.rows import Block
 from sparserl_jax.bench.rows import Row as Ours
 from sparserl_jax.bench.summary import Summary, summarise
 from sparserl_jax.bench.verdicts import reference
+from sparserl_jax.errors import UserError
 from sparserl_jax.references import unlabelled
 
 
@@ -109,9 +111,20 @@ def sources(paper: Paper, roots: Sequence[Path]) -> list[Source]:
     found: dict[str, Source] = {}
     for root in roots:
         for path in sorted(root.glob(f"*/{records.CONFIGURATION}")):
-            settings, present = records.load_all(path.parent)
-            name = suite_name(settings)
-            if path.parent.name.startswith(".") or name not in wanted or not present:
+            if path.parent.name.startswith("."):
+                continue
+            try:
+                # Whatever else lies there may be in pieces.
+                name = suite_name(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+            if name not in wanted:
+                continue
+            try:
+                settings, present = records.load_all(path.parent)
+            except UserError as error:
+                raise UserError(f"'{path.parent}': {error}") from None
+            if not present:
                 continue
             before = found.get(settings["suite_hash"])
             if before is None or len(before.summary.records) < len(present):
@@ -119,9 +132,9 @@ def sources(paper: Paper, roots: Sequence[Path]) -> list[Source]:
     return list(found.values())
 
 
-def size_share(record: dict[str, Any], agent: str) -> float:
+def size_share(record: dict[str, Any]) -> float:
     """Weights of online and target networks relative to dense, see `sizes.weight_share`; SAC has no target actor."""
-    tensors = record["result"]["tensors"]
+    tensors, agent = record["result"]["tensors"], record["provenance"]["config"]["training"]["agent"]["name"]
     live, full = ({name: sum(t[key] for t in tensors[name]) for name in tensors} for key in ("nnz", "size"))
     return sizes.weight_share(live, full, target_actor=agent != "sac")
 
@@ -184,7 +197,7 @@ def _lines(
                 row,
                 None if share is None else 100 * share,
                 ours,
-                size_share(mine[0], source.settings["suite"]["agent"]["name"]),
+                float(np.mean([size_share(record) for record in mine])),
                 ours.training_ratio,
                 ours.inference_ratio,
                 tuple(differs),

@@ -289,13 +289,14 @@ def execute(
     stopped: runs.Unfinished | None = None
     files = suite_files if step != "tables" else []
     made = [(file, plans.make(suites.read(file, budget))) for file in files]
-    if skip_published:
-        selected = [
-            (file, *select.select(plan, runs.folder_of(plan), skip_published=True)) for file, plan in made
-        ]
-        made = [(file, plan) for file, plan, _ in selected]
-        for line in (line for _, _, said in selected for line in said):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    # Programs that `bench` has divided by seeds in the same folder stay divided.
+    selected = [
+        (file, *select.select(plan, runs.folder_of(plan), skip_published=skip_published))
+        for file, plan in made
+    ]
+    made = [(file, plan) for file, plan, _ in selected]
+    for line in (line for _, _, said in selected for line in said):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for _, plan in made:
         plans.show(plan, console)
     if step == "plan":

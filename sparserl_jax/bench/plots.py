@@ -17,6 +17,7 @@ from sparserl_jax.bench import figures, records, statistics
 from sparserl_jax.bench.plots_rows import returns_by_row
 from sparserl_jax.bench.rows import Row
 from sparserl_jax.bench.summary import Block, Summary, key_of, summarise
+from sparserl_jax.bench.verdicts import reference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,23 +75,25 @@ def _levels(axes: Axes, block: Block) -> None:
             )  # fmt: skip
 
 
-def _cut(axes: Axes, block: Block, whole: bool = False) -> None:
-    """End the axis half a scale of z below random actions, and say how many rows lie under it: a policy that has gone
-    to pieces would leave no room for the others. `whole`: the axis holds more than the rows' final returns."""
+def _cut(axes: Axes, block: Block, whole: bool = False) -> bool:
+    """End the axis half a scale of z below random actions, and say how many of the rows shown lie under it: a policy
+    that has gone to pieces would leave no room for the others. `whole`: the axis holds more than the rows' final
+    returns. Returns whether it was cut."""
     floor = figures.floor(block)
     if floor is None:
-        return
+        return False
     low, high = axes.get_ylim()
     if low >= floor:
-        return
+        return False
     top = max(max(float(row.value.upper), float(row.returns.max())) for row in block.rows)
     axes.set_ylim(floor, high if whole else min(high, top + 0.08 * (top - floor)))
-    under = sum(float(row.value.value) < floor for row in block.rows)
+    under = sum(float(row.value.value) < floor for row in block.rows if row.role != "aa")
     if under and not whole:
         axes.text(
             0.02, 0.02, f"{under} row{'s' if under > 1 else ''} further down", transform=axes.transAxes, fontsize=6.5,
             color="#666666", va="bottom", zorder=6, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
         )  # fmt: skip
+    return True
 
 
 CROWD, TOGETHER = 12, 7
@@ -128,6 +131,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     )
     figure, grid, bottom, height = figures.frame(len(parts), columns, list(drawn))
     handles: dict[str, Any] = {}
+    cut = False
     for line, (block, panels) in zip(grid, parts, strict=True):
         low, high = _range(curves, block)
         for axes in line[len(panels) :]:
@@ -149,13 +153,18 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
             axes.set_title(f"{figures.short_name(block.env)}, {title}", loc="left")
             axes.set_xlim(0, curve["step"][-1])
             axes.set_ylim(low, high)
-            _cut(axes, block, whole=True)
+            cut |= _cut(axes, block, whole=True)
             axes.xaxis.set_major_formatter(figures.thousands)
             axes.set_xlabel(figures.steps_of(summary, block.env))
         line[0].set_ylabel("return")
     figures.heading(figure, summary, "Learning curves", height)
     figures.legend(figure, handles, bottom)
     text = f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals."
+    if cut:
+        text += (
+            " Axes end below random actions by half the distance from there to the reference; what of a curve lies "
+            "further down is not seen."
+        )
     figures.caption(figure, summary, text + _left_out(curves, summary))
     return figure, _curve_csv(summary, curves)
 
@@ -328,6 +337,15 @@ def _beside(places: Sequence[float]) -> list[float]:
     return [float(2**value) for value in logs]
 
 
+def _smaller(row: Row, dense: Row | None) -> float:
+    """How many times smaller a policy is than the reference's, in bytes; in tables, rows of another width stand beside
+    dense of that width."""
+    times = float(row.compression_bytes or 1.0)
+    if dense is None or row.width == dense.width:
+        return times
+    return times * dense.dense_costs["actor_blob_bytes_dense"] / row.dense_costs["actor_blob_bytes_dense"]
+
+
 def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
     """IQM with interval of every row over how much smaller its policy is than the dense one, in bytes of one file of
     the smallest form; and what of them no other row beats. One panel per environment."""
@@ -343,7 +361,7 @@ def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
     for axes, block in zip(grid[0], summary.blocks, strict=True):
         _levels(axes, block)
         rows = shown[block.env]
-        smaller = [float(row.compression_bytes or 1.0) for row in rows]
+        smaller = [_smaller(row, reference(block.rows)) for row in rows]
         beside = _beside(smaller)
         best = front(smaller, [float(row.value.value) for row in rows])
         (handles["not beaten"],) = axes.step(

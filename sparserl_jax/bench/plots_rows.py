@@ -45,7 +45,12 @@ def _limits(block: Block) -> tuple[float, float]:
 def _cut(block: Block) -> bool:
     """Whether a row goes on beyond the end of the axis."""
     low, _ = _limits(block)
-    return any(min(float(row.value.lower), float(row.returns.min())) < low for row in block.rows)
+    return any(_beyond(row, low) for row in block.rows)
+
+
+def _beyond(row: Row, low: float) -> bool:
+    """Whether something of a row lies below the axis."""
+    return min(float(row.value.lower), float(row.returns.min())) < low
 
 
 def _levels(axes: Axes, block: Block, width: float) -> None:
@@ -91,12 +96,12 @@ def _draw(axes: Axes, block: Block, arms: list[str]) -> None:
             [value], [index], linestyle="", marker=figures.marker(row.arm, arms), markersize=4.6, color=own,
             markeredgecolor="white", markeredgewidth=0.6, zorder=5,
         )  # fmt: skip
-        if upper < low:
+        if _beyond(row, low):
             axes.annotate(
                 "<", (0.0, index), xycoords=("axes fraction", "data"), fontsize=6.5, va="center", ha="left"
             )
         axes.annotate(
-            row.verdict.partition(" (")[0].partition(",")[0], (1.0, index), xycoords=("axes fraction", "data"),
+            row.verdict.partition(" (")[0], (1.0, index), xycoords=("axes fraction", "data"),
             xytext=(4, 0), textcoords="offset points", va="center", ha="left", fontsize=6.0, color="#666666",
             annotation_clip=False,
         )  # fmt: skip
@@ -151,8 +156,8 @@ def returns_by_row(summary: Summary) -> tuple[Figure, str]:
         text += " In brackets: the sparsity that came of a coefficient, or of a knob that is no promise."
     if any(_cut(block) for block in summary.blocks):
         text += (
-            " Axes end below random actions by half the distance from there to the reference; what lies further down "
-            "has a <."
+            " Axes end below random actions by half the distance from there to the reference; a row of which something "
+            "lies further down has a <."
         )
     figures.caption(figure, summary, text)
     header = "environment,arm,role,sparsity,realised_sparsity,iqm,lower,upper,verdict".split(",")

@@ -1,10 +1,9 @@
-"""Live progress of a suite on a terminal, plain lines elsewhere; and the safe moment for Ctrl-C."""
+"""Live progress of a suite on a terminal, plain lines elsewhere; and the safe moment for Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -25,9 +24,9 @@ def duration(seconds: float) -> str:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C into a flag that is looked at between dispatches, where the state is whole.
+    """Turns the first Ctrl-C or SIGTERM into a flag that is looked at between dispatches, where the state is whole.
 
-    A second Ctrl-C interrupts at once.
+    A second one interrupts at once.
     """
 
     def __init__(self) -> None:
@@ -39,22 +38,17 @@ class Interrupt:
         self.asked = True
 
     def look(self) -> None:
-        """Raise `KeyboardInterrupt` if Ctrl-C was pressed."""
+        """Raise `KeyboardInterrupt` if one came."""
         if self.asked:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[Interrupt]:
-        """Handle SIGINT while the block runs; nothing outside the main thread, where signals cannot be set."""
-        try:
-            before = signal.signal(signal.SIGINT, self._handle)
-        except ValueError:
+        """Handle both while the block runs; nothing outside the main thread, where signals cannot be set."""
+        from sparserl_jax.training.interrupts import SIGNALS, handled
+
+        with handled(dict.fromkeys(SIGNALS, self._handle)):
             yield self
-            return
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 class Live:

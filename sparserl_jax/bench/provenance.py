@@ -51,7 +51,8 @@ def repository(folder: Path | None = None) -> dict[str, Any]:
     """Commit, description and dirty flag of the checkout that holds this package, or of the stamp on a copy of one;
     nulls where there is neither.
 
-    Published results and local runs do not make the tree dirty: they are the outcome of the code, not part of it.
+    Published results and local runs do not make the tree dirty: they are the outcome of the code, not part of it. Nor
+    do files that git does not know (a scheduler's log, an archive of runs), unless they may be code.
     """
     folder = folder or Path(__file__).resolve().parents[2]
     top = _git(folder, "rev-parse", "--show-toplevel")
@@ -59,11 +60,16 @@ def repository(folder: Path | None = None) -> dict[str, Any]:
     ours = top is not None and _git(folder, "ls-files", "--error-unmatch", ".") is not None
     if not ours or (commit := _git(folder, "rev-parse", "HEAD")) is None:
         return _stamped(folder)
-    changes = _git(folder, "status", "--porcelain", "--", ":/", ":(exclude,top)results", ":(exclude,top)runs")
+    outcome = (":(exclude,top)results", ":(exclude,top)runs")
+    code = (":(top)sparserl_jax", ":(top)benchmarks", ":(top)*.py")
+    found = (
+        _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", *outcome),
+        _git(folder, "ls-files", "--others", "--exclude-standard", "--", *code, *outcome),
+    )
     return {
         "git_commit": commit,
         "git_describe": _git(folder, "describe", "--tags", "--always", "--dirty"),
-        "git_dirty": None if changes is None else bool(changes),
+        "git_dirty": None if None in found else any(found),
     }
 
 
@@ -203,13 +209,23 @@ def collect() -> dict[str, Any]:
     }
 
 
+OPTIONS = ("matmul_precision", "x64", "threefry_partitionable", "xla_flags")
+"""Settings of JAX on which numbers depend, as `collect` names them."""
+
+
 def origin(found: dict[str, Any]) -> dict[str, Any]:
     """The part of `collect`'s answer in which a resumed program must not differ from the one that began it."""
+    system = found["system"]
+    # The processor computes where there is no accelerator; elsewhere any will do.
+    processor = {name: system[name] for name in ("cpu", "cpu_vectors")} if system["platform"] == "cpu" else {}
     return {
         "git_commit": found["git_commit"],
         "git_dirty": found["git_dirty"],
+        "python": found["python"],
         "jax": found["packages"]["jax"],
         "packages": {name: found["packages"].get(name) for name in PACKAGES if name not in ("jax", CODE)},
-        "device_kind": found["system"]["device_kind"],
-        "device_count": found["system"]["device_count"],
+        **{name: found[name] for name in OPTIONS},
+        "device_kind": system["device_kind"],
+        "device_count": system["device_count"],
+        **processor,
     }

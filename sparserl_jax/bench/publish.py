@@ -89,8 +89,10 @@ def _alone(results: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"another `sparserl publish` is writing into '{results}'; wait for it.") from None
+        except OSError as error:
+            raise UserError(f"'{results}' cannot be locked ({error.strerror}).") from None
         yield
     finally:
         os.close(place)
@@ -167,13 +169,23 @@ def _keep(target: Path, staging: Path) -> None:
     commands measured of its runs, where they are the same."""
     from sparserl_jax.bench import danger, equal_rank_page
 
-    measured = [target / name for name in (*danger.FILES, *equal_rank_page.FILES)]
+    before, after = (_levels(folder) for folder in (target, staging))
+    # Ranks are chosen, and compared, on z.
+    ranked = equal_rank_page.FILES if before == after else ()
+    measured = [target / name for name in (*danger.FILES, *ranked)]
     measured = [path for path in (*measured, *target.glob("plots/diagnostics-*")) if path.is_file()]
     runs = [path.parent.relative_to(target) for path in (target / "records").glob("*/*/record.json")]
     true = all((staging / run).is_dir() and _same(staging / run, target / run) for run in runs)
     for path in (target / "README.md", *(measured if true else [])):
         if path.is_file():
             shutil.copyfile(path, staging / path.relative_to(target))
+
+
+def _levels(folder: Path) -> list[Any]:
+    """What a folder declares of its environments; nothing where it is none of a suite."""
+    if not (folder / records.CONFIGURATION).is_file():
+        return []
+    return list(records.read_configuration(folder)["suite"]["tasks"])
 
 
 def _before(target: Path) -> Path:

@@ -139,6 +139,10 @@ def largest_matched(block: Block) -> str | None:
             ]
             best = statistics.largest_matched([row.came_out for row in rows], outcomes)
             found[arm] = next((_reached(row) for row in rows if row.came_out == best), "none")
+            last = max((row.sparsity for row in rows if row.came_out == best), default=0.0)
+            there = {row.sparsity for row in rows}
+            absent = [f"{knob:g}" for knob in block.swept.get(arm, ()) if knob < last and knob not in there]
+            found[arm] += f" (without {', '.join(absent)}, which has no row)" if absent else ""
         parts.append(", ".join(f"{arm} {text}" for arm, text in found.items()))
     return (
         f"Largest sparsity matched, all smaller ones matched too: {parts[0]}. By the point estimate alone (delta >= "

@@ -179,7 +179,15 @@ def page(summary: Summary) -> str:
         "distribution. A delta also needs the runs of the row it is taken to: name both after `--only`.",
         "",
     ]
-    if suites:
+    if any(row.origin for _, row in _lines(summary)):
+        lines += [
+            "The rows are of several folders. A command is of the folder that its row comes from, named as it was "
+            f"given to `compare`: copy that folder with its `{SUITE_FILE}`, check out the commit, make its environment "
+            f"(`make install`{_extra(summary)}), run the command beside the copy, and compare the new records with "
+            "those in it (`records/<run id>/record.json`, part `result`).",
+            "",
+        ]
+    elif suites:
         lines += [
             "First copy the folder of this page out of the repository: at the commit it is missing or older. Check out "
             f"the commit, make its environment (`make install`{_extra(summary)}), and run the command in the copy: "

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from sparserl_jax.agents.registry import algorithm
 from sparserl_jax.bench import statistics
+from sparserl_jax.errors import UserError
 
 SHORT = 0.05
 """How far below the sparsity asked for a row ends before its table says so: whole units and short groups are less."""
@@ -35,7 +37,8 @@ class Row:
     factor on the suite's hidden widths; peer_comparison: difference to the dense arm of its width, where any row
     has another width than 1. outcome: mean sparsity of the actors that came out, where the method promises none.
     short: the same, where it promises the one asked for at most, or of one layer, and the actor as a whole ends
-    more than 0.05 below it. agent: the algorithm, and all that it is told but the widths.
+    more than 0.05 below it. agent: the algorithm and what it is told, but the widths and what may differ between
+    members of one Program (learning rates and their like, which every arm may have tuned).
     """
 
     arm: str
@@ -112,6 +115,7 @@ class Block:
     """The rows of one environment, or the pooled ones.
 
     reason: why there are no verdicts; None if there are. known: returns of policies that nobody learned, by name.
+    swept: the knobs that each arm is declared at, by name; some may have no row.
     """
 
     env: str
@@ -119,12 +123,24 @@ class Block:
     reason: str | None
     levels: dict[str, float | None]
     known: dict[str, float] = dataclasses.field(default_factory=dict)
+    swept: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
 
 
 def key_of(record: dict[str, Any]) -> tuple[str, float, float]:
     """What makes runs one row of an environment."""
     result = record["result"]
     return result["arm"], result["sparsity"], result["critic_sparsity"]
+
+
+def _kind_of(agent: dict[str, Any]) -> str:
+    """The algorithm of a record without its widths and its tunable numbers, as text."""
+    try:
+        tunable = algorithm(agent["name"]).config.TRACED  # type: ignore[attr-defined]
+    except UserError:  # of another version
+        tunable = {}
+    return json.dumps(
+        {key: agent[key] for key in agent if key != "hidden" and key not in tunable}, sort_keys=True
+    )
 
 
 def _mean_costs(group: list[dict[str, Any]]) -> dict[str, Any]:
@@ -211,7 +227,7 @@ def row(
         command=command,
         own=own,
         width=config.get("width", 1),
-        agent=json.dumps({**config["training"]["agent"], "hidden": None}, sort_keys=True),
+        agent=_kind_of(config["training"]["agent"]),
         outcome=None if promised else reached,
         short=reached if promised and reached < first["sparsity"] - SHORT else None,
     )

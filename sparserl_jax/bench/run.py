@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_CHECK_FAILED, EXIT_USER, EXIT_TIME_BUDGET, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of the command line: done, `check` found problems, a user's mistake, `--time-budget` used up (run again
-to go on), Ctrl-C (run again to go on)."""
+to go on), Ctrl-C or SIGTERM (run again to go on)."""
 
 
 class Unfinished(Exception):
@@ -51,8 +51,9 @@ def folder_of(plan: Plan, out: Path | None = None) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; `UserError` if another process holds it. A folder that is refused inside is left as it
     was."""
-    lock, fresh = folder / ".lock", not folder.exists()
+    lock = folder / ".lock"
     try:
+        fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         new = not lock.exists()
         file = lock.open("a")
@@ -63,9 +64,14 @@ def locked(folder: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"'{folder}' is in use by another run; wait for it, or give another folder with --out."
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"'{folder}' cannot be locked ({error.strerror}): its file system has no locks; give a folder on "
+                "another one with --out."
             ) from None
         try:
             yield
@@ -183,7 +189,7 @@ def run(
     """Execute what is not finished yet; returns the folder.
 
     Args:
-        time_budget: seconds after which the work stops, within one dispatch.
+        time_budget: seconds after which the work stops, within one dispatch or evaluation.
         divide: with a time budget, take up only programs that fit into it, divided by seeds where that makes them fit
             (see `bench/slices.py`).
         began: `time.monotonic()` value from which the time budget counts; default now.
@@ -210,8 +216,13 @@ def run(
     with locked(folder):
         places = [folder] if elsewhere is None else [folder, elsewhere]
         sources.require(plan, places)
+        sources.check_data(plan, places[1:])
         claim(folder, plan)
         found = provenance.collect()
+        problem = None if found["git_commit"] is None else provenance.unclean(found)
+        if problem is not None and plan.suite.result:
+            text = f"note: what is trained now can never be published: {problem}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         if suite_file is not None:
             records.write_atomic(folder / "suite.toml", suite_file.read_bytes())
         rates.merge(folder, times)
@@ -236,9 +247,9 @@ def run(
                     live.warn(program.name, f"{program.name} does not fit into the time left as it is.")
                 except Stopped as stop:
                     code = EXIT_INTERRUPTED if stop.reason == "interrupted" else EXIT_TIME_BUDGET
-                    raise Unfinished(
-                        code, _sentence(f"{stop.reason} at step {stop.step:,}", queue.rest())
-                    ) from None
+                    idle = "; nothing was done but to compile, give a larger one" if stop.idle else ""
+                    why = f"{stop.reason} at step {stop.step:,}{idle}"
+                    raise Unfinished(code, _sentence(why, queue.rest())) from None
                 except KeyboardInterrupt:
                     raise Unfinished(EXIT_INTERRUPTED, _sentence("interrupted", queue.rest())) from None
         if queue.rest():
@@ -297,7 +308,7 @@ def _one(
             said.update(resumed_from=other, git_dirty=True)
         for index in missing:
             records.write(folder, plan, planned[index], outcomes[index], program, {**said, **taken[index]})
-    os.sync()  # power may fail, too
+        os.sync()  # power may fail, too
     # Only now may the checkpoint go: a kill before this line finds it again and loses nothing.
     shutil.rmtree(checkpoints, ignore_errors=True)
     queue.took(program)

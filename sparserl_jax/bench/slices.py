@@ -298,7 +298,7 @@ class Slices(InOrder):
             of = self.plan.wholes.get(program.name)
             whole = "" if of is None else f" of the {of[1]} of {of[0]}"
             time_ = (
-                "its time is not known, it is rehearsed before it begins"
+                ("its time is not known" + ("" if program.host else ", it is rehearsed before it begins"))
                 if told is None
                 else f"about {duration(told.seconds)} ({told.basis})"
             )

@@ -127,6 +127,19 @@ def require(plan: Plan, folders: Sequence[Path]) -> None:
         coming |= {planned.folder.as_posix() for planned in plan.of(program)}
 
 
+def check_data(plan: Plan, elsewhere: Iterable[Path]) -> None:
+    """Refuse other folders whose runs learned from other files than those that are here."""
+    from sparserl_jax.bench import records
+
+    for folder in elsewhere:
+        there = (folder / records.CONFIGURATION).is_file()
+        if there and records.read_configuration(folder).get("data", {}) != records.data_of(plan):
+            raise UserError(
+                f"--sources '{folder}' holds runs that learned from other files than those here; bring back the files, "
+                "or run those arms here, too."
+            )
+
+
 def _names(plan: Plan, program: Any) -> str:
     return ", ".join(dict.fromkeys(f"'{planned.arm.name}'" for planned in plan.of(program)))
 

@@ -10,6 +10,7 @@ Formulas: Agarwal et al. 2021 (rliable); scores are compared as z = (return - ra
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
@@ -206,7 +207,7 @@ def seeds_to_decide(
 
 class Comparison(NamedTuple):
     """IQM_z(method) - IQM_z(dense), its 95 % interval, the verdict (of `verdict`, or `uneven` in pooled rows, see
-    `summary.pooled`), and seeds per arm that would decide."""
+    `summary.pooled`), and seeds that would decide: of the smaller arm, in rows of a table of the row's own."""
 
     delta: float
     lower: float
@@ -240,8 +241,9 @@ def largest_matched(knobs: Sequence[float], verdicts: Sequence[str]) -> float | 
     the number of tests.
     """
     best = None
-    for knob, outcome in sorted(zip(knobs, verdicts, strict=True)):
-        if outcome != "matched":
+    outcomes = sorted(zip(knobs, verdicts, strict=True))
+    for knob, group in itertools.groupby(outcomes, key=lambda one: one[0]):
+        if any(outcome != "matched" for _, outcome in group):
             break
         best = knob
     return best

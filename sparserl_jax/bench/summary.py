@@ -26,6 +26,7 @@ __all__ = [
     "levels_of",
     "pooled",
     "summarise",
+    "swept_of",
 ]
 
 
@@ -109,6 +110,11 @@ def follows(settings: dict[str, Any], arm: str) -> bool:
     return any(found["name"] == arm and not found["sparsities"] for found in settings["suite"]["arms"])
 
 
+def swept_of(settings: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+    """The knobs that arms are declared at."""
+    return {arm["name"]: tuple(arm.get("sparsities", ())) for arm in settings["suite"]["arms"]}
+
+
 def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
     """The environments that have verdicts together, on z scores; rows not complete on all of them are left out.
 
@@ -171,7 +177,7 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
         return None
     title = "all environments" if len(blocks) == every else f"the {len(blocks)} environments with verdicts"
     judged = [_or_uneven(row, by_key[row.key]) for row in verdicts.judge(rows)]
-    return Block(title, verdicts.spoken(judged, None), None, {})
+    return Block(title, verdicts.spoken(judged, None), None, {}, swept=swept_of(settings))
 
 
 def _or_uneven(pooled: Row, group: Sequence[Row]) -> Row:
@@ -214,7 +220,8 @@ def summarise(root: Path) -> Summary:
             command = reproduce.command(settings, env, key[0], key[1], divided=parts)
             own = follows(settings, key[0])
             made.append(rows_of.row(groups[key], levels, fallback, command, own=own))
-        blocks.append(verdicts.block(env, made, levels, known_of(settings, env)))
+        made_block = verdicts.block(env, made, levels, known_of(settings, env))
+        blocks.append(dataclasses.replace(made_block, swept=swept_of(settings)))
 
     suite, together = settings["suite"], pooled(blocks, settings)
     lines = [*emptied.sentences(root, found), *caption(settings, found, blocks, together)]

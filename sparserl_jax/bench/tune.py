@@ -83,6 +83,8 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     tune = suite.tune
     assert tune is not None
     knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
+    if find_method(arm.recipe.method).coefficient and knob not in arm.sparsities:
+        knob = None  # a sparsity, which is no coefficient
     values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
     not_searched = [
         (env, tuple(value for value in own if value[0] not in dict(point))) for env, own in arm.by_environment
@@ -92,6 +94,11 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     if knob is None and not arm.sparsities:  # tuned where it is compared: at every environment's own
         return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values, **kept)
     if knob is None:
+        if len(arm.sparsities) > 1 and find_method(arm.recipe.method).coefficient:
+            raise UserError(
+                f"suite '{suite.name}' [tune]: arm '{arm.name}' has several coefficients; say at which of them to tune "
+                "with 'sparsity', or tune it in a suite of its own."
+            )
         if len(arm.sparsities) > 1:
             raise UserError(
                 f"suite '{suite.name}' [tune]: arm '{arm.name}' has several sparsities; say at which to tune with "

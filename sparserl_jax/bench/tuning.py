@@ -14,9 +14,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sparserl_jax.bench.ranges import MOST_SEEDS
+from sparserl_jax.bench.ranges import MOST_SEEDS, check_knob
 from sparserl_jax.bench.strict import from_table
 from sparserl_jax.errors import UserError, suggest
+from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import check_override
 
 if TYPE_CHECKING:
@@ -184,9 +185,14 @@ def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
                 f"{where}: seeds {span(tune.seeds)} overlap with those arm '{arm.name}' is evaluated on "
                 f"({span(arm.seeds)}): let seeds_from be at least {beyond}."
             )
-    if tune.sparsity is not None and not 0.0 <= tune.sparsity < 1.0:
-        raise UserError(f"{where}: sparsity {tune.sparsity:g} is outside [0, 1).")
+    tuned = [arm for arm in arms if arm.name in names]
+    if tune.sparsity is not None and not any(tune.sparsity in _coefficients(arm) for arm in tuned):
+        check_knob(tune.sparsity, where)
     return tune
+
+
+def _coefficients(arm: Arm) -> tuple[float, ...]:
+    return arm.sparsities if find_method(arm.recipe.method).coefficient else ()
 
 
 def _competing(names: tuple[str, ...] | None, arms: Sequence[Arm], where: str) -> tuple[str, ...]:

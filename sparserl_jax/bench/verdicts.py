@@ -73,7 +73,13 @@ def difference(row: Row, other: Row | None) -> statistics.Comparison | None:
     """z of a row less that of another; None where there is no other, or no z."""
     if other is None or other is row or row.z is None or other.z is None:
         return None
-    return statistics.compare(_matrix(row.z), _matrix(other.z))
+    found = statistics.compare(_matrix(row.z), _matrix(other.z))
+    if found.seeds is None:
+        return found
+    # Both arms would grow by one factor; told is what the row would have.
+    return found._replace(
+        seeds=math.ceil(len(row.seeds) * found.seeds / min(len(row.seeds), len(other.seeds)))
+    )
 
 
 def improvement(row: Row, other: Row) -> statistics.Interval:
@@ -139,6 +145,8 @@ def reason(rows: Sequence[Row], levels: dict[str, float | None]) -> str | None:
         return f"{NOT_LEARNED}: dense reached {dense.value.value:.4g}, the learned level is {levels['learned']:.4g}"
     if not placebos:
         return "no verdicts: there is no placebo arm"
+    if any(len(row.seeds) < 2 for row in (dense, *placebos)):
+        return "no verdicts: a single seed has no interval"
     for placebo in placebos:
         if placebo.comparison is None or placebo.comparison.verdict != "worse":
             return f"{NOT_LEARNED}: the placebo arm '{placebo.arm}' is not worse than dense, so the task tells nothing"
@@ -158,7 +166,7 @@ def _words(comparison: statistics.Comparison, row: Row, dense: Row) -> str:
     if comparison.verdict != "undecided":
         return comparison.verdict
     if comparison.seeds is None:
-        return "undecided (on the margin)"
+        return "undecided (a single seed)" if math.isnan(comparison.lower) else "undecided (on the margin)"
     seeds = max(comparison.seeds, len(row.seeds) + 1)
     return f"undecided ({f'over {MOST_SEEDS}' if seeds > MOST_SEEDS else seeds} seeds)"
 
@@ -185,7 +193,8 @@ def _again(row: Row, dense: Row) -> bool:
     """Whether a row repeats runs of the reference: they are no independent evidence of anything."""
     return (
         row.role == "aa"
-        and (row.method, row.target) == (dense.method, dense.target)
+        and (row.method, row.target, row.agent, row.width)
+        == (dense.method, dense.target, dense.agent, dense.width)
         and bool(set(row.seeds) & set(dense.seeds))
     )
 

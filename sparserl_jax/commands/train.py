@@ -19,6 +19,7 @@ from sparserl_jax.arguments import (
     flat,
 )
 from sparserl_jax.commands.console import say
+from sparserl_jax.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ def show(plan: Plan, folder: Path, console: Console) -> None:
 
 def bench(command: Bench, console: Console) -> int:
     """`sparserl bench`."""
-    from sparserl_jax.bench import finished, pack, paths, select, suites
+    from sparserl_jax.bench import finished, pack, paths, records, select, suites
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
 
@@ -52,14 +53,20 @@ def bench(command: Bench, console: Console) -> int:
     folder = runs.folder_of(plan, command.out)
     if command.pack is not None:
         pack.check_target(command.pack, plan.suite.hash(), folder)
-    done, times = (
-        finished.read(command.skip_finished, plan.suite.hash()) if command.skip_finished else ((), None)
-    )
+    done: set[str] = set()
+    times = None
+    if command.skip_finished is not None:
+        done, times = finished.read(command.skip_finished, plan.suite.hash(), records.data_of(plan))
     plan, said = select.select(
         plan, folder, command.divided_as, flat(command.only), command.skip_published, done
     )
     plans.show(plan, console)
     say(console, *said)
+
+    def packed() -> None:
+        if command.pack is not None:
+            say(console, pack.line(pack.pack(folder, command.pack, plan.suite.hash())))
+
     try:
         if plan.programs:
             runs.run(
@@ -74,9 +81,13 @@ def bench(command: Bench, console: Console) -> int:
                 compiled=command.compilation_cache,
                 elsewhere=command.sources,
             )
-    finally:
-        if command.pack is not None:  # what is finished leaves, however this ends
-            say(console, pack.line(pack.pack(folder, command.pack, plan.suite.hash())))
+    except BaseException:  # what is finished leaves, however this ends
+        try:
+            packed()
+        except UserError as error:
+            say(console, str(error))
+        raise
+    packed()
     if plan.programs:
         show(plan, folder, console)
     return runs.EXIT_OK
@@ -128,12 +139,14 @@ def tune(command: Tune, console: Console) -> int:
     from sparserl_jax.bench import run as runs
     from sparserl_jax.bench import tune as tunes
 
+    began = time.monotonic()
+    runs.check_budget(command.time_budget)
     path = paths.suite_path(command.suite)
     plan = tunes.make(suites.read(path, command.budget))
     folder = runs.folder_of(plan, command.out)
     plans.show(plan, console)
     say(console, *tunes.lines(plan))
-    runs.run(plan, folder, console, time_budget=command.time_budget, suite_file=path)
+    runs.run(plan, folder, console, time_budget=command.time_budget, suite_file=path, began=began)
     trials.show(folder, console)
     return runs.EXIT_OK
 
@@ -162,14 +175,14 @@ def train(command: Train, console: Console) -> int:
     from sparserl_jax.bench import run as runs
     from sparserl_jax.bench import single
 
-    settings = dict(vars(command))
+    began, settings = time.monotonic(), dict(vars(command))
     env, out, budget = settings.pop("env"), settings.pop("out"), settings.pop("time_budget")
     runs.check_budget(budget)
     made = plans.make(single.suite_of(env, **settings))
     folder = runs.folder_of(made, out)
     plans.show(made, console)
     say(console, *single.told(made.suite, settings))
-    runs.run(made, folder, console, time_budget=budget)
+    runs.run(made, folder, console, time_budget=budget, began=began)
     show(made, folder, console)
     return runs.EXIT_OK
 

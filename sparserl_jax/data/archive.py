@@ -64,7 +64,7 @@ def save(
     card = {**_card(checked, box, source), **({} if about is None else {"about": dict(about)})}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # others may write the same file at once
     try:
         with temporary.open("wb") as file:
             np.savez(file, card=np.array(json.dumps(card, sort_keys=True)), **arrays)  # type: ignore[arg-type]

@@ -97,17 +97,22 @@ def _arrays() -> Any:
 def restore(
     folder: Path, like: Any, warn: Callable[[str], None] = lambda text: None
 ) -> tuple[int, Any, dict[str, Any]] | None:
-    """The newest complete checkpoint as (step, state, notes), or None.
+    """The newest complete checkpoint as (step, state, notes); None where there is none at all.
 
     Args:
         folder: the Program's folder.
         like: pytree of the expected structure and shapes.
-        warn: told, in a sentence, of every checkpoint that could not be used.
+        warn: told, in a sentence, of every checkpoint that could not be used while an older one was left.
+
+    Raises:
+        UserError: there are checkpoints and none can be used. Nobody begins anew beside them unasked: the next one
+            written would remove them.
     """
     import orbax.checkpoint as ocp
 
     leaves, structure = jax.tree.flatten(like)
-    for place in sorted(folder.glob("checkpoint-*"), reverse=True):
+    every = sorted(folder.glob("checkpoint-*"), reverse=True)
+    for place in every:
         try:
             body = json.loads((place / DONE).read_text())
             if body.pop("digest") != _digest(body):
@@ -126,6 +131,12 @@ def restore(
             return body["step"], jax.tree.unflatten(structure, map(_typed, found, leaves)), body["notes"]
         except Exception as error:  # whatever is wrong with the newest one, an older one may be good
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if place == every[-1]:
+                names = " and ".join(other.name for other in every)
+                raise UserError(
+                    f"{names} in '{folder}' cannot be used ({first[:120]}): if the code has changed, go back to that "
+                    "which wrote them; to begin anew, move them away."
+                ) from None
             warn(
                 f"checkpoint {place.name} is incomplete or damaged ({first[:120]}): trying the one before it."
             )

@@ -51,10 +51,10 @@ class HostEvaluation(Execution):
         except BrokenAt as broken:
             self._refuse(broken)
 
-    def final_returns(self) -> np.ndarray:
+    def final_returns(self, deadline: float | None = None) -> np.ndarray:
         """See Execution.final_returns."""
         try:
-            return super().final_returns()
+            return super().final_returns(deadline)
         except BrokenAt as broken:
             self._refuse(broken)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from sparserl_jax.accelerator import give_back_freed_memory
+from sparserl_jax.accelerator import give_back_freed_memory, job_memory
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.sharding import Layout, devices
 
@@ -28,14 +28,15 @@ def forget_compiled() -> None:
 
 def available(used: int | None = None) -> int | None:
     """Bytes that each of `used` local devices (default: all of them) offers: the least of their memory limits less what
-    is in use, or its share of the host's available memory on CPU; None where neither is known."""
+    is in use, or on CPU its share of what the host, or the job's own limit, has left; None where neither is known."""
     local = devices()
     if local[0].platform == "cpu":
         give_back_freed_memory()  # what an earlier program held counts as free again
         try:
             with open("/proc/meminfo", encoding="ascii") as lines:
                 facts = dict(line.split(":", 1) for line in lines)
-            return int(facts["MemAvailable"].split()[0]) * 1024 // (used or len(local))
+            free, of_job = int(facts["MemAvailable"].split()[0]) * 1024, job_memory()
+            return min(free, free if of_job is None else of_job) // (used or len(local))
         except (OSError, KeyError, ValueError):
             return None
     offers = [_free(device) for device in local]

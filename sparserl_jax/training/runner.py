@@ -30,11 +30,12 @@ NEWS_SECONDS = 1.0
 
 
 class Stopped(Exception):
-    """Execution stopped before its end, with a checkpoint written; `reason` is `time budget` or `interrupted`."""
+    """Execution stopped before its end, with a checkpoint written; `reason` is `time budget` or `interrupted`. idle:
+    the deadline came before anything was done but to compile."""
 
-    def __init__(self, reason: str, step: int) -> None:
+    def __init__(self, reason: str, step: int, idle: bool = False) -> None:
         super().__init__(f"stopped at environment step {step} ({reason})")
-        self.reason, self.step = reason, step
+        self.reason, self.step, self.idle = reason, step, idle
 
 
 def execute(
@@ -51,7 +52,7 @@ def execute(
     Args:
         program: what to run.
         folder: where checkpoints go and are looked for; None: no checkpoints.
-        deadline: `time.monotonic()` value after which no further dispatch is begun.
+        deadline: `time.monotonic()` value after which no further dispatch or evaluation is begun.
         progress: told what happens.
         checkpoint_seconds: least time between checkpoints.
         rehearsed: told, before a fresh beginning, the seconds that all dispatches and evaluations will take by a few
@@ -91,11 +92,13 @@ class Execution:
         self.training, self.step = program.training, 0
         self.population: Any = None  # a Member; where environments run on the host, one for each wave
         self.points: list[dict[str, np.ndarray]] = []
+        self.final: list[np.ndarray] = []  # returns [member, episodes] of the final evaluation so far
         self.metrics: dict[str, np.ndarray] = {}
         self.seconds = {"warm_up": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, "compile": 0.0}
         self.observe: Callable[[Execution], None] | None = None
         self.saved_at = time.monotonic()
-        self.saved: tuple[int, int] | None = None  # step and curve points
+        self.saved: tuple[int, ...] | None = None  # see `at`
+        self.began_at: tuple[int, ...] = ()
 
     def run(
         self, deadline: float | None, rehearsed: Callable[[float, float], None] | None = None
@@ -106,10 +109,22 @@ class Execution:
             if rehearsed is not None and not self.program.host:
                 rehearsed(self.rehearse(), self.seconds["compile"])
             self.begin()
+        self.began_at = self.at
         self.loop(deadline)
         self.progress.stage(self.program.name, "final evaluation")
-        final = self.final_returns()
+        final = self.final_returns(deadline)
         return self.outcomes(final)
+
+    @property
+    def at(self) -> tuple[int, ...]:
+        """How far it has come: step, curve points, pieces of the final evaluation."""
+        return self.step, len(self.points), len(self.final)
+
+    def stop_at(self, deadline: float | None) -> None:
+        """Raise `Stopped`, with a checkpoint written, where the time is up."""
+        if deadline is not None and time.monotonic() >= deadline:
+            self.save()
+            raise Stopped("time budget", self.step, idle=self.at == self.began_at)
 
     def prepare(self) -> None:
         """Compile, if it fits."""
@@ -167,9 +182,7 @@ class Execution:
         training, name = self.training, self.program.name
         told = time.monotonic()
         while self.step < training.steps or self.point_due():
-            if deadline is not None and time.monotonic() >= deadline:
-                self.save()
-                raise Stopped("time budget", self.step)
+            self.stop_at(deadline)
             # An evaluation changes nothing; one that was interrupted is still due.
             if self.point_due():
                 self.evaluate()
@@ -269,17 +282,23 @@ class Execution:
         self.seconds["evaluate"] += time.perf_counter() - began
         return seen, history
 
-    def final_returns(self) -> np.ndarray:
-        """Returns [member, final_episodes] of the final policies, on keys no curve point has used."""
+    def final_returns(self, deadline: float | None = None) -> np.ndarray:
+        """Returns [member, final_episodes] of the final policies, on keys no curve point has used. It can take minutes,
+        so that a checkpoint keeps what there is of it, too."""
         plan = self.training.evaluation
-        parts = [self._evaluate(1 + i)[0]["returns"] for i in range(plan.final_episodes // plan.episodes)]
-        return np.concatenate(parts, axis=1)
+        while len(self.final) < plan.final_episodes // plan.episodes:
+            self.stop_at(deadline)
+            self.final.append(self._evaluate(1 + len(self.final))[0]["returns"])
+            if self.checkpoint_due():
+                with whole():
+                    self.save()
+        return np.concatenate(self.final, axis=1)
 
     # ---- checkpoints -----------------------------------------------------------------------------------------------
 
     def checkpoint_due(self) -> bool:
         """By time, and never more than a small share of it."""
-        if self.folder is None or self.step >= self.training.steps:
+        if self.folder is None:
             return False
         spent = self.seconds["checkpoint"]
         working = self.seconds["warm_up"] + self.seconds["train"] + self.seconds["evaluate"]
@@ -306,8 +325,7 @@ class Execution:
 
     def save(self) -> None:
         """Write the whole state, unless this one lies there already: what is being replaced could be lost."""
-        at = (self.step, len(self.points))
-        if self.folder is None or self.population is None or at == self.saved:
+        if self.folder is None or self.population is None or self.at == self.saved:
             return
         began = time.perf_counter()
         curve = (
@@ -320,11 +338,12 @@ class Execution:
             "curve": curve,
             "dtypes": {key: str(value.dtype) for key, value in self.points[0].items()} if self.points else {},
             "metrics": {key: value.tolist() for key, value in self.metrics.items()},
+            "final": [returns.tolist() for returns in self.final],
             "seconds": self.seconds,
             **self.notes(),
         }
         checkpoint.save(self.folder, self.step, self.state(), notes)
-        self.saved_at, self.saved = time.monotonic(), at
+        self.saved_at, self.saved = time.monotonic(), self.at
         self.seconds["checkpoint"] += time.perf_counter() - began
 
     def restore(self) -> bool:
@@ -343,7 +362,9 @@ class Execution:
             {key: np.asarray(columns[key][i], dtypes[key]) for key in columns} for i in range(count)
         ]
         self.metrics = {key: np.asarray(value, np.float32) for key, value in notes["metrics"].items()}
-        self.saved = (self.step, len(self.points))
+        # Checkpoints of earlier versions know nothing of a final evaluation that was begun.
+        self.final = [np.asarray(returns, np.float32) for returns in notes.get("final", [])]
+        self.saved = self.at
         earlier = notes["seconds"]
         self.seconds = {
             key: value + (earlier[key] if key != "compile" else 0.0) for key, value in self.seconds.items()

@@ -82,6 +82,15 @@ def test_every_length_has_a_folder_of_its_own(tmp_path: Path):
         ({"budgets": {"short": {"steps": 2000}}}, None, r"needs a \[schedule\] of its own"),
         ({"budgets": {"short": {**SHORT, "overrides": {"rlx": {}}}}}, None, "did you mean 'rlx2'"),
         ({"budgets": {"short": {**SHORT, "overrides": {"rlx2": 3}}}}, None, "a table per arm"),
+        ({"arms": 3}, "short", "arms"),
+        (
+            {
+                "arms": [{"recipe": "dense"}, {"recipe": "rlx2", "overrides": 3}],
+                "budgets": {"short": {**SHORT, "overrides": {"rlx2": {"gamma": 0.9}}}},
+            },
+            "short",
+            "overrides",
+        ),
     ],
 )
 def test_a_mistake_gives_one_sentence_whatever_budget_is_chosen(changes, budget, sentence):

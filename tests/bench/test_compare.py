@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import io
@@ -337,3 +338,39 @@ def test_three_folders_stand_in_one_table(root: Path):
     assert [block.env for block in found.blocks] == ["gymnax:Pendulum-v1"]
     assert {"my_method", "static", "dense"} <= {row.arm for row in found.blocks[0].rows}
     assert found.title == "mine, quick and third compared"
+
+
+def test_another_folders_dense_with_other_settings_is_no_twin_of_the_reference(root: Path):
+    def other(record: dict[str, Any]) -> None:
+        record["provenance"]["config"]["training"]["agent"]["learning_rate"] = 1e-2
+
+    sources = compare._load([root / "results/quick", root / "runs/mine"])
+    sources[1].records = [
+        copy.deepcopy(record) for record in sources[0].records if record["result"]["role"] in ("dense", "aa")
+    ]
+    sources[1].name = "again"
+    twins = copy.deepcopy(sources)
+    compare._name_apart(twins)
+    assert {record["result"]["role"] for record in twins[1].records} == {"aa"}
+    for record in sources[1].records:
+        other(record)
+    compare._name_apart(sources)
+    assert {record["result"]["role"] for record in sources[1].records} == {"method"}
+
+
+def test_what_a_folder_lacks_is_told_of_it_though_another_has_runs_of_these_names(root: Path):
+    shutil.rmtree(root / "runs/mine")
+    fake.finished(
+        root / "runs/mine",
+        fake.make_plan(**{**BASE, "seeds_from": 50, "arms": [*BASE["arms"], *MINE["arms"]]}),
+    )
+    for run in (root / "runs/mine/records").glob("*/rlx2-*"):
+        shutil.rmtree(run)
+    (said,) = [line for line in both(root).caption if line.startswith("INCOMPLETE")]
+    assert "16 of " in said and " runs of mine have no record yet (" in said and "rlx2 (8 runs)" in said
+
+
+def test_the_page_of_a_comparison_sends_to_the_folders_of_its_rows(root: Path):
+    both(root, root / "together")
+    page = (root / "together/reproduce.md").read_text()
+    assert "The rows are of several folders" in page and "First copy the folder of this page" not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -77,3 +78,19 @@ def test_every_kind_of_policy_is_looked_at(tmp_path, capsys):
         assert 0 <= float(row["probability"]) <= 1 and 0 <= float(row["outside"]) <= 1
     widths = {row["arm"]: float(row["width"]) for row in rows}
     assert widths["dense"] == 0 and 0 < widths["thin"] < 2.4
+
+
+def test_a_run_that_diverged_is_no_harmless_policy():
+    """Weights that are no numbers draw no dangerous dose, and no other one either."""
+    seen = danger.Measured(0.3, 0.5, 1.0, 0.0)
+    row = dataclasses.make_dataclass("Row", ["arm", "level_text", "value", "seeds", "sparsity"])(
+        "fttpo", "0.9", (1.0, 0.9, 1.1), (0, 1, 2), 0.9
+    )
+    line = danger.Line(row, (seen, None, seen))
+    assert float(line.interval().value) == 0.3
+    section = danger.Section("own:Treatment-I", 4, 100, (line, danger.Line(row, (None,) * 3)))
+    page = danger.markdown("t", [section], "made")
+    assert "| fttpo (1 diverged) | 0.9 | 1 [0.9, 1.1] | 30 % [30 %, 30 %] | 30 % | 1 | 0.5 | 0 % |" in page
+    assert "| fttpo (3 diverged) | 0.9 |  |  |  |  |  |  |" in page and "is left out" in page
+    lines = danger.comma_separated([section]).splitlines()
+    assert lines[2] == "own:Treatment-I,fttpo,0.9,1,,,,"

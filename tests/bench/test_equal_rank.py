@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -21,6 +22,7 @@ from sparserl_jax.bench import (
     paths,
     records,
     saved,
+    summary,
 )
 from sparserl_jax.deploy import low_rank
 from sparserl_jax.errors import UserError
@@ -232,5 +234,21 @@ def test_what_cannot_be_compared_is_refused(suite: Path, tmp_path: Path, capsys)
     assert equal_rank.is_suite(mine) and not equal_rank.is_suite(run)
     root = paths.checkout()
     assert root is not None
-    with pytest.raises(UserError, match="'tiny@0.8' has networks of another width than dense"):
+    with pytest.raises(
+        UserError, match="'tiny@0.8' has another algorithm than dense, or networks of another width"
+    ):
         equal_rank.compare(root / "results" / "quick", settings(), ["gymnax:Pendulum-v1/tiny@0.8"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"agent": "sac"}, {"dense_costs": {"actor_parameters_dense": 7}}, {"width": 2}]
+)
+def test_another_algorithm_is_not_played_through_denses_policy(suite: Path, change):
+    found = summary.summarise(suite)
+    block = found.blocks[0]
+    rows = tuple(dataclasses.replace(row, **change) if row.method == "static" else row for row in block.rows)
+    odd = dataclasses.replace(block, rows=rows)
+    assert {row.method for row in equal_rank._wanted(found, block, [])} >= {"static"}
+    assert "static" not in {row.method for row in equal_rank._wanted(found, odd, [])}
+    with pytest.raises(UserError, match="has another algorithm than dense, or networks of another width"):
+        equal_rank._wanted(found, odd, ["static"])

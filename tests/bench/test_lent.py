@@ -12,6 +12,7 @@ from sparserl_jax import cli
 from sparserl_jax.bench import pack, paths, provenance, publish, records, slices, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
+from sparserl_jax.errors import UserError
 from sparserl_jax.training.runner import Stopped
 from tests.bench import fake
 from tests.bench.test_publish import git
@@ -125,6 +126,12 @@ def test_what_is_finished_leaves_although_the_command_ends_early(home: Path, mon
     told = capsys.readouterr()
     assert "Packed: x.tar.gz" in told.out
     assert told.err.startswith("time budget at step 80: 1 runs in 1 programs are left")
+    # What ends the command is told even where nothing can be packed any more.
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "pack", lambda *given: (_ for _ in ()).throw(UserError("no room for an archive")))
+        assert cli.run([*there, "--time-budget", "10m", "--pack", "x.tar.gz"]) == 3
+    told = capsys.readouterr()
+    assert "no room for an archive" in told.out and told.err.startswith("time budget at step 80")
     assert cli.run(["unpack", "x.tar.gz", "--into", "runs/lent"]) == 0
     assert "11 runs unpacked; of its suite's runs it now has 11 of 12 of them" in capsys.readouterr().out
     assert cli.run(["check", "runs/lent"]) == 1
@@ -154,6 +161,12 @@ def test_what_was_unpacked_but_not_published_is_left_out_by_its_list(home: Path,
     for harm, sentence in (
         ("{", "is no list"),
         ('{"runs": [], "suite_hash": "x", "rates": []}', "lists runs of"),
+        (
+            json.dumps(
+                {**json.loads(Path("second/finished.json").read_text()), "data": {"e": {"sha256": "0"}}}
+            ),
+            "lists runs that learned from other files",
+        ),
     ):
         Path("finished.json").write_text(harm)
         assert cli.run([*slice_, "--skip-finished", "finished.json"]) == 2

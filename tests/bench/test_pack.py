@@ -298,6 +298,34 @@ def test_an_archive_with_runs_that_the_folder_lacks_is_not_replaced(tmp_path: Pa
     assert pack.pack(folder, tmp_path / "y.tar.gz")
 
 
+def test_an_archive_with_another_record_of_a_run_is_not_replaced(tmp_path: Path):
+    file = tmp_path / "x.tar.gz"
+    file.write_bytes(archive())
+    folder = shutil.copytree(source(), tmp_path / "mini")
+    run_id = forge.run_ids(folder)[0]
+    forge.change(
+        folder, run_id, lambda record: record["provenance"].update(created_utc="2020-01-01T00:00:00Z")
+    )
+    with pytest.raises(
+        UserError, match=f"holds another record of run '{run_id}' than '.*'; give another name"
+    ):
+        pack.pack(folder, file)
+    assert file.read_bytes() == archive()
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path, monkeypatch):
+    touch = Path.touch
+
+    def refused(path: Path, *given, **options):
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        touch(path, *given, **options)
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with pytest.raises(UserError, match=r"--pack '.*x.tar.gz' cannot be written \(Permission denied\)"):
+        pack.check_target(tmp_path / "x.tar.gz", "0" * 12, tmp_path / "fresh")
+
+
 def test_a_file_is_no_folder_to_unpack_into(tmp_path: Path):
     (tmp_path / "x.tar.gz").write_bytes(archive())
     with pytest.raises(UserError, match="--into '.*' is a file; give a folder"):

@@ -8,6 +8,7 @@ import io
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparserl_jax import cli
@@ -363,7 +364,49 @@ def test_size_counts_target_actors_where_there_are_any(runs):
     )
     td3 = (2 * live["actor"] + 2 * live["critic"]) / (2 * every["actor"] + 2 * every["critic"])
     sac = (live["actor"] + 2 * live["critic"]) / (every["actor"] + 2 * every["critic"])
-    assert paper.size_share(record, "td3") == td3 and paper.size_share(record, "sac") == sac != td3
+    assert paper.size_share(record) == td3
+    record["provenance"]["config"]["training"]["agent"]["name"] = "sac"
+    assert paper.size_share(record) == sac != td3
+
+
+def test_sizes_are_means_over_seeds(numbers, runs, tmp_path):
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    (source,) = [own for own in paper.sources(numbers, [root]) if not own.budget]
+    found = paper.section(numbers, numbers.tables[0], source)
+    line = next(line for line in found.lines if line.method == "rlx2" and line.ours is not None)
+    mine = [record for record in source.summary.records if record["run_id"] in line.ours.runs]
+    assert line.size == pytest.approx(np.mean([paper.size_share(record) for record in mine]))
+    sparser = [{**record, "result": {**record["result"], "tensors": {
+        net: [{**one, "nnz": 0} for one in every] for net, every in record["result"]["tensors"].items()
+    }}} for record in mine[1:]]  # fmt: skip
+    others = [record for record in source.summary.records if record not in mine[1:]]
+    changed = dataclasses.replace(
+        source, summary=dataclasses.replace(source.summary, records=(*others, *sparser))
+    )
+    again = paper.section(numbers, numbers.tables[0], changed)
+    less = next(
+        one for one in again.lines if (one.environment, one.method) == (line.environment, "rlx2") and one.ours
+    )
+    assert less.size == pytest.approx(line.size / len(mine))
+
+
+def test_what_else_lies_in_runs_may_be_in_pieces(numbers, runs, tmp_path):
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    before = len(paper.sources(numbers, [root]))
+    for name, text in (
+        ("torn", "{"),
+        ("odd", '{"suite": {}}'),
+        ("list", "[]"),
+        ("other", '{"suite": {"name": "x"}}'),
+    ):
+        (root / name).mkdir()
+        (root / name / records.CONFIGURATION).write_text(text)
+    assert len(paper.sources(numbers, [root])) == before
+    (next(root.glob("mini-1/records/*/*")) / "record.json").write_text("{")
+    with pytest.raises(UserError, match="mini-1'?: "):
+        paper.sources(numbers, [root])
 
 
 def test_no_episode_of_a_diverged_run_reached_its_goal():

@@ -294,3 +294,24 @@ def test_masks_and_policy_of_the_good_folder_agree(folder: Path):
     kernels = [masks["actor"]["mlp"][name]["kernel"] for name in ("hidden_0", "hidden_1", "output")]
     recorded = records.read(folder / "records" / TWO)["result"]["tensors"]["actor"]
     assert [int(np.sum(kernel)) for kernel in kernels] == [tensor["nnz"] for tensor in recorded]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda r: r["result"]["tensors"].pop("critic"),
+            "result.tensors is of actor, but its networks are actor, critic",
+        ),
+        (lambda r: r["result"]["realised_sparsity"].pop("critic"), "result.realised_sparsity is of actor"),
+        (lambda r: r["result"]["events"].pop("critic"), "result.events is of actor, but"),
+        (
+            lambda r: r["provenance"]["config"]["training"]["agent"].update(note=1),
+            "agent.note is recorded, and the suite",
+        ),
+        (lambda r: r["provenance"].update(config={}), "provenance.config.training is missing"),
+    ],
+)
+def test_a_record_that_lacks_a_part_or_has_one_more_is_a_problem_and_no_traceback(folder: Path, change, told):
+    forge.change(folder, TWO, change)
+    assert found(folder, told, TWO)

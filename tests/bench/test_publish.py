@@ -130,6 +130,18 @@ def test_what_other_commands_measured_stays_with_the_runs_it_was_measured_on(
     assert not any((target / name).exists() for name in pages)
 
 
+def test_ranks_chosen_on_another_scale_do_not_stay(folder: Path, tmp_path: Path, repository: Path):
+    target = publish.publish(folder, results=repository / "results")
+    for name in ("low_rank.md", "danger.md"):
+        (target / name).write_text("measured")
+    first, *rest = SMALL["environments"]
+    levels = {"environments": [{**first, "learned": first["learned"] + 1}, *rest]}
+    publish.publish(
+        made(tmp_path / "same", repository, **{**SMALL, **levels}), results=repository / "results"
+    )
+    assert not (target / "low_rank.md").exists() and (target / "danger.md").read_text() == "measured"
+
+
 def test_two_do_not_publish_at_once(folder: Path, repository: Path):
     results = repository / "results"
     with publish._alone(results), pytest.raises(UserError, match="another `sparserl publish` is writing"):
@@ -191,5 +203,14 @@ def test_provenance_knows_commit_and_dirt_and_ignores_results(repository: Path):
     (repository / "results").mkdir()
     (repository / "results" / "new.txt").write_text("x")
     assert provenance.repository(repository)["git_dirty"] is False
-    (repository / "new.py").write_text("x")
+    # A scheduler's log and an archive of runs are no code.
+    for name in ("slurm-7.out", "slice.tar.gz", "mine.toml"):
+        (repository / name).write_text("x")
+    assert provenance.repository(repository)["git_dirty"] is False
+    for name in ("new.py", "sparserl_jax/more.json", "benchmarks/suites/own.toml"):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("x")
+        assert provenance.repository(repository)["git_dirty"] is True
+        (repository / name).unlink()
+    (repository / "code.py").write_text("x = 2\n")
     assert provenance.repository(repository)["git_dirty"] is True

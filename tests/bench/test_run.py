@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -96,13 +97,33 @@ def test_a_program_that_another_commit_began_says_so_and_counts_as_dirty(tmp_pat
         runs.run(plan, tmp_path / "x", fake.quiet(), execute=stops)
     (entry,) = json.loads((tmp_path / "x/programs/gymnax-Pendulum-v1-n1/origin.json").read_text())
     stored = entry["origin"]
-    assert set(stored) == {"git_commit", "git_dirty", "jax", "packages", "device_kind", "device_count"}
+    machine = {"device_kind", "device_count", "cpu", "cpu_vectors"}
+    options = {"python", "matmul_precision", "x64", "threefry_partitionable", "xla_flags"}
+    assert set(stored) == {"git_commit", "git_dirty", "jax", "packages"} | machine | options
     assert {"brax", "flax", "optax"} <= set(stored["packages"])
     # The second program begins without a checkpoint: nothing of the first commit is in its results.
     state["git_commit"] = "b" * 40
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
     brax, gymnax = origins(tmp_path / "x")[:2], origins(tmp_path / "x")[2:]
     assert brax == [(False, None)] * 2 and gymnax == [(True, stored)] * 2
+
+
+@pytest.mark.parametrize("changed", ["cpu", "cpu_vectors"])
+def test_only_where_the_processor_computes_another_one_is_another_machine(monkeypatch, changed):
+    def told(**system) -> bool:
+        found = {**provenance.collect(), "system": {**provenance.system(), **system}}
+        other = {**found, "system": {**found["system"], changed: "another"}}
+        return provenance.origin(found) != provenance.origin(other)
+
+    assert told(platform="cpu") and not told(platform="gpu")
+
+
+@pytest.mark.parametrize(
+    "option", ["matmul_precision", "x64", "threefry_partitionable", "xla_flags", "python"]
+)
+def test_a_changed_option_of_jax_is_another_origin(option):
+    found = provenance.collect()
+    assert provenance.origin({**found, option: "another"}) != provenance.origin(found)
 
 
 def test_a_program_that_goes_on_with_another_number_of_devices_says_so(tmp_path: Path, monkeypatch):
@@ -148,6 +169,26 @@ def test_a_folder_in_use_is_refused(tmp_path: Path):
         runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
 
 
+def test_a_file_system_without_locks_is_not_another_run(tmp_path: Path, monkeypatch):
+    def locks(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(runs.fcntl, "flock", locks)
+    with pytest.raises(UserError, match="its file system has no locks"), runs.locked(tmp_path / "x"):
+        pass
+    with pytest.raises(UserError, match="cannot write to"), runs.locked(tmp_path / ("x" * 300)):
+        pass
+
+
+@pytest.mark.parametrize("dirty", [True, False, None])
+def test_what_can_never_be_published_says_so_before_it_is_trained(tmp_path: Path, monkeypatch, dirty):
+    state = {"git_commit": "a" * 40, "git_describe": "a", "git_dirty": dirty}
+    monkeypatch.setattr(provenance, "repository", lambda: dict(state))
+    plan, out = fake.make_plan(**SMALL), io.StringIO()
+    runs.run(plan, tmp_path / "x", Console(file=out, width=300), execute=fake.Execute(plan))
+    assert ("what is trained now can never be published" in out.getvalue()) == (dirty is not False)
+
+
 def test_a_folder_of_another_configuration_is_refused_and_left_alone(tmp_path: Path):
     fake.finished(tmp_path / "x", fake.make_plan(**SMALL))
     before = (tmp_path / "x" / records.CONFIGURATION).read_bytes()
@@ -187,14 +228,21 @@ def test_the_time_budget_has_its_own_exit_code(tmp_path: Path):
     with pytest.raises(UserError, match="positive number of seconds"):
         runs.run(plan, tmp_path / "x", fake.quiet(), execute=slow, time_budget=0.0)
 
+    def idle(program, **given):
+        raise Stopped("time budget", 0, idle=True)
 
-def test_ctrl_c_waits_for_the_end_of_a_dispatch(tmp_path: Path):
+    with pytest.raises(runs.Unfinished, match="nothing was done but to compile, give a larger one"):
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=idle, time_budget=5.0)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_the_end_of_a_job_wait_for_the_end_of_a_dispatch(tmp_path: Path, sent):
     plan = fake.make_plan(**SMALL)
     reached = []
 
     def trained(program, *, folder, deadline, progress):
         progress.advance(program.name, 0, 4000)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), sent)
         reached.append("the dispatch ended")
         try:
             progress.advance(program.name, 200, 4000)
@@ -206,6 +254,7 @@ def test_ctrl_c_waits_for_the_end_of_a_dispatch(tmp_path: Path):
         runs.run(plan, tmp_path / "x", fake.quiet(), execute=trained)
     assert reached == ["the dispatch ended", "checkpoint"] and stop.value.code == 130
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_progress_speaks_in_lines_where_there_is_no_terminal():

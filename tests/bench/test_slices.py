@@ -30,6 +30,7 @@ class Named:
     runs: tuple
     compilations: int = 4
     why: str = "they share everything"
+    host: bool = False
     layout = fake.FakeProgram.layout
 
     @property

@@ -304,6 +304,17 @@ def test_a_time_budget_takes_nothing_up_before_its_sources(tmp_path: Path):
         ([{**CLONE, "set": {"n": 3}}], "give it a recipe with n = 1 and a fixed buffer"),
         ([{**CLONE, "set": {"buffer": "dynamic"}}], "give it a recipe with n = 1 and a fixed buffer"),
         ([{**CLONE, "overrides": {"gamma": 0.9}}], "gamma"),
+        (
+            [
+                {"recipe": "static", "name": "other", "agent": {"name": "sac"}},
+                {**TICKET, "ticket": {"arm": "other"}},
+            ],
+            "must be trained by the suite's algorithm; drop their 'agent'",
+        ),
+        (
+            [{"recipe": "dense", "name": "other", "agent": {"name": "sac"}}, {**CLONE, "clone": "other"}],
+            "must be trained by the suite's algorithm; drop their 'agent'",
+        ),
         ([{**TICKET, "name": "a"}, {**TICKET, "name": "b"}], "arms 'a' and 'b' are the same runs"),
     ],
 )
@@ -343,3 +354,11 @@ def test_a_changed_source_is_no_source(made, tmp_path: Path):
     out = io.StringIO()
     runs.run(plan, copy, Console(file=out, width=200), execute=fake.Execute(plan))  # mends it
     assert sources.lacking(plan, program, [copy]) == []
+
+
+def test_sources_that_learned_from_other_files_are_refused(made, tmp_path: Path, monkeypatch):
+    folder, plan, _ = made
+    sources.check_data(plan, [folder, tmp_path / "nothing"])
+    monkeypatch.setattr(records, "data_of", lambda plan: {"env": {"name": "d.npz", "sha256": "0" * 64}})
+    with pytest.raises(UserError, match="--sources '.*' holds runs that learned from other files"):
+        sources.check_data(plan, [folder])

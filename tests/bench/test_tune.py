@@ -275,3 +275,20 @@ def test_a_suite_without_a_table_is_refused_by_the_command(capsys, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert cli.run(["tune", "smoke"]) == 2
     assert "has no [tune] table" in capsys.readouterr().err
+
+
+def test_a_sparsity_is_no_coefficient_of_a_penalty():
+    gates = {"recipe": "static", "name": "l0", "set": {"method": "l0"}}
+    both = {**TUNE, "arms": ["rlx2", "l0"], "sparsity": 0.9}
+    plan = plan_of(
+        parse(arms=[{"recipe": "dense"}, {"recipe": "rlx2"}, {**gates, "sparsities": [10.0]}], tune=both)
+    )
+    knobs = {arm.name.partition("_t")[0]: arm.sparsities for arm in plan.suite.arms}
+    assert knobs == {"rlx2": (0.9,), "l0": (10.0,)}
+    several = [{"recipe": "dense"}, {"recipe": "rlx2"}, {**gates, "sparsities": [1.0, 10.0]}]
+    with pytest.raises(UserError, match="arm 'l0' has several coefficients; say at which of them"):
+        plan_of(parse(arms=several, tune=both))
+    plan = plan_of(parse(arms=several, tune={**TUNE, "arms": ["l0"], "sparsity": 10.0}))
+    assert {arm.sparsities for arm in plan.suite.arms} == {(10.0,)}
+    with pytest.raises(UserError, match=r"10.* is outside \[0, 1\)"):
+        parse(arms=several, tune={**TUNE, "arms": ["rlx2"], "sparsity": 10.0})

@@ -103,3 +103,43 @@ def test_nothing_is_said_of_verdicts_where_there_are_none():
     found = block(dense([0.5] * 5), row("set", [0.5] * 5))
     assert found.reason is not None
     assert remarks.by_last_policies(found) is None and remarks.barely_learned(found) is None
+
+
+def test_one_seed_per_arm_is_no_reason_to_call_a_task_not_learned():
+    lone = row("placebo", [0.0], role="placebo")
+    found = verdicts.block("task", [dense([1.0]), row("set", [1.0]), lone], LEVELS)
+    assert found.reason == "no verdicts: a single seed has no interval"
+    pooled = verdicts.spoken(verdicts.judge([dense([1.0]), row("set", [0.5])]), None)
+    assert pooled[1].verdict == "undecided (a single seed)"
+
+
+def test_seeds_that_would_decide_are_those_of_the_row():
+    """Both arms would grow by one factor."""
+    z = [1.0, 0.9, 1.1, 0.8, 1.2]
+    few = named(block(dense(z), row("set", [1.0, 0.9, 1.1, 0.8, 1.15])), "set").comparison
+    many = named(block(dense(z), row("set", [1.0, 0.9, 1.1, 0.8, 1.15] * 4)), "set").comparison
+    assert few.verdict == many.verdict == "undecided"
+    smaller = statistics.compare(
+        np.array([[1.0], [0.9], [1.1], [0.8], [1.15]] * 4), np.array(z)[:, None]
+    ).seeds
+    assert many.seeds == 4 * smaller
+    assert (
+        few.seeds
+        == statistics.compare(np.array([[1.0], [0.9], [1.1], [0.8], [1.15]]), np.array(z)[:, None]).seeds
+    )
+
+
+def test_knobs_that_have_no_row_are_not_said_to_be_matched():
+    whole = [1.0] * 20
+    found = block(dense(whole), row("set", whole, sparsity=0.5), row("set", whole, sparsity=0.9))
+    told = "Largest sparsity matched, all smaller ones matched too: set 0.9"
+    assert f"{told}. By" in remarks.largest_matched(
+        dataclasses.replace(found, swept={"set": (0.5, 0.9, 0.95)})
+    )
+    swept = dataclasses.replace(found, swept={"set": (0.5, 0.8, 0.9)})
+    assert f"{told} (without 0.8, which has no row). By" in remarks.largest_matched(swept)
+
+
+def test_a_sparsity_that_two_coefficients_share_is_matched_if_both_are():
+    assert statistics.largest_matched([0.5, 0.8, 0.8], ["matched", "matched", "worse"]) == 0.5
+    assert statistics.largest_matched([0.5, 0.8, 0.8], ["matched", "matched", "matched"]) == 0.8

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sparserl_jax.errors import UserError
 from sparserl_jax.training import checkpoint
 
 
@@ -148,12 +149,12 @@ def test_checkpoint_of_other_shapes_is_passed_over(folder):
     says_so(expect(folder, 10))
 
 
-def test_none_is_returned_and_each_is_named_when_all_are_harmed(folder):
+def test_nobody_begins_anew_beside_checkpoints_that_are_all_harmed(folder):
     for place in folder.glob("checkpoint-*"):
         (place / checkpoint.DONE).write_text("{")
-    found, warnings = restored(folder)
-    assert found is None
-    assert len(warnings) == 2 and "020" in warnings[0] and "010" in warnings[1]
+    with pytest.raises(UserError, match=r"020 and checkpoint-0*010 in .* cannot be used .* move them away"):
+        restored(folder)
+    assert len(list(folder.glob("checkpoint-*"))) == 2
 
 
 def test_saving_a_step_again_replaces_it(folder):

@@ -95,6 +95,38 @@ def test_run_interrupted_inside_a_stage_and_resumed_is_undisturbed(
     assert_undisturbed(execute(program, tmp_path), outcomes)
 
 
+def test_a_final_evaluation_that_is_stopped_goes_on_where_it_was(
+    program, outcomes, tmp_path, clock, monkeypatch
+):
+    """However little of it fits before a deadline, each call brings it further; nothing is played twice."""
+    evaluate, repeats = runner.Execution._evaluate, []
+
+    def counted(self, repeat):
+        if repeat:
+            repeats.append(repeat)
+            clock.now += 100.0
+        return evaluate(self, repeat)
+
+    monkeypatch.setattr(runner.Execution, "_evaluate", counted)
+    wanted = program.training.evaluation.final_episodes // program.training.evaluation.episodes
+    assert wanted > 1
+    for _ in range(wanted - 1):
+        with pytest.raises(Stopped) as stopped:
+            execute(program, tmp_path, deadline=clock.now + 50.0)
+        assert (stopped.value.step, stopped.value.idle) == (480, False)
+    assert_undisturbed(execute(program, tmp_path, deadline=clock.now + 50.0), outcomes)
+    assert repeats == list(range(1, wanted + 1))
+
+
+def test_a_final_evaluation_that_takes_long_is_in_checkpoints(program, tmp_path, often):
+    execute(program, tmp_path, checkpoint_seconds=0.0)
+    _, _, notes = checkpoint.restore(tmp_path, program.shapes())
+    assert (
+        len(notes["final"])
+        == program.training.evaluation.final_episodes // program.training.evaluation.episodes
+    )
+
+
 def test_run_stopped_after_its_last_dispatch_still_ends_undisturbed(program, outcomes, tmp_path):
     with pytest.raises(Stopped):
         execute(program, tmp_path, progress=small.interrupt_at(480))
@@ -145,7 +177,7 @@ def test_stop_just_after_a_resume_does_not_write_the_same_checkpoint_again(progr
     monkeypatch.setattr(checkpoint, "save", lambda *arguments: pytest.fail("written again"))
     with pytest.raises(Stopped) as stopped:
         execute(program, tmp_path, deadline=0.0)
-    assert stopped.value.step == 60
+    assert stopped.value.step == 60 and stopped.value.idle
 
 
 def test_without_a_folder_nothing_is_written_and_nothing_resumed(program, tmp_path, monkeypatch):
