@@ -81,6 +81,6 @@ pages: install-dev ## write the tables of README and docs anew from results/
 	@$(BIN)/python -m benchmarks.pages
 
 clean: ## remove .venv, caches and build products; never runs/ or results/
-	@if [ -f "$(VENV)/.accel" ] || [ -f "$(VENV)/.unfinished" ]; then rm -rf "$(VENV)"; fi
+	@if [ -f "$(VENV)/.accel" ] || [ -f "$(VENV)/.unfinished" ]; then rm -rf "$(VENV)" "$(VENV).lock"; fi
 	@rm -rf build dist sparserl_jax.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find sparserl_jax benchmarks tests -type d -name __pycache__ -prune -exec rm -rf {} +

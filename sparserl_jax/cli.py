@@ -80,7 +80,10 @@ def _at_home(command: Any) -> Any:
     def expanded(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(expanded, value))
-        return value.expanduser() if isinstance(value, Path) else value
+        try:
+            return value.expanduser() if isinstance(value, Path) else value
+        except RuntimeError:
+            raise UserError(f"'{value}': there is no such home folder; write the path out.") from None
 
     found = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
     return dataclasses.replace(command, **{name: expanded(value) for name, value in found.items()})
@@ -89,10 +92,12 @@ def _at_home(command: Any) -> Any:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Execute a command line; returns the exit code. Mistakes in the form of the arguments raise `SystemExit(2)`."""
     command = tyro.cli(Command, prog="sparserl", description="Sparse deep RL in JAX.", args=arguments)  # type: ignore[call-overload]
+    from sparserl_jax.bench.progress import ended_as_interrupted
     from sparserl_jax.bench.run import EXIT_INTERRUPTED, EXIT_USER, Unfinished
 
     try:
-        return _COMMANDS[type(command)](_at_home(command), console())
+        with ended_as_interrupted():
+            return _COMMANDS[type(command)](_at_home(command), console())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER

@@ -262,12 +262,14 @@ def _name_apart(sources: list[Source]) -> None:
         if record["result"]["role"] == "dense"
     }
     for source in sources:
+        other = {record["result"]["arm"] for record in source.records if _settings(record) not in dense}
         for index, record in enumerate(source.records):
             result = dict(record["result"])
+            twin = result["arm"] not in other  # on all environments
             if len(owners[result["arm"]]) > 1:
                 result["arm"] += _suffix(source)
             if result["role"] in ("dense", "aa") and source is not holder:
-                result["role"] = "aa" if _settings(record) in dense else "method"
+                result["role"] = "aa" if twin else "method"
             source.records[index] = {**record, "result": result}
 
 

@@ -93,7 +93,8 @@ def is_suite(path: Path) -> bool:
 
 
 def compare(root: Path, settings: Settings, texts: Sequence[str] = ()) -> list[Section]:
-    """Every environment that has a dense row with the sparse rows wanted: all whose networks are as wide, by default.
+    """Every environment that has a dense row with the sparse rows wanted: by default all whose networks are as wide
+    and whose algorithm is told the same.
 
     A/A rows, dense with other seeds, are always among them: what chance and the choice of ranks do without a method.
 
@@ -140,8 +141,8 @@ def _wanted(found: summary.Summary, block: Block, texts: Sequence[str]) -> list[
         other = row.method == "tiny" or (dense is not None and not _alike(row, dense))
         if named and other:
             raise UserError(
-                f"'{name(row)}' has another algorithm than dense, or networks of another width, and cannot have its "
-                "ranks; leave it out."
+                f"'{name(row)}' has another algorithm than dense, other settings of it, or networks of another width, "
+                "and is not compared at its ranks; leave it out."
             )
         sparse = named if wanted else row.role == "method" and row.method != "dense"
         if row is not dense and not other and (sparse or row.role == "aa"):
@@ -150,7 +151,8 @@ def _wanted(found: summary.Summary, block: Block, texts: Sequence[str]) -> list[
 
 
 def _alike(row: Row, dense: Row) -> bool:
-    """Whether the policies of a row are dense's kind of function of the weights: same algorithm, same layers."""
+    """Whether the policies of a row are sure to be dense's kind of function of the weights: same algorithm, told the
+    same but for tunable numbers, and the same layers."""
     layers = [one.dense_costs.get("actor_parameters_dense") for one in (row, dense)]
     return (row.agent, row.width) == (dense.agent, dense.width) and layers[0] == layers[1]
 

@@ -45,7 +45,7 @@ def read(file: Path, suite_hash: str, data: dict[str, Any]) -> tuple[set[str], b
     try:
         body = json.loads(file.read_text(encoding="utf-8"))
         runs, theirs = set(body["runs"]), body["suite_hash"]
-        times, learned = json.dumps(body["rates"]).encode(), body.get("data", {})
+        times, learned = json.dumps(body["rates"]).encode(), body.get("data")
     except OSError as error:
         raise UserError(
             f"--skip-finished '{file}' cannot be read ({error.strerror}); check the path."
@@ -56,7 +56,12 @@ def read(file: Path, suite_hash: str, data: dict[str, Any]) -> tuple[set[str], b
         raise UserError(
             f"--skip-finished '{file}' lists runs of configuration {theirs}, and this is {suite_hash}; leave it out."
         )
-    if learned != data:
+    if learned is None and data:
+        raise UserError(
+            f"--skip-finished '{file}' is of an earlier version and does not say which files its runs learned from: "
+            "make it anew with `sparserl unpack`."
+        )
+    if (learned or {}) != data:
         raise UserError(
             f"--skip-finished '{file}' lists runs that learned from other files than those here; leave it out, or "
             "bring back the files."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -49,6 +50,15 @@ class Interrupt:
 
         with handled(dict.fromkeys(SIGNALS, self._handle)):
             yield self
+
+
+@contextlib.contextmanager
+def ended_as_interrupted() -> Iterator[None]:
+    """SIGTERM is Ctrl-C while the block runs."""
+    from sparserl_jax.training.interrupts import handled
+
+    with handled({signal.SIGTERM: signal.default_int_handler}):
+        yield
 
 
 class Live:

@@ -19,7 +19,7 @@ from sparserl_jax.bench import partial as slices
 from sparserl_jax.bench.caption import RESULT_FROM
 from sparserl_jax.bench.check import check, unsound
 from sparserl_jax.bench.single import SINGLE
-from sparserl_jax.bench.summary import Row, Summary, key_of, summarise
+from sparserl_jax.bench.summary import Row, Summary, key_of, levels_of, summarise
 from sparserl_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -182,10 +182,11 @@ def _keep(target: Path, staging: Path) -> None:
 
 
 def _levels(folder: Path) -> list[Any]:
-    """What a folder declares of its environments; nothing where it is none of a suite."""
+    """The levels that a folder declares of its environments; nothing where it is none of a suite."""
     if not (folder / records.CONFIGURATION).is_file():
         return []
-    return list(records.read_configuration(folder)["suite"]["tasks"])
+    settings = records.read_configuration(folder)
+    return [(task["name"], levels_of(settings, task["name"])) for task in settings["suite"]["tasks"]]
 
 
 def _before(target: Path) -> Path:

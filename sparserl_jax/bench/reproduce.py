@@ -181,10 +181,11 @@ def page(summary: Summary) -> str:
     ]
     if any(row.origin for _, row in _lines(summary)):
         lines += [
-            "The rows are of several folders. A command is of the folder that its row comes from, named as it was "
-            f"given to `compare`: copy that folder with its `{SUITE_FILE}`, check out the commit, make its environment "
-            f"(`make install`{_extra(summary)}), run the command beside the copy, and compare the new records with "
-            "those in it (`records/<run id>/record.json`, part `result`).",
+            "The rows are of several folders. A command belongs to the folder that its row comes from, named as it was "
+            "given to `compare`. Check out the commit, make its environment "
+            f"(`make install`{_extra(summary)}), bring a copy of that folder along where the command names its "
+            f"`{SUITE_FILE}`, and run the command with `--out again`. Then compare the records in `again/` with those "
+            "of the folder (`records/<run id>/record.json`, part `result`).",
             "",
         ]
     elif suites:

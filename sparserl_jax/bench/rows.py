@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sparserl_jax.agents.registry import algorithm
+from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.bench import statistics
 from sparserl_jax.errors import UserError
 
@@ -135,7 +135,7 @@ def key_of(record: dict[str, Any]) -> tuple[str, float, float]:
 def _kind_of(agent: dict[str, Any]) -> str:
     """The algorithm of a record without its widths and its tunable numbers, as text."""
     try:
-        tunable = algorithm(agent["name"]).config.TRACED  # type: ignore[attr-defined]
+        tunable = trained_by(agent["name"]).config.TRACED  # type: ignore[attr-defined]
     except UserError:  # of another version
         tunable = {}
     return json.dumps(

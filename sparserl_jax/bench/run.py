@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from sparserl_jax.bench import cache, finished, origins, paths, provenance, rates, records, sources
 from sparserl_jax.bench.plan import Plan
 from sparserl_jax.bench.progress import Interrupt, Live
+from sparserl_jax.bench.single import SINGLE
 from sparserl_jax.bench.slices import InOrder, Slices, TooLong
 from sparserl_jax.errors import UserError
 
@@ -219,8 +220,10 @@ def run(
         sources.check_data(plan, places[1:])
         claim(folder, plan)
         found = provenance.collect()
-        problem = None if found["git_commit"] is None else provenance.unclean(found)
-        if problem is not None and plan.suite.result:
+        problem = provenance.unclean(found)
+        if found["git_commit"] is None:
+            problem = "no git commit of this code is known; train in a clone, or take a stamp along (`sparserl stamp`)."
+        if problem is not None and plan.suite.result and plan.suite.name != SINGLE:
             text = f"note: what is trained now can never be published: {problem}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
         if suite_file is not None:
@@ -234,21 +237,21 @@ def run(
         for line in queue.lines():
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         total = sum(len(program.runs) for program in queue.waiting()) * plan.suite.steps
-        interrupt, number = Interrupt(), 0
+        interrupt, number, trained = Interrupt(), 0, 0
         kept = None if compiled is None else compiled / cache.machine(found["system"])
         with cache.used(kept), interrupt.watch(), Live(console, interrupt, total) as live:
             while (program := queue.next()) is not None:
                 number += 1
                 label = queue.label(number)
                 try:
-                    _one(queue, program, label, folder, places, live, deadline, execute, found)
+                    trained += _one(queue, program, label, folder, places, live, deadline, execute, found)
                 except TooLong:
                     number -= 1
                     live.warn(program.name, f"{program.name} does not fit into the time left as it is.")
                 except Stopped as stop:
                     code = EXIT_INTERRUPTED if stop.reason == "interrupted" else EXIT_TIME_BUDGET
-                    idle = "; nothing was done but to compile, give a larger one" if stop.idle else ""
-                    why = f"{stop.reason} at step {stop.step:,}{idle}"
+                    idle = " (all of it went into compiling: give a larger --time-budget)"
+                    why = f"{stop.reason} at step {stop.step:,}{idle if stop.idle and not trained else ''}"
                     raise Unfinished(code, _sentence(why, queue.rest())) from None
                 except KeyboardInterrupt:
                     raise Unfinished(EXIT_INTERRUPTED, _sentence("interrupted", queue.rest())) from None
@@ -277,8 +280,9 @@ def _one(
     deadline: float | None,
     execute: Callable[..., list[Any]],
     found: dict[str, Any],
-) -> None:
-    """One program: skip it if all its records exist, else execute and write the records that do not.
+) -> bool:
+    """One program: skip it if all its records exist, else execute and write the records that do not. Returns whether it
+    was executed.
 
     `places`: folders with finished runs that it may take from. `found`: where this process's results come from, as
     `provenance.collect` saw it before any training.
@@ -297,6 +301,12 @@ def _one(
         program, taken = sources.take(plan, program, places)
         sources.forget(checkpoints, taken, lambda text: live.warn(program.name, text))
         other = origins.noted(checkpoints, provenance.origin(found))
+        if other is not None and plan.suite.result:
+            live.warn(
+                program.name,
+                f"{program.name} goes on from a checkpoint of other code, or of another kind of machine: its records "
+                "can never be published.",
+            )
         sources.note(checkpoints, taken)
         more: dict[str, Any] = {}
         if queue.unsure(program):
@@ -313,6 +323,7 @@ def _one(
     shutil.rmtree(checkpoints, ignore_errors=True)
     queue.took(program)
     live.finish(plan.suite.steps)
+    return bool(missing)
 
 
 def _still_time(deadline: float | None) -> None:

@@ -54,11 +54,10 @@ def check(arms: Sequence[Arm], tasks: Sequence[Task], agent: str, where: str) ->
             )
             same = arm.width == by_name[name].width
             require(same, here, f"'{name}' has networks of another width; give both the same 'width'.")
-            trained = by_name[name].agent is None and arm.agent is None
             require(
-                trained,
+                by_name[name].agent is None,
                 here,
-                f"it and '{name}' must be trained by the suite's algorithm; drop their 'agent'.",
+                f"'{name}' has an algorithm of its own, from which nothing is taken; name another arm.",
             )
             _check_runs(arm, by_name[name], tasks, key, here)
         if arm.ticket is not None:

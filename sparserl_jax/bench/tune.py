@@ -83,7 +83,8 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     tune = suite.tune
     assert tune is not None
     knob = arm.recipe.sparsity if arm.recipe.sparsity is not None else tune.sparsity
-    if find_method(arm.recipe.method).coefficient and knob not in arm.sparsities:
+    penalty = find_method(arm.recipe.method).coefficient
+    if penalty and (knob not in arm.sparsities or tuning.swept_by_sparsity(suite.arms, tune.arms)):
         knob = None  # a sparsity, which is no coefficient
     values = tuple(sorted({**dict(arm.overrides), **dict(point)}.items()))
     not_searched = [
@@ -94,10 +95,10 @@ def _trial(suite: Suite, arm: Arm, name: str, point: tuning.Overrides) -> Arm:
     if knob is None and not arm.sparsities:  # tuned where it is compared: at every environment's own
         return Arm(arm.recipe, name, arm.role, (), tune.seeds, (), values, **kept)
     if knob is None:
-        if len(arm.sparsities) > 1 and find_method(arm.recipe.method).coefficient:
+        if len(arm.sparsities) > 1 and penalty:
             raise UserError(
-                f"suite '{suite.name}' [tune]: arm '{arm.name}' has several coefficients; say at which of them to tune "
-                "with 'sparsity', or tune it in a suite of its own."
+                f"suite '{suite.name}' [tune]: arm '{arm.name}' has several coefficients; tune such arms apart from "
+                "those with sparsities, and say at which of theirs with 'sparsity'."
             )
         if len(arm.sparsities) > 1:
             raise UserError(

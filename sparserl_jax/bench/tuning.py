@@ -185,14 +185,16 @@ def parse(table: Any, arms: Sequence[Arm], agent: Any, where: str) -> Tune:
                 f"{where}: seeds {span(tune.seeds)} overlap with those arm '{arm.name}' is evaluated on "
                 f"({span(arm.seeds)}): let seeds_from be at least {beyond}."
             )
-    tuned = [arm for arm in arms if arm.name in names]
-    if tune.sparsity is not None and not any(tune.sparsity in _coefficients(arm) for arm in tuned):
-        check_knob(tune.sparsity, where)
+    if tune.sparsity is not None:
+        check_knob(tune.sparsity, where, coefficient=not swept_by_sparsity(arms, names))
     return tune
 
 
-def _coefficients(arm: Arm) -> tuple[float, ...]:
-    return arm.sparsities if find_method(arm.recipe.method).coefficient else ()
+def swept_by_sparsity(arms: Sequence[Arm], names: Sequence[str]) -> bool:
+    """Whether some of the tuned arms follow a sparsity, so that the table's `sparsity` is one; where all of them have
+    coefficients of penalties, it is one of those."""
+    tuned = [arm for arm in arms if arm.name in names and arm.recipe.sparsity is None]
+    return any(not find_method(arm.recipe.method).coefficient for arm in tuned)
 
 
 def _competing(names: tuple[str, ...] | None, arms: Sequence[Arm], where: str) -> tuple[str, ...]:

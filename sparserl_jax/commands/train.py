@@ -84,7 +84,7 @@ def bench(command: Bench, console: Console) -> int:
     except BaseException:  # what is finished leaves, however this ends
         try:
             packed()
-        except UserError as error:
+        except (UserError, OSError) as error:
             say(console, str(error))
         raise
     packed()

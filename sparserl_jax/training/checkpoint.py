@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ import numpy as np
 
 from sparserl_jax.errors import DISK, UserError
 
+SMALL = 2**16
+"""Bytes of a file that may be other than the content of an array: descriptions of arrays, and lists of them."""
 DONE = "complete.json"
 UNFINISHED = "unfinished"
 
@@ -84,6 +87,12 @@ def _write(aside: Path, step: int, state: Any, notes: dict[str, Any]) -> None:
         checkpointer.save(aside / "state", [_plain(leaf) for leaf in jax.tree.leaves(state) if leaf.size])
     body = {"step": step, "notes": notes, "arrays": _shapes(state), "files": _digests(aside / "state")}
     (aside / DONE).write_text(json.dumps({**body, "digest": _digest(body)}))
+    for path in aside.rglob(
+        "*"
+    ):  # power may fail: nothing gets the name of a checkpoint before it is on the disk
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def _arrays() -> Any:
@@ -119,6 +128,9 @@ def restore(
                 raise ValueError("its list of files is not the one that was written")
             if body["arrays"] != _shapes(like):  # Orbax would cut or fill them
                 raise ValueError("its arrays have other shapes")
+            # What tells the reader how much to read, and where, is looked at before it reads.
+            if not _digests(place / "state", most=SMALL).items() <= body["files"].items():
+                raise ValueError("its files are not those that were written")
             target = [_plain(leaf) for leaf in leaves if leaf.size]
             # The digests cost a quarter of the reading, and nothing beside it: hashing leaves Python to the others.
             asked = ocp.args.PyTreeRestore(target, [ocp.RestoreArgs(np.ndarray)] * len(target))
@@ -171,9 +183,10 @@ def _shapes(tree: Any) -> list[str]:
     return [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(tree)]
 
 
-def _digests(place: Path) -> dict[str, str]:
-    """Digest of every file under `place`: the array format itself does not notice a flipped bit."""
-    files = sorted(path for path in place.rglob("*") if path.is_file())
+def _digests(place: Path, most: float = math.inf) -> dict[str, str]:
+    """Digest of every file under `place` of at most so many bytes: the array format itself does not notice a flipped
+    bit."""
+    files = sorted(path for path in place.rglob("*") if path.is_file() and path.stat().st_size <= most)
     return {path.relative_to(place).as_posix(): _file_digest(path) for path in files}
 
 

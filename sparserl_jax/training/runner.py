@@ -111,7 +111,6 @@ class Execution:
             self.begin()
         self.began_at = self.at
         self.loop(deadline)
-        self.progress.stage(self.program.name, "final evaluation")
         final = self.final_returns(deadline)
         return self.outcomes(final)
 
@@ -286,10 +285,12 @@ class Execution:
         """Returns [member, final_episodes] of the final policies, on keys no curve point has used. It can take minutes,
         so that a checkpoint keeps what there is of it, too."""
         plan = self.training.evaluation
-        while len(self.final) < plan.final_episodes // plan.episodes:
+        pieces = plan.final_episodes // plan.episodes
+        while len(self.final) < pieces:
+            self.progress.stage(self.program.name, f"final evaluation, {len(self.final)} of {pieces}")
             self.stop_at(deadline)
             self.final.append(self._evaluate(1 + len(self.final))[0]["returns"])
-            if self.checkpoint_due():
+            if len(self.final) < pieces and self.checkpoint_due():
                 with whole():
                     self.save()
         return np.concatenate(self.final, axis=1)

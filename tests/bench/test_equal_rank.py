@@ -235,7 +235,8 @@ def test_what_cannot_be_compared_is_refused(suite: Path, tmp_path: Path, capsys)
     root = paths.checkout()
     assert root is not None
     with pytest.raises(
-        UserError, match="'tiny@0.8' has another algorithm than dense, or networks of another width"
+        UserError,
+        match="'tiny@0.8' has another algorithm than dense, other settings of it, or networks of another width",
     ):
         equal_rank.compare(root / "results" / "quick", settings(), ["gymnax:Pendulum-v1/tiny@0.8"])
 
@@ -250,5 +251,8 @@ def test_another_algorithm_is_not_played_through_denses_policy(suite: Path, chan
     odd = dataclasses.replace(block, rows=rows)
     assert {row.method for row in equal_rank._wanted(found, block, [])} >= {"static"}
     assert "static" not in {row.method for row in equal_rank._wanted(found, odd, [])}
-    with pytest.raises(UserError, match="has another algorithm than dense, or networks of another width"):
+    with pytest.raises(
+        UserError,
+        match="has another algorithm than dense, other settings of it, or networks of another width",
+    ):
         equal_rank._wanted(found, odd, ["static"])

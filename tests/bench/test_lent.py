@@ -127,11 +127,16 @@ def test_what_is_finished_leaves_although_the_command_ends_early(home: Path, mon
     assert "Packed: x.tar.gz" in told.out
     assert told.err.startswith("time budget at step 80: 1 runs in 1 programs are left")
     # What ends the command is told even where nothing can be packed any more.
-    with monkeypatch.context() as patch:
-        patch.setattr(pack, "pack", lambda *given: (_ for _ in ()).throw(UserError("no room for an archive")))
-        assert cli.run([*there, "--time-budget", "10m", "--pack", "x.tar.gz"]) == 3
-    told = capsys.readouterr()
-    assert "no room for an archive" in told.out and told.err.startswith("time budget at step 80")
+    for error in (UserError("no room for an archive"), OSError(28, "no room for an archive")):
+
+        def full(*given, error=error):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pack, "pack", full)
+            assert cli.run([*there, "--time-budget", "10m", "--pack", "x.tar.gz"]) == 3
+        told = capsys.readouterr()
+        assert "no room for an archive" in told.out and told.err.startswith("time budget at step 80")
     assert cli.run(["unpack", "x.tar.gz", "--into", "runs/lent"]) == 0
     assert "11 runs unpacked; of its suite's runs it now has 11 of 12 of them" in capsys.readouterr().out
     assert cli.run(["check", "runs/lent"]) == 1

@@ -102,10 +102,11 @@ def test_a_program_that_another_commit_began_says_so_and_counts_as_dirty(tmp_pat
     assert set(stored) == {"git_commit", "git_dirty", "jax", "packages"} | machine | options
     assert {"brax", "flax", "optax"} <= set(stored["packages"])
     # The second program begins without a checkpoint: nothing of the first commit is in its results.
-    state["git_commit"] = "b" * 40
-    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    state["git_commit"], out = "b" * 40, io.StringIO()
+    runs.run(plan, tmp_path / "x", Console(file=out, width=300), execute=fake.Execute(plan))
     brax, gymnax = origins(tmp_path / "x")[:2], origins(tmp_path / "x")[2:]
     assert brax == [(False, None)] * 2 and gymnax == [(True, stored)] * 2
+    assert "goes on from a checkpoint of other code" in out.getvalue()
 
 
 @pytest.mark.parametrize("changed", ["cpu", "cpu_vectors"])
@@ -180,9 +181,9 @@ def test_a_file_system_without_locks_is_not_another_run(tmp_path: Path, monkeypa
         pass
 
 
-@pytest.mark.parametrize("dirty", [True, False, None])
-def test_what_can_never_be_published_says_so_before_it_is_trained(tmp_path: Path, monkeypatch, dirty):
-    state = {"git_commit": "a" * 40, "git_describe": "a", "git_dirty": dirty}
+@pytest.mark.parametrize(("commit", "dirty"), [("a", True), ("a", False), ("a", None), (None, None)])
+def test_what_can_never_be_published_says_so_before_it_is_trained(tmp_path: Path, monkeypatch, commit, dirty):
+    state = {"git_commit": commit and commit * 40, "git_describe": commit, "git_dirty": dirty}
     monkeypatch.setattr(provenance, "repository", lambda: dict(state))
     plan, out = fake.make_plan(**SMALL), io.StringIO()
     runs.run(plan, tmp_path / "x", Console(file=out, width=300), execute=fake.Execute(plan))
@@ -231,8 +232,16 @@ def test_the_time_budget_has_its_own_exit_code(tmp_path: Path):
     def idle(program, **given):
         raise Stopped("time budget", 0, idle=True)
 
-    with pytest.raises(runs.Unfinished, match="nothing was done but to compile, give a larger one"):
+    with pytest.raises(runs.Unfinished, match=r"step 0 \(all of it went into compiling: give a larger"):
         runs.run(plan, tmp_path / "x", fake.quiet(), execute=idle, time_budget=5.0)
+    first, execute = plan.programs[0].name, fake.Execute(plan)
+
+    def one(program, **given):
+        return execute(program, **given) if program.name == first else idle(program, **given)
+
+    with pytest.raises(runs.Unfinished) as stop:  # the next call goes on well
+        runs.run(plan, tmp_path / "y", fake.quiet(), execute=one, time_budget=5.0)
+    assert "compiling" not in str(stop.value)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

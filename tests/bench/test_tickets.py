@@ -309,11 +309,11 @@ def test_a_time_budget_takes_nothing_up_before_its_sources(tmp_path: Path):
                 {"recipe": "static", "name": "other", "agent": {"name": "sac"}},
                 {**TICKET, "ticket": {"arm": "other"}},
             ],
-            "must be trained by the suite's algorithm; drop their 'agent'",
+            "'other' has an algorithm of its own, from which nothing is taken",
         ),
         (
             [{"recipe": "dense", "name": "other", "agent": {"name": "sac"}}, {**CLONE, "clone": "other"}],
-            "must be trained by the suite's algorithm; drop their 'agent'",
+            "'other' has an algorithm of its own, from which nothing is taken",
         ),
         ([{**TICKET, "name": "a"}, {**TICKET, "name": "b"}], "arms 'a' and 'b' are the same runs"),
     ],

@@ -286,8 +286,14 @@ def test_a_sparsity_is_no_coefficient_of_a_penalty():
     knobs = {arm.name.partition("_t")[0]: arm.sparsities for arm in plan.suite.arms}
     assert knobs == {"rlx2": (0.9,), "l0": (10.0,)}
     several = [{"recipe": "dense"}, {"recipe": "rlx2"}, {**gates, "sparsities": [1.0, 10.0]}]
-    with pytest.raises(UserError, match="arm 'l0' has several coefficients; say at which of them"):
+    with pytest.raises(UserError, match="arm 'l0' has several coefficients; tune such arms apart"):
         plan_of(parse(arms=several, tune=both))
+    # 0.9 is a coefficient of this arm, too, and is meant as a sparsity.
+    shared = [*several[:2], {**gates, "sparsities": [0.9, 10.0]}]
+    with pytest.raises(UserError, match="arm 'l0' has several coefficients"):
+        plan_of(parse(arms=shared, tune=both))
+    with pytest.raises(UserError, match=r"10.* is outside \[0, 1\)"):
+        parse(arms=several, tune={**both, "sparsity": 10.0})
     plan = plan_of(parse(arms=several, tune={**TUNE, "arms": ["l0"], "sparsity": 10.0}))
     assert {arm.sparsities for arm in plan.suite.arms} == {(10.0,)}
     with pytest.raises(UserError, match=r"10.* is outside \[0, 1\)"):

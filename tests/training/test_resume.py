@@ -118,13 +118,29 @@ def test_a_final_evaluation_that_is_stopped_goes_on_where_it_was(
     assert repeats == list(range(1, wanted + 1))
 
 
+def test_a_final_evaluation_that_is_interrupted_goes_on_where_it_was(program, outcomes, tmp_path):
+    class Pressed(small.Watch):
+        """Ctrl-C before the second piece."""
+
+        def stage(self, program, text):
+            super().stage(program, text)
+            if text.startswith("final evaluation, 1 of"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(Stopped) as stopped:
+        execute(program, tmp_path, progress=Pressed())
+    assert (stopped.value.step, stopped.value.reason) == (480, "interrupted")
+    watch = small.Watch()
+    assert_undisturbed(execute(program, tmp_path, progress=watch), outcomes)
+    assert not any("final evaluation, 0 of" in text for text in watch.stages)
+
+
 def test_a_final_evaluation_that_takes_long_is_in_checkpoints(program, tmp_path, often):
+    """All of it but the last piece, after which the run is over."""
     execute(program, tmp_path, checkpoint_seconds=0.0)
     _, _, notes = checkpoint.restore(tmp_path, program.shapes())
-    assert (
-        len(notes["final"])
-        == program.training.evaluation.final_episodes // program.training.evaluation.episodes
-    )
+    pieces = program.training.evaluation.final_episodes // program.training.evaluation.episodes
+    assert len(notes["final"]) == pieces - 1
 
 
 def test_run_stopped_after_its_last_dispatch_still_ends_undisturbed(program, outcomes, tmp_path):

