@@ -169,13 +169,13 @@ def test_no_environment_is_stepped_in_training(program, monkeypatch):
     def refuse(*_):
         raise AssertionError("an environment is used")
 
+    given = program.arguments()  # whose shapes, if nobody has asked for them, come from the environment
     monkeypatch.setattr(small.Drift, "step", refuse)
     monkeypatch.setattr(small.Drift, "reset", refuse)
     (fresh,) = group(runs(dataclasses.replace(training(), env_object=small.Drift())))
-    given = program.arguments()["train"]
-    fresh.stages["train"].lower(*given)
+    fresh.stages["train"].lower(*given["train"])
     with pytest.raises(AssertionError, match="an environment is used"):
-        fresh.stages["init"].lower(*program.arguments()["init"])
+        fresh.stages["init"].lower(*given["init"])
 
 
 def test_a_stopped_program_goes_on_to_the_same_end(program, compiled, outcomes, tmp_path: Path, monkeypatch):
