@@ -379,8 +379,7 @@ def _block(sources: list[Source], env: str, settings: dict[str, Any]) -> Block:
             own = follows(settings, key[0])
             rows.append(rows_of.row(group, levels, fallback, command, source.name, own))
     made = sorted(rows, key=lambda row: order(settings, row.key))
-    block = verdicts.block(env, made, levels, known_of(settings, env))
-    return dataclasses.replace(block, swept=swept_of(settings))
+    return verdicts.block(env, made, levels, known_of(settings, env), swept_of(settings))
 
 
 def _differences(sources: list[Source]) -> list[str]:

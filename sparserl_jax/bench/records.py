@@ -361,6 +361,11 @@ def data_of(plan: Plan) -> dict[str, Any]:
     return {task.name: task.logged.described() for task in plan.suite.tasks if task.logged is not None}
 
 
+def same_data(folder: Path, plan: Plan) -> bool:
+    """Whether the runs of a suite's folder learn from the files that a plan's do."""
+    return bool(read_configuration(folder).get("data", {}) == data_of(plan))
+
+
 def read(folder: Path) -> dict[str, Any]:
     """The record in a run's folder."""
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"), parse_constant=_refuse)

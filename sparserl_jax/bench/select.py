@@ -60,7 +60,7 @@ def without_published(plan: Plan, results: Path) -> tuple[Plan, str]:
     inside = [planned for program in plan.programs for planned in plan.of(program)]
     runs = [planned.folder.as_posix() for planned in inside]
     done = {run_id for run_id in runs if records.finished(folder, run_id, suite_hash)}
-    if done and records.read_configuration(folder).get("data", {}) != records.data_of(plan):
+    if done and not records.same_data(folder, plan):
         return (
             plan,
             f"--skip-published: nothing is skipped: results/{plan.suite.name} learned from other data",

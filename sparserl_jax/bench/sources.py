@@ -132,8 +132,7 @@ def check_data(plan: Plan, elsewhere: Iterable[Path]) -> None:
     from sparserl_jax.bench import records
 
     for folder in elsewhere:
-        there = (folder / records.CONFIGURATION).is_file()
-        if there and records.read_configuration(folder).get("data", {}) != records.data_of(plan):
+        if (folder / records.CONFIGURATION).is_file() and not records.same_data(folder, plan):
             raise UserError(
                 f"--sources '{folder}' holds runs that learned from other files than those here; bring back the files, "
                 "or run those arms here, too."

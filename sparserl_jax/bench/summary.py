@@ -220,8 +220,7 @@ def summarise(root: Path) -> Summary:
             command = reproduce.command(settings, env, key[0], key[1], divided=parts)
             own = follows(settings, key[0])
             made.append(rows_of.row(groups[key], levels, fallback, command, own=own))
-        made_block = verdicts.block(env, made, levels, known_of(settings, env))
-        blocks.append(dataclasses.replace(made_block, swept=swept_of(settings)))
+        blocks.append(verdicts.block(env, made, levels, known_of(settings, env), swept_of(settings)))
 
     suite, together = settings["suite"], pooled(blocks, settings)
     lines = [*emptied.sentences(root, found), *caption(settings, found, blocks, together)]

@@ -200,9 +200,13 @@ def _again(row: Row, dense: Row) -> bool:
 
 
 def block(
-    env: str, rows: Sequence[Row], levels: dict[str, float | None], known: dict[str, float] | None = None
+    env: str,
+    rows: Sequence[Row],
+    levels: dict[str, float | None],
+    known: dict[str, float] | None = None,
+    swept: dict[str, tuple[float, ...]] | None = None,
 ) -> Block:
     """The rows of one environment, compared and with verdicts or the reason why there are none."""
     judged = judge(rows)
     why = reason(judged, levels)
-    return Block(env, spoken(judged, why), why, levels, known or {})
+    return Block(env, spoken(judged, why), why, levels, known or {}, swept or {})
