@@ -6,13 +6,14 @@ those are of what a method loses beside dense, and their rule asks of dense and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sparserl_jax.bench import statistics, verdicts
 from sparserl_jax.bench.columns import bounded, cells, heading, sparsity_text
 from sparserl_jax.bench.rows import Block, Row
-from sparserl_jax.bench.summary import Summary
+from sparserl_jax.bench.summary import Summary, as_one
 from sparserl_jax.errors import suggest
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 class Pair(NamedTuple):
     """A row and the one it is held against: difference of the IQMs of z (None without levels), and the chance that a
-    run of the row is above one of the other."""
+    run of the row is above one of the other. parts: the two on every environment that they are of."""
 
     row: Row
     other: Row
     difference: statistics.Comparison | None
     improvement: statistics.Interval
+    parts: tuple[tuple[Row, Row], ...]
 
 
 def nearest(row: Row, rows: Sequence[Row]) -> Row:
@@ -44,14 +46,38 @@ def nearest(row: Row, rows: Sequence[Row]) -> Row:
 
 def pairs(block: Block, arm: str) -> list[Pair]:
     """All rows of a block but the arm's own, each against its nearest row of the arm; none where the block lacks it."""
-    others = [row for row in block.rows if row.arm == arm]
+    return opposed(block, lambda row: row.arm != arm, lambda row: row.arm == arm)
+
+
+def opposed(block: Block, chosen: Callable[[Row], bool], opponents: Callable[[Row], bool]) -> list[Pair]:
+    """The chosen rows of a block, each against the nearest of the opponents.
+
+    What came out may differ between environments, so a pooled row meets the nearest one of every environment, and
+    those together as one row; it has no pair where an environment has none, or where their seeds are not the same.
+    """
     found = []
-    for row in block.rows if others else ():
-        if row.arm != arm:
-            other = nearest(row, others)
-            difference = verdicts.difference(row, other)
-            found.append(Pair(row, other, difference, verdicts.improvement(row, other)))
+    for row in filter(chosen, block.rows):
+        parts = []
+        for part in block.parts or (block,):
+            mine = next(one for one in part.rows if one.key == row.key) if block.parts else row
+            others = list(filter(opponents, part.rows))
+            if others:
+                parts.append((mine, nearest(mine, others)))
+        if len(parts) < len(block.parts or (block,)):
+            continue
+        other = _pooled([other for _, other in parts]) if block.parts else parts[0][1]
+        if other is not None:
+            difference, chance = verdicts.difference(row, other), verdicts.improvement(row, other)
+            found.append(Pair(row, other, difference, chance, tuple(parts)))
     return found
+
+
+def _pooled(rows: Sequence[Row]) -> Row | None:
+    """The rows as one, with all their sparsities, in the order of the environments, where they are not of one."""
+    pooled = as_one(rows)
+    if pooled is None or len({row.key for row in rows}) == 1:
+        return pooled
+    return dataclasses.replace(pooled, level=", ".join(map(sparsity_text, rows)))
 
 
 def headings(arm: str) -> list[str]:
@@ -141,7 +167,8 @@ def screen(summary: Summary, arm: str, console: Console) -> None:
 
 
 _EXPLAINED = (
-    "Every row beside the row of {arm} nearest to it in the actors' sparsity. delta: difference of the IQMs of z, both "
-    "resampled; P: chance that a run of the row scores above one of the other, ties counting half. No verdicts: those "
-    "are of what is lost beside dense. Each interval has its own 95 %: of many, some miss."
+    "Every row beside the row of {arm} nearest to it in the actors' sparsity, on every environment by itself. delta: "
+    "difference of the IQMs of z, both resampled; P: chance that a run of the row scores above one of the other, ties "
+    "counting half. No verdicts: those are of what is lost beside dense. Each interval has its own 95 %: of many, some "
+    "miss."
 )

@@ -6,11 +6,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
-import numpy as np
-
-from sparserl_jax.bench import statistics
+from sparserl_jax.bench import against, statistics
+from sparserl_jax.bench.columns import bounded
 from sparserl_jax.bench.rows import Block, Row
-from sparserl_jax.bench.verdicts import SAME_SEEDS, improvement, reference
+from sparserl_jax.bench.verdicts import SAME_SEEDS, reference
 
 APART = 1.5
 """Densities up to this many times each other are about the same: 0.8 and 0.74, 0.98 and 0.97."""
@@ -66,20 +65,22 @@ def against_pruning(block: Block) -> str | None:
     """One line: the chance that a run of each row whose sparsity came of a coefficient is above one of gradual
     magnitude pruning at about the same sparsity, which is what one would use instead (Gale, Elsen and Hooker 2019).
 
-    About the same: the densities are at most `APART` times each other. None where there is no such pair.
+    About the same: the densities are at most `APART` times each other, on every environment. None where there is no
+    such pair.
     """
-    pruned = [row for row in block.rows if row.method == "gradual" and row.role == "method" and row.came_out]
+    found = against.opposed(
+        block,
+        lambda row: row.outcome is not None and row.role == "method",
+        lambda row: row.method == "gradual" and row.role == "method" and 0 < row.came_out < 1,
+    )
     parts = []
-    for row in block.rows:
-        if row.outcome is None or row.role != "method":
+    for pair in found:
+        ratios = [max(1 - row.came_out, 1e-9) / (1 - other.came_out) for row, other in pair.parts]
+        if any(abs(math.log(ratio)) > math.log(APART) + 1e-6 for ratio in ratios):
             continue
-        ratios = [abs(math.log(max(1 - row.came_out, 1e-9) / (1 - other.came_out))) for other in pruned]
-        if not ratios or min(ratios) > math.log(APART) + 1e-6:
-            continue
-        other = pruned[int(np.argmin(ratios))]
-        value, low, high = map(float, improvement(row, other))
-        bounds = "" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]"
-        parts.append(f"{row.arm} {row.came_out:.3g} over {other.came_out:.3g} {value:.2f}{bounds}")
+        beside = ", ".join(dict.fromkeys(f"{other.came_out:.3g}" for _, other in pair.parts))
+        chance = bounded(pair.improvement, ".2f")
+        parts.append(f"{pair.row.arm} {pair.row.came_out:.3g} over {beside} {chance}")
     if not parts:
         return None
     return (

@@ -115,7 +115,8 @@ class Block:
     """The rows of one environment, or the pooled ones.
 
     reason: why there are no verdicts; None if there are. known: returns of policies that nobody learned, by name.
-    swept: the knobs that each arm is declared at, by name; some may have no row.
+    swept: the knobs that each arm is declared at, by name; some may have no row. parts: of the pooled block, those
+    that it pools.
     """
 
     env: str
@@ -124,6 +125,7 @@ class Block:
     levels: dict[str, float | None]
     known: dict[str, float] = dataclasses.field(default_factory=dict)
     swept: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    parts: tuple[Block, ...] = ()
 
 
 def key_of(record: dict[str, Any]) -> tuple[str, float, float]:

@@ -21,6 +21,7 @@ __all__ = [
     "Key",
     "Row",
     "Summary",
+    "as_one",
     "key_of",
     "known_of",
     "levels_of",
@@ -130,54 +131,58 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
     rows = []
     for key in sorted(by_key, key=lambda key: order(settings, key)):
         group = by_key[key]
-        same = len(group) == len(blocks) and len({row.seeds for row in group}) == 1
-        if not same or any(row.z is None for row in group):
-            continue
-        z = np.stack([row.z for row in group if row.z is not None], axis=1)
-        value = statistics.bootstrap(statistics.iqm, z)
-        spread = statistics.spread(z, -np.inf)
-        own = [(row.sparsity, row.critic_sparsity) for row in group if row.own]
-        sparsity, critic = (
-            np.mean(own, axis=0).tolist() if own else (group[0].sparsity, group[0].critic_sparsity)
-        )
-        outcomes: list[Any] = [row.outcome for row in group]
-        fell_short = any(row.short is not None for row in group)
-        rates = [row.failure_rate for row in group if row.failure_rate is not None]
-        rows.append(
-            dataclasses.replace(
-                group[0],
-                diverged=sum(row.diverged for row in group),
-                returns=z,
-                z=z,
-                value=value,
-                z_value=value,
-                sparsity=sparsity,
-                critic_sparsity=critic,
-                level=EACH if own else "",
-                outcome=None if None in outcomes else float(np.mean(outcomes)),
-                short=float(np.mean([row.came_out for row in group])) if fell_short else None,
-                worst=spread.worst,
-                p10=spread.p10,
-                failure_rate=float(np.mean(rates)) if len(rates) == len(group) else None,
-                final=None,
-                final_z=None,
-                compression_parameters=None,
-                compression_bytes=None,
-                inference_ratio=None,
-                training_ratio=None,
-                executed_ratio=None,
-                speed=None,
-                runs=tuple(run for row in group for run in row.runs),
-                programs=tuple(dict.fromkeys(name for row in group for name in row.programs)),
-                commits=tuple(dict.fromkeys(name for row in group for name in row.commits)),
-                command=reproduce.joined([row.command for row in group]),
-            )
-        )
+        if len(group) == len(blocks) and (row := as_one(group)) is not None:
+            rows.append(row)
     if not rows:
         return None
     title = "all environments" if len(blocks) == every else f"the {len(blocks)} environments with verdicts"
     judged = [_or_uneven(row, by_key[row.key]) for row in verdicts.judge(rows)]
-    return Block(title, verdicts.spoken(judged, None), None, {}, swept=swept_of(settings))
+    spoken = verdicts.spoken(judged, None)
+    return Block(title, spoken, None, {}, swept=swept_of(settings), parts=tuple(blocks))
+
+
+def as_one(group: Sequence[Row]) -> Row | None:
+    """Rows of several environments, one of each, as one row on their z scores, without comparisons; None where they
+    are not of the same seeds, or an environment has no levels."""
+    scores = [row.z for row in group if row.z is not None]
+    if len(scores) < len(group) or len({row.seeds for row in group}) != 1:
+        return None
+    z = np.stack(scores, axis=1)
+    value = statistics.bootstrap(statistics.iqm, z)
+    spread = statistics.spread(z, -np.inf)
+    own = [(row.sparsity, row.critic_sparsity) for row in group if row.own]
+    sparsity, critic = np.mean(own, axis=0).tolist() if own else (group[0].sparsity, group[0].critic_sparsity)
+    outcomes: list[Any] = [row.outcome for row in group]
+    fell_short = any(row.short is not None for row in group)
+    rates = [row.failure_rate for row in group if row.failure_rate is not None]
+    return dataclasses.replace(
+        group[0],
+        diverged=sum(row.diverged for row in group),
+        returns=z,
+        z=z,
+        value=value,
+        z_value=value,
+        sparsity=sparsity,
+        critic_sparsity=critic,
+        level=EACH if own else "",
+        outcome=None if None in outcomes else float(np.mean(outcomes)),
+        short=float(np.mean([row.came_out for row in group])) if fell_short else None,
+        worst=spread.worst,
+        p10=spread.p10,
+        failure_rate=float(np.mean(rates)) if len(rates) == len(group) else None,
+        final=None,
+        final_z=None,
+        compression_parameters=None,
+        compression_bytes=None,
+        inference_ratio=None,
+        training_ratio=None,
+        executed_ratio=None,
+        speed=None,
+        runs=tuple(run for row in group for run in row.runs),
+        programs=tuple(dict.fromkeys(name for row in group for name in row.programs)),
+        commits=tuple(dict.fromkeys(name for row in group for name in row.commits)),
+        command=reproduce.joined([row.command for row in group]),
+    )
 
 
 def _or_uneven(pooled: Row, group: Sequence[Row]) -> Row:

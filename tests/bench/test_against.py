@@ -68,6 +68,38 @@ def test_a_pair_is_compared_as_a_row_is_with_dense(row: summary.Row):
     assert against.pairs(summary.Block("env", (good, poor), None, {}), "absent") == []
 
 
+def test_over_all_environments_the_nearest_row_of_each_is_met(row: summary.Row):
+    def of(arm: str, sparsity: float, z: list[float], **changes) -> summary.Row:
+        return at(row, sparsity, sparsity, arm=arm, returns=np.array(z), z=np.array(z), **changes)
+
+    # The same coefficient removes 0.5 on one task and 0.9 on the other: 0.7 in the mean, nearest to 0.8 on neither.
+    first, second = (
+        summary.Block(
+            env,
+            (
+                of("gates", 1.0, [0.5, 0.5, 0.5], outcome=came_out),
+                *(of("pruned", sparsity, [z] * 3) for sparsity, z in pruned.items()),
+            ),
+            None,
+            {},
+        )
+        for env, came_out, pruned in (
+            ("one", 0.5, {0.5: 0.4, 0.8: 1.0, 0.9: 1.0}),
+            ("two", 0.9, {0.5: 1.0, 0.8: 1.0, 0.9: 0.7}),
+        )
+    )
+    gates = summary.as_one([first.rows[0], second.rows[0]])
+    whole = summary.Block("all", (gates,), None, {}, parts=(first, second))
+    (pair,) = against.pairs(whole, "pruned")
+    assert [(mine.outcome, other.sparsity) for mine, other in pair.parts] == [(0.5, 0.5), (0.9, 0.9)]
+    assert pair.difference.delta == pytest.approx(0.5 - (0.4 + 0.7) / 2)
+    assert float(pair.improvement.value) == pytest.approx(0.5)  # always above on the one, never on the other
+    line = dict(zip(against.headings("pruned"), against.texts([pair], pooled=True)[0], strict=True))
+    assert line["pruned at"] == "0.5, 0.9" and line["IQM of pruned [95 % CI]"].startswith("0.550")
+    lonely = dataclasses.replace(second, rows=second.rows[:1])
+    assert against.pairs(dataclasses.replace(whole, parts=(first, lonely)), "pruned") == []
+
+
 def test_without_levels_there_is_a_chance_and_no_difference(row: summary.Row):
     made = [at(row, 0.9, arm=name, z=None, z_value=None) for name in ("one", "two")]
     (pair,) = against.pairs(summary.Block("env", tuple(made), None, {}), "one")

@@ -96,3 +96,17 @@ def test_a_coefficient_is_held_against_pruning_at_about_its_sparsity(found):
     assert "l0 0.97 over 0.98 0.38 [" in line, "above one of four, equal to another: (1 + 1/2) / 4"
     assert remarks.against_pruning(found.blocks[0]) is None
     assert remarks.against_pruning(dataclasses.replace(found.blocks[0], rows=tuple(pruned))) is None
+
+
+def test_over_all_environments_every_single_one_must_be_at_about_its_sparsity(found):
+    def block(came_out: float) -> summary.Block:
+        pruned = row(found, "static", arm="gradual", method="gradual", sparsity=0.8)
+        gates = row(found, "static", arm="l0", method="l0", sparsity=1.0, outcome=came_out)
+        return dataclasses.replace(found.blocks[0], rows=(pruned, gates))
+
+    def line(*parts: summary.Block) -> str | None:
+        gates = summary.as_one([part.rows[1] for part in parts])
+        return remarks.against_pruning(summary.Block("all", (gates,), None, {}, parts=parts))
+
+    assert "l0 0.79 over 0.8 0.50 [" in (line(block(0.82), block(0.76)) or "")
+    assert line(block(0.98), block(0.62)) is None, "0.8 in the mean, on neither"
