@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 PYTEST = $(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile,)
 # ACCEL=cpu on a machine with a GPU is a choice, and JAX must hear of it; otherwise the environment stays as it is.
 JAX := $(if $(filter cpu,$(ACCEL)),JAX_PLATFORMS=cpu,)
+# Tests are of CPUs unless JAX_PLATFORMS says otherwise: several processes at once, and bits that only they promise.
+TESTS_JAX := JAX_PLATFORMS=$(or $(JAX_PLATFORMS),cpu)
 MAKE_ENVIRONMENT = @sh .ci/environment "$(PYTHON)" "$(ACCEL)" "$(VENV)"
 
 # Images often set it; then every command would compile the source of its libraries anew, for 10 seconds and more.
@@ -48,16 +50,16 @@ datasets: install ## train TD3 on Hopper, make datasets of it in runs/hopper (ha
 	  --reference 3000 --transitions 25000 --out runs/hopper $(ARGS)
 
 test: install-dev ## all tests but the long ones; what they compile is kept for the next time (~/.cache/sparserl_jax)
-	@$(JAX) $(PYTEST) -m "not long" $(ARGS)
+	@$(TESTS_JAX) $(PYTEST) -m "not long" $(ARGS)
 
 test-quick: install-dev ## the tests that are not marked slow either
-	@$(JAX) $(PYTEST) -m "not slow and not long" $(ARGS)
+	@$(TESTS_JAX) $(PYTEST) -m "not slow and not long" $(ARGS)
 
 test-long: install-dev ## the long ones: every method, suite and probe, thousands of simulated tables (half an hour to two)
-	@$(JAX) $(PYTEST) -m long $(ARGS)
+	@$(TESTS_JAX) $(PYTEST) -m long $(ARGS)
 
 test-properties: install-dev ## the property tests with 1,000 new examples each
-	@$(JAX) $(PYTEST) -m hypothesis --hypothesis-profile=long $(ARGS)
+	@$(TESTS_JAX) $(PYTEST) -m hypothesis --hypothesis-profile=long $(ARGS)
 
 test-faults: install-dev ## kill a small suite a hundred times (20 to 30 minutes), print and store the table
 	@JAX_PLATFORMS=cpu $(BIN)/python -m tests.faults $(ARGS)

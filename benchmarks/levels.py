@@ -14,6 +14,7 @@ from sparserl_jax.bench import paths, suites
 from sparserl_jax.envs import Environment, HostEnvironment, evaluate_random, make
 from sparserl_jax.envs.host import play_random
 from sparserl_jax.errors import UserError
+from sparserl_jax.training.precision import precise
 
 EPISODES = 1000
 
@@ -22,7 +23,8 @@ def measured(env: Environment | HostEnvironment, episodes: int = EPISODES) -> np
     """Undiscounted returns [episodes] of uniform random actions; on the host, episode `i` is reset with seed `i`."""
     if isinstance(env, HostEnvironment):
         return play_random(env, np.random.default_rng(0), range(episodes))
-    return np.asarray(jax.jit(lambda key: evaluate_random(env, key, episodes))(jax.random.key(0)))
+    drawn = jax.jit(precise(lambda key: evaluate_random(env, key, episodes), None))
+    return np.asarray(drawn(jax.random.key(0)))
 
 
 def main() -> None:

@@ -231,7 +231,7 @@ class Train:
     final_episodes: int = 100
     """Episodes of the final evaluation."""
     matmul_precision: Literal["default", "highest", "tensorfloat32"] | None = None
-    """Precision of matrix products; default what JAX is configured for."""
+    """Precision of matrix products; default what JAX is configured for, and failing that highest."""
     dataset: str | None = None
     """What to learn from instead of steps: a file (.npz, .hdf5), a Minari folder, or own:random?episodes=50. Steps are
     then updates."""

@@ -41,7 +41,7 @@ def test_the_own_environment_example_runs_as_printed(tmp_path: Path) -> None:
 def test_the_five_line_example_runs(tmp_path: Path) -> None:
     five = blocks("python")[0].replace("steps=20_000", "steps=2_000").replace("seeds=4", "seeds=2")
     assert len([line for line in five.splitlines() if line]) <= 5
-    assert "rlx2" in run(five, tmp_path)
+    assert "rigl" in run(five, tmp_path)
 
 
 def test_every_command_it_names_exists() -> None:

@@ -76,7 +76,8 @@ def topology(repeats: int, members: int) -> list[dict[str, Any]]:
     they add is divided by fifty.
     """
     often = 50
-    still, moving = Workload(members, "rigl"), Workload(members, "rigl", interval=INTERVAL // often)
+    # Still: with events to come, so that both ask at every tick whether it is one; none of them is in what is timed.
+    still, moving = (Workload(members, "rigl", interval=ticks) for ticks in (400_000, INTERVAL // often))
     times = interleaved({"still": still, "moving": moving}, repeats)
     share = (times["moving"] / times["still"] - 1.0) / often
     text = f"topology events every {INTERVAL} ticks, {members} members: extra time"
@@ -155,8 +156,10 @@ def row(what: str, values: np.ndarray, unit: str, guide: str) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     """The rows as Markdown."""
     system, packages = facts["system"], facts["packages"]
+    precision = facts["matmul_precision"]
+    told = f"matrix products where not said: {precision}; " if precision else ""
     lines = [
-        f"Device: {system['device_kind']} ({provenance.processor(system)}, {system['cpu_count']} cores); "
+        f"Device: {system['device_kind']} ({provenance.processor(system)}, {system['cpu_count']} cores); {told}"
         f"jax {packages['jax']}; Python {facts['python']}; commit {facts['git_describe']}; {facts['created_utc']}",
         "",
         "| what | median | quartiles | unit | repeats | guide |",
@@ -206,19 +209,20 @@ def main() -> None:
     for name in options.sections or sections:
         if name not in sections:
             parser.error(f"no section '{name}': there are {', '.join(sections)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    stored = "".join(
+        c if c.isalnum() else "-" for c in f"{facts['system']['device_kind']}-{facts['system']['cpu_count']}"
+    )
+    stored += "".join(f"-{section}" for section in options.sections or ())
+    # Stored after each section: a later one may fail, or the device be gone.
     for name in options.sections or sections:
         rows += sections[name]()
         print(table(rows, facts), flush=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = "".join(
-        c if c.isalnum() else "-" for c in f"{facts['system']['device_kind']}-{facts['system']['cpu_count']}"
-    )
-    name += "".join(f"-{section}" for section in options.sections or ())
-    (options.out / f"{name}.json").write_text(
-        json.dumps({"rows": rows, "provenance": facts}, indent=1) + "\n"
-    )
-    (options.out / f"{name}.md").write_text(table(rows, facts))
-    print(f"stored in {options.out / name}.json and .md")
+        (options.out / f"{stored}.json").write_text(
+            json.dumps({"rows": rows, "provenance": facts}, indent=1) + "\n"
+        )
+        (options.out / f"{stored}.md").write_text(table(rows, facts))
+    print(f"stored in {options.out / stored}.json and .md")
 
 
 if __name__ == "__main__":

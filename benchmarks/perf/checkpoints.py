@@ -49,7 +49,7 @@ def measure(members: int, repeats: int) -> dict[str, np.ndarray]:
     settings = training(interval=1000, buffer=TRANSITIONS)
     runs = tuple(Run(settings, recipe("rigl"), 0.5, seed, "rigl") for seed in range(members))
     shapes = Program(runs).shapes()
-    state = filled(shapes)
+    state = jax.device_put(filled(shapes))  # from an accelerator they are copied to the host first
     rows = []
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)

@@ -31,13 +31,18 @@ class Pair(NamedTuple):
     parts: tuple[tuple[Row, Row], ...]
 
 
-def nearest(row: Row, rows: Sequence[Row]) -> Row:
+def apart(row: Row, other: Row) -> float:
+    """How far two rows are apart in the sparsity of their actors."""
+    return abs(other.came_out - row.came_out)
+
+
+def nearest(row: Row, rows: Sequence[Row], distance: Callable[[Row, Row], float] = apart) -> Row:
     """The row whose actors, then critics, are nearest in sparsity to those of `row`; of two equally near ones that with
     more weights, the harder to beat."""
     return min(
         rows,
         key=lambda other: (
-            round(abs(other.came_out - row.came_out), 9),  # 0.9 - 0.8 and 0.8 - 0.7 are equally far
+            round(distance(row, other), 9),  # 0.9 - 0.8 and 0.8 - 0.7 are equally far
             round(abs(other.critic_sparsity - row.critic_sparsity), 9),
             other.came_out,
         ),
@@ -49,7 +54,12 @@ def pairs(block: Block, arm: str) -> list[Pair]:
     return opposed(block, lambda row: row.arm != arm, lambda row: row.arm == arm)
 
 
-def opposed(block: Block, chosen: Callable[[Row], bool], opponents: Callable[[Row], bool]) -> list[Pair]:
+def opposed(
+    block: Block,
+    chosen: Callable[[Row], bool],
+    opponents: Callable[[Row], bool],
+    distance: Callable[[Row, Row], float] = apart,
+) -> list[Pair]:
     """The chosen rows of a block, each against the nearest of the opponents.
 
     What came out may differ between environments, so a pooled row meets the nearest one of every environment, and
@@ -62,7 +72,7 @@ def opposed(block: Block, chosen: Callable[[Row], bool], opponents: Callable[[Ro
             mine = next(one for one in part.rows if one.key == row.key) if block.parts else row
             others = list(filter(opponents, part.rows))
             if others:
-                parts.append((mine, nearest(mine, others)))
+                parts.append((mine, nearest(mine, others, distance)))
         if len(parts) < len(block.parts or (block,)):
             continue
         other = _pooled([other for _, other in parts]) if block.parts else parts[0][1]

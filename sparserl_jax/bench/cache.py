@@ -3,8 +3,9 @@
 JAX does the keeping; a program is found again by its operations, compiler options, versions and kind of device. Code
 compiled for one processor may not run on another of the same name, so every kind of machine has its own folder inside.
 A time budget keeps programs without being asked, in the suite's folder: its parts of equal size are one compilation,
-and the next slice goes on where compiling is most of the waiting. Results are the same bit for bit (measured, and
-tested, on CPUs), and nothing else keeps anything unless told to.
+and the next slice goes on where compiling is most of the waiting. So does a run on an accelerator, for there a program
+that is compiled anew may be another one in its last bits (its fastest kernels are chosen by trial), and a resumed run
+with it. Results are the same bit for bit (measured, and tested, on CPUs); nothing else keeps anything unless told to.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 FOLDER = "compiled"
-"""Where a suite's folder keeps programs under a time budget."""
+"""Where a suite's folder keeps programs under a time budget and on accelerators."""
 
 
 def abilities() -> str:
@@ -45,6 +46,14 @@ def machine(system: dict[str, Any]) -> str:
     """Name of the folder of this kind of machine; `system`: what `provenance.system` says of it."""
     words = (system["platform"], system["device_kind"], system["cpu"], system["os"])
     return f"{system['platform']}-{able_to(*words)}"
+
+
+def wanted(system: dict[str, Any]) -> bool:
+    """Whether programs are to be kept where nobody asked: on accelerators, unless JAX keeps them already."""
+    import jax
+
+    config: Any = jax.config  # its options are attributes made at run time
+    return system["platform"] != "cpu" and config.jax_compilation_cache_dir is None
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def machine(made: dict[str, Any]) -> str:
     system = made["system"]
     if system["platform"] == "cpu":
         return f"{system['cpu_count']} cores of {provenance.processor(system)}"
-    return f"{system['device_count']} x {system['device_kind']}"
+    return f"{system['device_count']} x {provenance.computes_on(made)}"
 
 
 def versions(made: dict[str, Any], envs: Iterable[str]) -> str:
@@ -160,6 +160,7 @@ def caption(
         "Steps/s: whole program, all its members together, without compilation and evaluation; members of one program "
         "share one speed, so it compares machines, not methods."
     )
+    lines.extend(_mixed(found, blocks))
     lines.extend(_evaluation_share(found))
     if found:
         lines.append(f"{origin(found)}; configuration {settings['suite_hash']}.")
@@ -196,6 +197,27 @@ def _luck(
         "All runs are evaluated on the same episodes (initial states and random numbers). Their luck is in every "
         "return and in no interval; differences between rows are mostly free of it. Standard error of a dense "
         f"return by it: {', '.join(told)}."
+    ]
+
+
+def _mixed(found: Sequence[dict[str, Any]], blocks: Sequence[Block]) -> list[str]:
+    """Which rows were not computed on the same kind of device as dense, in the same precision."""
+    # Run ids repeat between folders, whose arms then have names of their own.
+    kinds = {(r["result"]["arm"], r["run_id"]): provenance.computes_on(r["provenance"]) for r in found}
+    told = []
+    for block in blocks:
+        own: dict[str, set[str]] = {}
+        for row in block.rows:
+            own.setdefault(row.label, set()).update(kinds[row.arm, run] for run in row.runs)
+        dense = next((own[row.label] for row in block.rows if row.role == "dense"), set())
+        apart = [name for name, used in own.items() if len(used) > 1 or (dense and used != dense)]
+        if apart:
+            told.append(f"{', '.join(apart)} on {block.env}")
+    if not told:
+        return []
+    return [
+        f"MIXED DEVICES: computed on {distinct(sorted(kinds.values()))}. Rows of more than one of them, or of another "
+        f"one than dense: {'; '.join(told)}. Such differences are in their deltas, beside those of the methods."
     ]
 
 

@@ -139,6 +139,8 @@ class _Look:
         assert found.record is not None, "the row was made from it"
         if found.record["result"]["status"] == "diverged":
             return None
+        from sparserl_jax.training.precision import precise
+
         agent = evaluate.agent_of(found.record)
         if agent not in self.compiled:
             law = _law(agent, self.env.spec.action_dim)
@@ -149,14 +151,16 @@ class _Look:
                 )
             else:
                 given = (law, self.env, self.key, self.states, self.obs, self.draws)
-                looked = jax.jit(lambda params: danger_of(given[0], params, *given[1:]))
+                looked = jax.jit(precise(lambda params: danger_of(given[0], params, *given[1:]), None))
                 self.compiled[agent] = lambda params: _over_states(looked(params))
         return self.compiled[agent](found.policy.params)
 
     def _measured(self, sample: Any, support: Any, draws: int) -> Measured:
         from sparserl_jax.envs.treatment import danger
+        from sparserl_jax.training.precision import precise
 
-        return _over_states(danger(self.env, self.key, self.states, self.obs, sample, support, draws))
+        look = precise(danger, None)
+        return _over_states(look(self.env, self.key, self.states, self.obs, sample, support, draws))
 
 
 def _law(config: Any, action_dim: int) -> Any:
@@ -174,6 +178,8 @@ def visited(env: Treatment, key: jax.Array, count: int) -> tuple[TreatmentState,
     """`count` states [count, ...] and their observations f32[count,O]: each of an episode of uniform doses, at a step
     that is drawn, too."""
     import jax
+
+    from sparserl_jax.training.precision import precise
 
     spec = env.spec
 
@@ -195,7 +201,9 @@ def visited(env: Treatment, key: jax.Array, count: int) -> tuple[TreatmentState,
         (state, obs, _), _ = jax.lax.scan(step, begun, jax.random.split(steps, spec.max_episode_steps - 1))
         return state, obs
 
-    found: tuple[TreatmentState, jax.Array] = jax.jit(jax.vmap(one))(jax.random.split(key, count))
+    found: tuple[TreatmentState, jax.Array] = jax.jit(precise(jax.vmap(one), None))(
+        jax.random.split(key, count)
+    )
     return found
 
 

@@ -249,10 +249,11 @@ def _random(env: Environment | HostEnvironment, key: np.ndarray, episodes: int) 
     from sparserl_jax.envs import HostEnvironment, evaluate_random
     from sparserl_jax.envs.host import instances, play_random
     from sparserl_jax.training.episodes import reset_seed
+    from sparserl_jax.training.precision import precise
     from sparserl_jax.training.stages import evaluation_key
 
     if not isinstance(env, HostEnvironment):
-        drawn = jax.jit(lambda key: evaluate_random(env, evaluation_key(key, 0, 0), episodes))
+        drawn = jax.jit(precise(lambda key: evaluate_random(env, evaluation_key(key, 0, 0), episodes), None))
         return np.asarray(drawn(key))
     seeds = [reset_seed(key, 0, 0, episode) for episode in range(episodes)]
     return play_random(instances(env, 1)[0], np.random.default_rng(key), seeds)

@@ -91,8 +91,17 @@ class Comparison:
             f"{self.name}: differs from its record: {recorded.differing(found)} of {total} returns, by up to "
             f"{recorded.distance(found):.3g}; final score {_text(recorded.score)} then, {_text(found.score)} now; last "
             f"curve point {_text(recorded.point)} then, {_text(found.point)} now; different here: "
-            f"{', '.join(self.different) or 'neither device nor versions'}."
+            f"{', '.join(self.different) or _nothing_different()}."
         )
+
+
+def _nothing_different() -> str:
+    import jax
+
+    text = "neither device nor versions"
+    if jax.default_backend() == "cpu":
+        return text
+    return f"{text} (on accelerators a program that is compiled anew may differ in its last bits)"
 
 
 def _text(value: float | None) -> str:

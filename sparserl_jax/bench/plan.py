@@ -296,11 +296,14 @@ def lines(plan: Plan) -> list[str]:
         mine = [planned for planned in plan.runs if planned.task.name == task.name]
         acting = sum(costs.forward_dense(plan.layers_of(one.run)["actor"]) for one in mine) / len(mine)
         work = sum(theory(plan, planned)["training_flops_executed"] for planned in mine) / len(mine)
+        # In parallel environments several updates come of one step of the physics, and all of them are serial.
+        alone = 100 * serial / (serial + suite.steps / suite.num_envs)
+        physics = f"{alone:.0f} % of its serial steps of the physics, " if suite.num_envs > 1 else ""
         text.append(
             f"evaluation on {task.name}: {evaluation.episodes} episodes at a time, {evaluation.final_episodes} at the "
             f"end; at most {steps:,} environment steps per run ({serial:,} one after another) = "
             f"{100 * acting * steps / (acting * steps + work):.2g} % of its FLOPs, "
-            f"{100 * serial / (serial + suite.steps):.0f} % of its serial steps"
+            f"{physics}{100 * serial / (serial + suite.steps):.0f} % of its serial steps"
         )
     for program in plan.programs:
         text.extend(_paragraph(plan, program))

@@ -28,7 +28,20 @@ PACKAGES = (
     "mujoco",
     "mujoco-mjx",
 )
-
+ACCELERATED = (
+    "jax-cuda12-pjrt",
+    "jax-cuda12-plugin",
+    "jax-cuda13-pjrt",
+    "jax-cuda13-plugin",
+    "libtpu",
+    "nvidia-cublas",
+    "nvidia-cublas-cu12",
+    "nvidia-cuda-nvcc",
+    "nvidia-cuda-nvcc-cu12",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
+"""What computes on an accelerator; told where it is installed."""
 
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")
 """Vector instructions as Linux calls them, the widest of a family first."""
@@ -123,13 +136,14 @@ def stale(commit: str, folder: Path) -> str | None:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
+    def version(name: str) -> str | None:
         try:
-            found[name] = importlib.metadata.version(name)
+            return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            return None
+
+    accelerated = {name: found for name in ACCELERATED if (found := version(name)) is not None}
+    return {name: version(name) for name in PACKAGES} | accelerated
 
 
 def _processor() -> str:
@@ -179,6 +193,15 @@ def processor(system: dict[str, Any]) -> str:
     return system["cpu"] + (f" ({vectors})" if vectors else "")
 
 
+def computes_on(made: dict[str, Any]) -> str:
+    """The kind of device of a provenance, on an accelerator with the precision of its matrix products: what one table
+    should not mix. On CPUs products are of float32, and processors differ in last bits alone."""
+    system = made["system"]
+    if system["platform"] == "cpu":
+        return "CPUs"
+    return f"{system['device_kind']} (matrix products: {made.get('matmul_precision') or 'default'})"
+
+
 def now() -> str:
     """The time, UTC, in seconds."""
     moment = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -192,8 +215,10 @@ def collect() -> dict[str, Any]:
     """
     import jax
 
+    from sparserl_jax.training.precision import spoken
+
     config: Any = jax.config  # its options are attributes made at run time
-    precision = config.jax_default_matmul_precision
+    precision = config.jax_default_matmul_precision or spoken(None)
     # XLA_FLAGS may name dump folders; only flags without a path are kept.
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "/" not in flag]
     return {
@@ -223,7 +248,11 @@ def origin(found: dict[str, Any]) -> dict[str, Any]:
         "git_dirty": found["git_dirty"],
         "python": found["python"],
         "jax": found["packages"]["jax"],
-        "packages": {name: found["packages"].get(name) for name in PACKAGES if name not in ("jax", CODE)},
+        "packages": {
+            name: found["packages"].get(name)
+            for name in (*PACKAGES, *(name for name in ACCELERATED if name in found["packages"]))
+            if name not in ("jax", CODE)
+        },
         **{name: found[name] for name in OPTIONS},
         "device_kind": system["device_kind"],
         "device_count": system["device_count"],

@@ -42,7 +42,7 @@ class Sample:
 @dataclasses.dataclass(frozen=True)
 class Forecast:
     """Seconds of a program, `compile_seconds` among them. own: programs like it were measured, in its environment;
-    sure: and with as few members. basis: what it rests on, in words."""
+    sure: and with as few members, on an accelerator also with as many. basis: what it rests on, in words."""
 
     seconds: float
     compile_seconds: float
@@ -80,10 +80,11 @@ def flops(plan: Plan, program: Any) -> float:
 
 
 class Rates:
-    """What is known about one device."""
+    """What is known about one device. accelerated: it is no CPU, so that more members may well take no longer, and
+    nothing follows from one number of members for another."""
 
-    def __init__(self, device: str, samples: Iterable[Sample] = ()) -> None:
-        self.device = device
+    def __init__(self, device: str, samples: Iterable[Sample] = (), accelerated: bool = False) -> None:
+        self.device, self.accelerated = device, accelerated
         self.samples = sorted({sample for sample in samples if sample.device == device})
 
     def add(self, sample: Sample) -> None:
@@ -108,7 +109,8 @@ class Rates:
         basis = f"measured with {', '.join(map(str, counts))} members{other}"
         own = bool(same)
         seconds = compiling + per_flop * work / members
-        return Forecast(seconds, compiling, own, own and members >= counts[0], basis)
+        sure = own and counts[0] <= members and (members <= counts[-1] or not self.accelerated)
+        return Forecast(seconds, compiling, own, sure, basis)
 
 
 def _between(counts: list[int], values: list[float], at: int) -> float:
@@ -124,7 +126,7 @@ def _between(counts: list[int], values: list[float], at: int) -> float:
 
 def known(folder: Path, results: Path | None, system: dict[str, Any]) -> Rates:
     """Everything that is known about this device: from the folder, and from published folders."""
-    rates = Rates(device_of(system), stored(folder))
+    rates = Rates(device_of(system), stored(folder), accelerated=system["platform"] != "cpu")
     places = [folder]
     if results is not None and results.is_dir():
         places += sorted(path for path in results.iterdir() if (path / records.CONFIGURATION).is_file())

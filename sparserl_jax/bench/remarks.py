@@ -72,11 +72,11 @@ def against_pruning(block: Block) -> str | None:
         block,
         lambda row: row.outcome is not None and row.role == "method",
         lambda row: row.method == "gradual" and row.role == "method" and 0 < row.came_out < 1,
+        _times,
     )
     parts = []
     for pair in found:
-        ratios = [max(1 - row.came_out, 1e-9) / (1 - other.came_out) for row, other in pair.parts]
-        if any(abs(math.log(ratio)) > math.log(APART) + 1e-6 for ratio in ratios):
+        if any(_times(*two) > math.log(APART) + 1e-6 for two in pair.parts):
             continue
         beside = ", ".join(dict.fromkeys(f"{other.came_out:.3g}" for _, other in pair.parts))
         chance = bounded(pair.improvement, ".2f")
@@ -87,6 +87,11 @@ def against_pruning(block: Block) -> str | None:
         f"Chance that a run is above one of gradual pruning at about its sparsity (densities at most {APART:g} times "
         f"each other), ties counting half: {'; '.join(parts)}."
     )
+
+
+def _times(row: Row, other: Row) -> float:
+    """How many times each other the densities of two rows are, as a logarithm."""
+    return abs(math.log(max(1 - row.came_out, 1e-9) / (1 - other.came_out)))
 
 
 def above_known(block: Block) -> str | None:

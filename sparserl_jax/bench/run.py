@@ -4,7 +4,7 @@ runs/<suite>-<hash>/  configuration.json   what the folder belongs to
                       suite.toml           the file it came from, where there was one
                       records/             finished runs
                       programs/            checkpoints of the program in progress, and what began it (origin.json)
-                      compiled/            compiled programs, kept under a time budget
+                      compiled/            compiled programs, kept under a time budget and on accelerators
                       divisions.json       how a time budget divided programs; rates.json: what was measured for it
 """
 
@@ -196,7 +196,8 @@ def run(
         began: `time.monotonic()` value from which the time budget counts; default now.
         times: what other folders measured, see `finished.read`.
         elsewhere: another folder of this suite with finished runs that others take masks or policies from.
-        compiled: folder in which compiled programs are kept; default: none, and with a divided plan one in `folder`.
+        compiled: folder in which compiled programs are kept; default: none, but one in `folder` with a divided plan
+            and on accelerators.
         suite_file: copied into the folder.
         execute: programs to outcomes; default `training.runner.execute`.
 
@@ -230,6 +231,8 @@ def run(
             records.write_atomic(folder / "suite.toml", suite_file.read_bytes())
         rates.merge(folder, times)
         queue = InOrder(plan)
+        if compiled is None and cache.wanted(found["system"]):
+            compiled = folder / cache.FOLDER
         if divide and time_budget is not None and deadline is not None:
             compiled = folder / cache.FOLDER if compiled is None else compiled
             queue = Slices(plan, folder, _known(folder, found), time_budget, deadline)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from sparserl_jax.bench import only, paths, records, slices
+from sparserl_jax.bench import only, paths, provenance, records, slices
 from sparserl_jax.bench.plan import Plan
 from sparserl_jax.errors import UserError
 
@@ -74,9 +74,21 @@ def without_published(plan: Plan, results: Path) -> tuple[Plan, str]:
         if planned.folder.as_posix() in done
     )
     listed = ", ".join(f"{row} x{count}" for row, count in rows.items())
+    told = f"{where}: results/{plan.suite.name} holds their records under this configuration, {suite_hash} ({listed})"
+    return slices.without(plan, done), told + _elsewhere(plan, folder, done)
+
+
+def _elsewhere(plan: Plan, folder: Path, done: Collection[str]) -> str:
+    """That a table of published runs and new ones would mix kinds of devices; empty where it would not."""
+    made, declared = provenance.collect(), plan.suite.matmul_precision
+    here = provenance.computes_on(made if declared is None else {**made, "matmul_precision": declared})
+    found = [records.read(folder / "records" / run_id)["provenance"] for run_id in sorted(done)]
+    there = set(map(provenance.computes_on, found)) - {here}
+    if not there:
+        return ""
     return (
-        slices.without(plan, done),
-        f"{where}: results/{plan.suite.name} holds their records under this configuration, {suite_hash} ({listed})",
+        f". CAUTION: they were computed on {', '.join(sorted(there))}, and this is {here}: one table of both compares "
+        "devices, too; leave out --skip-published for a table of this device alone"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ RECIPE = "rlx2"
 """Where none is given; see `_usual_recipe`."""
 SPARSITY = 0.9
 """Where none is given."""
+DROPS = 9
+"""Checks after which a buffer that loses a tenth at every one of them keeps its size: 0.9 (9 + 1) = 9."""
 POINTS = 20
 """Evaluations during training."""
 STEPS = 100_000
@@ -71,7 +74,8 @@ def suite_of(
         num_envs: parallel environments per member.
         network, hidden, batch_size, learning_rate: of the agent; default its own.
         episodes, final_episodes: per evaluation, and at the end.
-        matmul_precision: of all stages; default what JAX is configured for. See `training/precision.py`.
+        matmul_precision: of all stages; default what JAX is configured for, and failing that `highest`. See
+            `training/precision.py`.
         start: a finished run's folder, or its policy.npz: every member begins from its networks and masks, with fresh
             optimiser and replay; `network` and `hidden` are then that run's where not given. See `bench/continuing.py`.
         dataset: what is learned from in place of steps, see `training/datasets.py`; `steps` are then updates, and there
@@ -145,7 +149,9 @@ def suite_of(
         steps=steps,
         warm_up=warm_up,
         num_envs=num_envs,
-        schedule=Schedule.scaled(steps, grid, config),
+        schedule=Schedule.scaled(
+            steps, config, unit, math.gcd(interval, warm_up), dynamic=chosen.buffer == "dynamic"
+        ),
         evaluation=Evaluation(interval, episodes, final_episodes),
         dispatch=None,
         tasks=(Task(name, dataset=dataset, object=None if isinstance(env, str) else env),),
@@ -174,6 +180,13 @@ def told(suite: Suite, given: Mapping[str, Any]) -> list[str]:
         said.append(
             f"steps: {suite.steps:,}, the multiple of {POINTS * unit:,} ({POINTS} evaluations x {named}) that is "
             f"nearest to {STEPS:,}"
+        )
+    held, check = DROPS * suite.schedule.buffer_check, f"{suite.schedule.buffer_check:,}"
+    recipe = suite.arms[0].recipe
+    if recipe.buffer == "dynamic" and recipe.source == "released" and held > suite.schedule.buffer_min:
+        said.append(
+            f"buffer: looked at every {check} steps, the least here, so that dropping a tenth each time holds it at "
+            f"about {held:,} transitions; its smallest size, {suite.schedule.buffer_min:,}, is not reached"
         )
     usual = _usual_recipe(algorithm(suite.agent.name))
     if given.get("recipe") is None and usual != RECIPE:

@@ -352,6 +352,8 @@ class Slices(InOrder):
         room = self.left if self.left > self.budget / 2 else self.budget
         if told is None or not told.own or told.seconds * MARGIN <= room or self._is_fixed(program):
             return [program]
+        if self.known.accelerated and not told.sure:
+            return [program]  # to be rehearsed whole: what is divided stays so
         for count in range(2, len(by_seed(self.plan, program)) + 1):
             parts = cut(self.plan, program, count)
             largest = self.known.forecast(*self._work(parts[0]))

@@ -38,7 +38,6 @@ from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
 from sparserl_jax.training.datasets import Logged
 from sparserl_jax.training.given import Ticket
-from sparserl_jax.training.iterations import longest_dispatch
 from sparserl_jax.training.recipe import Recipe, fixed_sparsity, recipe
 
 # Never in a file or a hash: Python objects, datasets and weights to start from (their digests stay), the place of the
@@ -395,14 +394,6 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
             tables = ["agent", "schedule", "evaluation", "environments", "arms", "tune", "tuned"]
             raise suggest(key, [*known, *tables], f"key in {where}")
     top = from_table(_SuiteTable, table, where)
-    if timing is None:
-        unit = math.lcm(max(top.num_envs, 1), max(agent.policy_delay, 1))
-        grid = top.dispatch or longest_dispatch(math.gcd(top.steps, top.warm_up, evaluation.interval), unit)
-        schedule = Schedule.scaled(top.steps, grid, agent)
-    else:
-        given = {**agent.SCHEDULE, **timing} if isinstance(timing, Mapping) else timing
-        refuse_replay(agent, given, f"{where} [schedule]")
-        schedule = from_table(Schedule, given, f"{where} [schedule]")
     require(_plain(top.name), where, f"suite name '{top.name}' may hold letters a to z, digits and _ only.")
     for key, value in (("environments", environments), ("arms", arms)):
         good = isinstance(value, list) and len(value) > 0
@@ -414,6 +405,15 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
     resolved = [_arm(entry, number, top, tasks, agent, f"{where} [[arms]]") for number, entry in blocks]
     check_unique([task.name for task in tasks], "environment", where)
     check_unique([arm.name for arm in resolved], "arm", where)
+    if timing is None:
+        unit = top.dispatch or math.lcm(max(top.num_envs, 1), max(agent.policy_delay, 1))
+        common = top.dispatch or math.gcd(top.steps, top.warm_up, evaluation.interval)
+        dynamic = any(arm.recipe.buffer == "dynamic" for arm in resolved)
+        schedule = Schedule.scaled(top.steps, agent, unit, common, dynamic)
+    else:
+        given = {**agent.SCHEDULE, **timing} if isinstance(timing, Mapping) else timing
+        refuse_replay(agent, given, f"{where} [schedule]")
+        schedule = from_table(Schedule, given, f"{where} [schedule]")
     dense = [arm for arm in resolved if arm.role == "dense"]
     require(len(dense) <= 1, where, "only one arm may have the role 'dense'.")
     resolved = tunings.apply(resolved, tuned, agent, [task.name for task in tasks], where)

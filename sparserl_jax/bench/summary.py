@@ -131,8 +131,9 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
     rows = []
     for key in sorted(by_key, key=lambda key: order(settings, key)):
         group = by_key[key]
-        if len(group) == len(blocks) and (row := as_one(group)) is not None:
-            rows.append(row)
+        whole = as_one(group) if len(group) == len(blocks) else None
+        if whole is not None:
+            rows.append(whole)
     if not rows:
         return None
     title = "all environments" if len(blocks) == every else f"the {len(blocks)} environments with verdicts"
@@ -172,6 +173,12 @@ def as_one(group: Sequence[Row]) -> Row | None:
         failure_rate=float(np.mean(rates)) if len(rates) == len(group) else None,
         final=None,
         final_z=None,
+        comparison=None,
+        improvement=None,
+        verdict="",
+        tiny=None,
+        tiny_comparison=None,
+        peer_comparison=None,
         compression_parameters=None,
         compression_bytes=None,
         inference_ratio=None,

@@ -41,8 +41,10 @@ def _split(
     """Entries surely among the `want` largest, those tied at the threshold, and how many of the tied to take.
 
     The threshold is the largest number that at least `want` images reach, found bit by bit from the top: at most
-    `bits` reductions and no sort, so that `want` may be traced and differ between members. The search ends as soon as
-    exactly `want` images reach the threshold, usually half way; a tie-break with nothing to decide costs nothing.
+    `bits` reductions and no sort, so that `want` may be traced and differ between members. On CPUs the search ends as
+    soon as exactly `want` images reach the threshold, usually half way; a tie-break with nothing to decide costs
+    nothing. On accelerators the host would have to read after every bit whether that is so; all bits are looked at
+    there, which chooses the same entries.
     """
 
     def undecided(state: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
@@ -57,7 +59,10 @@ def _split(
         return bit - 1, jnp.where(enough, trial, threshold), jnp.where(enough, count, reached)
 
     start = (jnp.int32(bits), jnp.uint32(0), jnp.sum(among, dtype=jnp.int32))
-    _, threshold, reached = lax.while_loop(undecided, narrow, start)
+    if jax.default_backend() == "cpu":
+        _, threshold, reached = lax.while_loop(undecided, narrow, start)
+    else:
+        _, threshold, reached = lax.fori_loop(0, bits, lambda _, state: narrow(state), start)
     exact, some = reached == want, want > 0
     sure = among & some & ((image > threshold) | (exact & (image == threshold)))
     tied = among & some & ~exact & (image == threshold)

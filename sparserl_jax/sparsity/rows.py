@@ -44,8 +44,11 @@ def top(
         scores: f32[T, W]. counts: i32[T], may be traced. among: bool[T, W], the candidates.
     """
     keys = None if key is None else jax.random.split(key, len(scores))
+    each = (scores, counts, keys, among)
+    if jax.default_backend() != "cpu":
+        return jax.vmap(mask_ops.top_count)(*each)
     # One tensor after the other: the counting passes of one stay in the cache, those of all would not.
-    return jax.lax.map(lambda row: mask_ops.top_count(*row), (scores, counts, keys, among))
+    return jax.lax.map(lambda row: mask_ops.top_count(*row), each)
 
 
 def sample(key: jax.Array, counts: jax.Array, among: jax.Array) -> jax.Array:

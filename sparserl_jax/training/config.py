@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-from sparserl_jax.agents.agent import Range, refuse_idle
+from sparserl_jax.agents.agent import refuse_idle
 from sparserl_jax.agents.awac import AWACConfig
 from sparserl_jax.agents.bc import BCConfig
 from sparserl_jax.agents.behaviour_cloning import BehaviourCloningConfig
@@ -30,6 +29,7 @@ from sparserl_jax.training.given import Source, Ticket
 from sparserl_jax.training.idle import refuse_idle_parts
 from sparserl_jax.training.iterations import check_iterations, grid_of, updates_of
 from sparserl_jax.training.recipe import Recipe
+from sparserl_jax.training.schedule import Schedule
 
 OfflineConfig = (
     IQLConfig
@@ -47,61 +47,6 @@ AgentConfig = TD3Config | SACConfig | DDPGConfig | DQNConfig | PPOConfig | Offli
 """Configurations of the algorithms that a suite may choose."""
 AnyConfig = AgentConfig | BehaviourCloningConfig
 """Those that a run may have."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """When things happen; static per Program.
-
-    topology_interval: ticks of a network between its topology events.
-    delay: gradient updates before multi-step targets begin (T0).
-    buffer_max, buffer_min: transitions per member. buffer_check: environment steps between checks.
-    buffer_threshold: policy distance above which the oldest data is dropped. buffer_oldest: transitions looked
-    at, 8 batches where not given. Defaults are those published for TD3; an algorithm's `SCHEDULE` says where others
-    were published for it.
-    drop_fraction: zeta at the start, cosine to 0 at the end of training.
-
-    TRACED: what may differ between members of one Program all the same; a member's own `buffer_max` is at most that of
-    the Program, whose replay has room for the largest.
-    """
-
-    TRACED: ClassVar[Mapping[str, Range]] = {
-        "drop_fraction": Range(0.0, 1.0),
-        "buffer_threshold": Range(0.0),
-        "buffer_max": Range(8.0, whole=True),
-    }
-
-    topology_interval: int = 10_000
-    delay: int = 300_000
-    buffer_max: int = 1_000_000
-    buffer_min: int = 100_000
-    buffer_check: int = 10_000
-    buffer_threshold: float = 0.2
-    buffer_oldest: int | None = None
-    drop_fraction: float = 0.5
-
-    @staticmethod
-    def scaled(steps: int, grid: int, agent: AgentConfig | None = None) -> Schedule:
-        """The published schedule of an algorithm (default: TD3; 3,000,000 steps) shrunk to a budget of `steps` (RLx2:
-        interval, delay, buffer sizes and check scale with the budget; fractions and thresholds do not). The check alone
-        is between dispatches, so it is rounded to multiples of `grid`. Without a replay there is the interval alone,
-        and its budget is that of updates.
-        """
-        if agent is not None and agent.experience != "replay":
-            ticks = Schedule.topology_interval * updates_of(agent, steps) / 3_000_000
-            return Schedule(topology_interval=max(1, round(ticks)))
-        paper = Schedule(**({} if agent is None else agent.SCHEDULE))
-
-        def fit(value: int, grid: int = 1) -> int:
-            return max(grid, round(value * steps / 3_000_000 / grid) * grid)
-
-        return Schedule(
-            topology_interval=fit(paper.topology_interval),
-            delay=fit(paper.delay),
-            buffer_max=fit(paper.buffer_max),
-            buffer_min=fit(paper.buffer_min),
-            buffer_check=fit(paper.buffer_check, grid),
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +84,7 @@ class Training:
     gradient update is made per environment step. An algorithm that learns from rollouts of its own has no warm-up, and
     `agent` says how many updates come of an iteration. `env_object` stands for `env` when the user passed an object.
     With `start`, all members begin from the networks of a finished run, which then also acts in the warm-up.
-    `matmul_precision`: see precision.py; None: what JAX is configured for. `dataset`: what it learns from instead of
+    `matmul_precision`: see precision.py, also where it is None. `dataset`: what it learns from instead of
     its own steps, see datasets.py; `steps` and all other steps are then gradient updates. `logged`: what was read from
     the file that it names, if it names one.
     """

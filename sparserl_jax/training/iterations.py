@@ -19,9 +19,14 @@ def grid_of(agent: Any, num_envs: int) -> tuple[int, str]:
 
 
 def longest_dispatch(interval: int, unit: int) -> int:
-    """The largest multiple of `unit` that divides `interval` and is no longer than `LONGEST_DISPATCH`, in steps; `unit`
-    where there is none."""
-    fitting = [d for d in range(unit, min(interval, LONGEST_DISPATCH) + 1, unit) if interval % d == 0]
+    """Environment steps of one dispatch, where nobody chose: see `period`."""
+    return period(interval, unit, LONGEST_DISPATCH)
+
+
+def period(interval: int, unit: int, most: int) -> int:
+    """The largest multiple of `unit` that divides `interval` and is at most `most`, in steps; `unit` where there is
+    none."""
+    fitting = [d for d in range(unit, min(interval, most) + 1, unit) if interval % d == 0]
     return max(fitting, default=unit)
 
 

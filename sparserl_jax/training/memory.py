@@ -32,16 +32,22 @@ def available(used: int | None = None) -> int | None:
     local = devices()
     if local[0].platform == "cpu":
         give_back_freed_memory()  # what an earlier program held counts as free again
-        try:
-            with open("/proc/meminfo", encoding="ascii") as lines:
-                facts = dict(line.split(":", 1) for line in lines)
-            free, of_job = int(facts["MemAvailable"].split()[0]) * 1024, job_memory()
-            return min(free, free if of_job is None else of_job) // (used or len(local))
-        except (OSError, KeyError, ValueError):
-            return None
+        free = of_host()
+        return None if free is None else free // (used or len(local))
     offers = [_free(device) for device in local]
     known = [offer for offer in offers if offer is not None]
     return min(known, default=None)
+
+
+def of_host() -> int | None:
+    """Bytes that the host, or the job's own limit, has left; None where that is not known."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            facts = dict(line.split(":", 1) for line in lines)
+        free, of_job = int(facts["MemAvailable"].split()[0]) * 1024, job_memory()
+    except (OSError, KeyError, ValueError):
+        return None
+    return min(free, free if of_job is None else of_job)
 
 
 def _free(device: jax.Device) -> int | None:
@@ -70,6 +76,36 @@ def check(needed: int, layout: Layout, what: str, offered: int | None = None) ->
     raise UserError(
         f"program {what} needs {needed / 1e9:.2f} GB{each} for {layout} and {offered / 1e9:.2f} GB are free: about "
         f"{fits} members fit; use fewer seeds per suite, a smaller buffer_max or narrower networks."
+    )
+
+
+def check_checkpoint(needed: int, what: str) -> None:
+    """Refuse a population on accelerators that the host's memory cannot hold: checkpoints pass through it.
+
+    Args:
+        needed: bytes of the population on all devices together.
+        what: name of the Program for the message.
+
+    Raises:
+        UserError: with the bytes needed and those at hand.
+    """
+    offered = of_host()
+    if devices()[0].platform == "cpu" or offered is None or needed <= offered:
+        return
+    raise UserError(
+        f"program {what}: a checkpoint takes {needed / 1e9:.2f} GB of the host's memory and {offered / 1e9:.2f} GB are "
+        "free; use fewer seeds per suite, or a smaller buffer_max."
+    )
+
+
+def exhausted(layout: Layout, what: str) -> str:
+    """What to say where a device ran out of memory all the same: of its limit, other processes may hold a part."""
+    smaller = "use fewer seeds per suite, a smaller buffer_max or narrower networks"
+    if layout.on_cpu:
+        return f"program {what} ran out of memory with {layout}; {smaller}, or end other programs."
+    return (
+        f"program {what} ran out of device memory with {layout}; {smaller}, end other programs on the device, or let "
+        "JAX have more of it (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)."
     )
 
 

@@ -2,7 +2,8 @@
 
 `highest` multiplies float32 as float32 everywhere; `tensorfloat32` lets matrix units round the factors to 10 bits of
 mantissa where they have that format; `default` is the backend's own choice, which is tensorfloat32 on recent NVIDIA
-GPUs, bfloat16 on TPUs and float32 on CPUs. Not given, nothing is said to JAX, so that its own configuration holds.
+GPUs, bfloat16 on TPUs and float32 on CPUs. Not given, JAX's own configuration holds where there is one, and `highest`
+elsewhere: a suite that says nothing computes in float32 on every device, the products of a simulator among them.
 """
 
 from __future__ import annotations
@@ -32,14 +33,22 @@ def check(name: str | None, where: str) -> None:
     raise suggest(name, list(PRECISIONS), where)
 
 
+def spoken(name: str | None) -> str | None:
+    """What is to be said to JAX where `name` was given; None: nothing, its configuration or a CPU's float32 holds."""
+    config: Any = jax.config  # its options are attributes made at run time
+    configured = config.jax_default_matmul_precision is not None
+    return "highest" if name is None and not configured and jax.default_backend() != "cpu" else name
+
+
 def precise(fn: Callable[..., Any], name: str | None) -> Callable[..., Any]:
-    """`fn` whose matrix products are traced at the precision `name`; `fn` itself where none is given."""
-    if name is None:
+    """`fn` whose matrix products are traced at the precision `name`, see `spoken`; `fn` itself where that is none."""
+    told = spoken(name)
+    if told is None:
         return fn
 
     @functools.wraps(fn)
     def traced(*arguments: Any) -> Any:
-        with jax.default_matmul_precision(name):
+        with jax.default_matmul_precision(told):
             return fn(*arguments)
 
     return traced

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sparserl_jax.errors import UserError
 from sparserl_jax.training import checkpoint, datasets, diagnostics, memory
 from sparserl_jax.training.interrupts import whole
 from sparserl_jax.training.outcome import Outcome, counts
@@ -62,6 +63,7 @@ def execute(
 
     Raises:
         Stopped: at the deadline or on Ctrl-C, after a checkpoint.
+        UserError: the population does not fit into the memory of the devices, or its checkpoints into the host's.
     """
     execution = _kind(program)(program, folder, progress or Silent(), checkpoint_seconds)
     execution.observe = observe
@@ -70,6 +72,10 @@ def execute(
     except KeyboardInterrupt:
         execution.save()
         raise Stopped("interrupted", execution.step) from None
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(memory.exhausted(program.layout, program.name)) from error
 
 
 def _kind(program: Program) -> type[Execution]:
@@ -130,13 +136,16 @@ class Execution:
         self.program.check_given()
         name, layout = self.program.name, self.program.layout
         memory.forget_compiled()
-        memory.check(self.program.memory(), layout, name)
+        held = self.program.memory()
+        memory.check(held, layout, name)
+        if self.folder is not None:
+            memory.check_checkpoint(held * len(layout.devices), name)
         self.progress.stage(name, "compiling")
         began = time.perf_counter()
         self.compiled, self.compile_seconds = self.program.compile()
         self.seconds["compile"] = time.perf_counter() - began
         self.peak = memory.compiled_bytes(self.compiled["train"])
-        memory.check(self.peak or 0, layout, name)
+        memory.check(max(memory.compiled_bytes(stage) or 0 for stage in self.compiled.values()), layout, name)
         self.layout = layout
         self.settings = self.placed(self.program.settings)
         self.shared = self.layout.share(self.program.shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import jax
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from sparserl_jax.bench import cache, provenance, rates, records
+from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
-from tests.bench import trained
+from tests.bench import fake, trained
 
 
 def compiled() -> np.ndarray:
@@ -49,6 +51,23 @@ def test_outside_nothing_is_kept_and_the_configuration_is_as_before(tmp_path: Pa
     assert jax.config.jax_compilation_cache_dir == before
     compiled()
     assert entries(tmp_path) == set()
+
+
+@pytest.mark.parametrize(("platform", "own"), [("cpu", None), ("gpu", None), ("gpu", "mine")])
+def test_on_accelerators_programs_are_kept_unasked(tmp_path: Path, monkeypatch, request, platform, own):
+    """A program that is compiled anew may be another one there, and a resumed run with it. Whoever has JAX keep them
+    already is left alone."""
+    before = jax.config.jax_compilation_cache_dir
+    request.addfinalizer(lambda: jax.config.update("jax_compilation_cache_dir", before))
+    jax.config.update("jax_compilation_cache_dir", own)
+    system = {**provenance.system(), "platform": platform}
+    monkeypatch.setattr(provenance, "system", lambda: system)
+    used: list[Path | None] = []
+    monkeypatch.setattr(cache, "used", lambda folder: used.append(folder) or contextlib.nullcontext())
+    plan = fake.make_plan()
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    kept = tmp_path / "x" / cache.FOLDER / cache.machine(system)
+    assert used == [kept if platform == "gpu" and own is None else None]
 
 
 def test_every_kind_of_machine_has_a_folder_of_its_own():

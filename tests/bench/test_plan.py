@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from sparserl_jax.bench import plan as plans
@@ -27,8 +29,20 @@ def test_the_printed_plan_names_programs_reasons_costs_and_shares():
     assert "training FLOPs:" in text and "executed (masked-dense saves none)" in text
     assert "surcharge: its dense members carry masks and 17 events" in text
     assert "memory 94.4 MiB" in text
-    assert "% of its FLOPs" in text and "% of its serial steps" in text
+    assert "% of its FLOPs" in text and "% of its serial steps" in text and "of the physics" not in text
     assert "members: dense x6, dense_aa x6, placebo@0.95 x6, tiny@0.6 x6" in text
+
+
+def test_where_environments_are_parallel_evaluation_is_held_against_the_physics_too():
+    line = next(
+        line
+        for line in plans.lines(fake.make_plan(num_envs=4, warm_up=400))
+        if line.startswith("evaluation on gymnax:Pendulum-v1")
+    )
+    serial = int(re.search(r"\((\d[\d,]*) one after another", line)[1].replace(",", ""))
+    steps = fake.SUITE["steps"]
+    told = [int(share) for share in re.findall(r"(\d+) % of its serial steps", line)]
+    assert told == [round(100 * serial / (serial + steps / 4)), round(100 * serial / (serial + steps))]
 
 
 def test_periods_that_do_not_fit_are_refused_with_the_nearest_valid_values():

@@ -94,6 +94,11 @@ def test_a_coefficient_is_held_against_pruning_at_about_its_sparsity(found):
     line = remarks.against_pruning(dataclasses.replace(found.blocks[0], rows=(*pruned, *gates))) or ""
     assert "l0 0.74 over 0.8 1.00 [1.00, 1.00]" in line and "l0 0.9 " not in line
     assert "l0 0.97 over 0.98 0.38 [" in line, "above one of four, equal to another: (1 + 1/2) / 4"
+    # By density: 0.034 is 1.47 times less than 0.05 and 1.7 times more than 0.02, though 0.98 is the nearer number.
+    finer = [dataclasses.replace(pruned[0], sparsity=0.95), pruned[1]]
+    gate = dataclasses.replace(gates[0], outcome=0.966)
+    line = remarks.against_pruning(dataclasses.replace(found.blocks[0], rows=(*finer, gate))) or ""
+    assert "l0 0.966 over 0.95 " in line
     assert remarks.against_pruning(found.blocks[0]) is None
     assert remarks.against_pruning(dataclasses.replace(found.blocks[0], rows=tuple(pruned))) is None
 

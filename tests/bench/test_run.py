@@ -119,6 +119,17 @@ def test_only_where_the_processor_computes_another_one_is_another_machine(monkey
     assert told(platform="cpu") and not told(platform="gpu")
 
 
+def test_what_computes_on_an_accelerator_is_told_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(provenance, "PACKAGES", ("sparserl_jax", "jax"))
+    monkeypatch.setattr(provenance, "ACCELERATED", ("no-such-package",))
+    assert set(provenance.collect()["packages"]) == {"sparserl_jax", "jax"}
+    monkeypatch.setattr(provenance, "ACCELERATED", ("numpy", "no-such-package"))
+    found = provenance.collect()
+    assert set(found["packages"]) == {"sparserl_jax", "jax", "numpy"}
+    another = {**found, "packages": {**found["packages"], "numpy": "another"}}
+    assert provenance.origin(found) != provenance.origin(another)
+
+
 @pytest.mark.parametrize(
     "option", ["matmul_precision", "x64", "threefry_partitionable", "xla_flags", "python"]
 )

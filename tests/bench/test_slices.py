@@ -5,13 +5,26 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserl_jax.bench import check, only, rates, records, reproduce, schema, select, slices, suites, summary
+from sparserl_jax.bench import (
+    check,
+    only,
+    provenance,
+    rates,
+    records,
+    reproduce,
+    schema,
+    select,
+    slices,
+    suites,
+    summary,
+)
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
@@ -217,6 +230,20 @@ def test_published_runs_are_left_out_by_identity_and_configuration(tmp_path: Pat
     assert "nothing is published" in select.without_published(plan, tmp_path / "nowhere")[1]
 
 
+def test_published_runs_of_another_kind_of_device_are_skipped_with_a_caution(tmp_path: Path, monkeypatch):
+    plan = make_plan()
+    fake.finished(tmp_path / "results" / plan.suite.name, plan)
+    _, line = select.without_published(plan, tmp_path / "results")
+    assert "CAUTION" not in line
+    here = provenance.collect()
+    gpu = {**here, "system": {**here["system"], "platform": "gpu", "device_kind": "NVIDIA H200"}}
+    monkeypatch.setattr(provenance, "collect", lambda: {**gpu, "matmul_precision": "highest"})
+    none, line = select.without_published(plan, tmp_path / "results")
+    assert (
+        not none.programs and "computed on CPUs, and this is NVIDIA H200 (matrix products: highest)" in line
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=4),
@@ -240,6 +267,37 @@ def _plan_of(counts: tuple[int, ...]) -> plans.Plan:
     names = ("dense", "rigl", "set", "static")
     arms = [{"recipe": names[i], "seeds": count} for i, count in enumerate(counts)]
     return make_plan(arms=arms, environments=fake.SUITE["environments"][:1])
+
+
+def test_on_an_accelerator_nothing_follows_for_other_numbers_of_members():
+    samples = [rates.Sample(DEVICE, "env", "kind", n, 100.0 * n, 10.0, 3.0) for n in (4, 8)]
+    rate = rates.Rates(DEVICE, samples, accelerated=True)
+    told = {n: rate.forecast("env", "kind", n, 100.0 * n) for n in (2, 4, 6, 8, 9)}
+    assert {n: one.sure for n, one in told.items() if one is not None and one.own} == {
+        2: False,
+        4: True,
+        6: True,
+        8: True,
+        9: False,
+    }
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_program_of_more_members_than_were_measured_is_rehearsed_on_an_accelerator(
+    tmp_path: Path, monkeypatch, platform
+):
+    plan = make_plan(environments=fake.SUITE["environments"][:1])
+    (program,) = plan.programs
+    system = {**provenance.system(), "platform": platform}
+    queue = slices.Slices(plan, tmp_path, rates.known(tmp_path, None, system), 100.0, time.monotonic() + 100)
+    env, kind, members, work = queue._work(program)
+    # One member took a fifth of the budget: twelve would, in proportion, take more than two of them.
+    queue.known.add(rates.Sample(queue.known.device, env, kind, 1, work / members, 20.0, 1.0))
+    taken = queue.next()
+    if platform == "cpu":
+        assert len(queue.plan.programs) > 1
+    else:
+        assert taken is program and queue.unsure(program) and queue.plan.programs == (program,)
 
 
 @settings(max_examples=100, deadline=None)

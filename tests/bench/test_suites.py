@@ -197,15 +197,25 @@ def test_knobs_of_methods_with_a_coefficient_are_any_numbers_from_0_on():
 
 def test_without_a_schedule_a_compiled_call_is_as_long_as_the_periods_allow():
     table = {key: value for key, value in fake.SUITE.items() if key != "schedule"}
-    for steps, warm_up, interval, longest in (
-        (4000, 400, 200, 200),
-        (100_000, 5000, 5000, 1000),
-        (600_000, 20_000, 20_000, 2000),
+    # A dynamic buffer is looked at between calls: at short budgets its check is the period that counts.
+    for steps, warm_up, interval, longest, with_checks in (
+        (4000, 400, 200, 200, 10),
+        (100_000, 5000, 5000, 1000, 250),
+        (600_000, 20_000, 20_000, 2000, 2000),
     ):
         evaluation = {"interval": interval, "episodes": 5, "final_episodes": 10}
         changes = {"steps": steps, "warm_up": warm_up, "evaluation": evaluation}
-        suite = suites.parse({**table, **changes}, "mini.toml")
-        assert suite.training(suite.tasks[0]).dispatch_steps == longest
+        for arms, expected in (
+            ([{"recipe": "dense"}, {"recipe": "rigl"}], longest),
+            ([{"recipe": "dense"}, {"recipe": "rlx2"}], with_checks),
+        ):
+            suite = suites.parse({**table, **changes, "arms": arms}, "mini.toml")
+            training = suite.training(suite.tasks[0])
+            assert training.dispatch_steps == expected
+            assert training.schedule.buffer_check % expected == 0
+    # Where the call is declared, the check is a multiple of it.
+    given = suites.parse({**table, **changes, "dispatch": 400}, "mini.toml")
+    assert (given.schedule.buffer_check, given.training(given.tasks[0]).dispatch_steps) == (2000, 400)
 
 
 def test_a_byte_order_mark_is_no_mistake_and_another_encoding_is_named(tmp_path: Path):

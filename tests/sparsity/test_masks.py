@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from sparserl_jax.layers import Layer, LayerTable, leaf
 from sparserl_jax.networks import TwinCritic, critic_layers
-from sparserl_jax.sparsity import masks
+from sparserl_jax.sparsity import masks, rows
 
 SHAPE = (3, 7)
 ENTRIES = 21
@@ -24,7 +24,20 @@ SCORES = st.one_of(
 COUNTS = st.integers(0, ENTRIES)
 KEYS = jax.random.key(0)
 
+
+def jitted_for(backend: str, fn):
+    """`fn` jitted as it is traced for a backend; computed here."""
+
+    def call(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "default_backend", lambda: backend)
+            return fn(*arguments)
+
+    return jax.jit(call)
+
+
 plain = jax.jit(masks.top_count)
+accelerated = jitted_for("gpu", masks.top_count)
 mapped = jax.jit(jax.vmap(masks.top_count))
 MEMBER_KEYS = jax.random.split(KEYS, 4)
 
@@ -52,6 +65,21 @@ def test_top_count_chooses_candidates_only_and_never_more_than_there_are(scores,
     chosen = plain(scores, count, None, among)
     np.testing.assert_array_equal(chosen, oracle(scores, count, among))
     assert chosen.sum() == min(count, among.sum())
+
+
+@given(SCORES, COUNTS, hnp.arrays(np.bool_, SHAPE), st.integers(0, 2**31 - 1))
+def test_accelerators_choose_the_same_entries(scores, count, among, seed):
+    key = jax.random.key(seed)
+    np.testing.assert_array_equal(accelerated(scores, count, key, among), plain(scores, count, key, among))
+
+
+def test_accelerators_search_without_asking_the_host():
+    arguments = (jnp.zeros((3, 8)), jnp.ones(3, jnp.int32), KEYS)
+    loops = [str(jax.make_jaxpr(jitted_for(name, rows.top))(*arguments)) for name in ("cpu", "gpu")]
+    assert "while[" in loops[0] and "while[" not in loops[1]
+    drawn = jax.random.normal(KEYS, (3, 8))
+    found = [jitted_for(name, rows.top)(drawn, jnp.arange(3), KEYS, drawn < 1) for name in ("cpu", "gpu")]
+    np.testing.assert_array_equal(*found)
 
 
 @given(SCORES, COUNTS, st.integers(0, 2**31 - 1))

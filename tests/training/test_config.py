@@ -6,8 +6,10 @@ import re
 
 import pytest
 
+from sparserl_jax.bench import single
 from sparserl_jax.errors import UserError
 from sparserl_jax.training import Evaluation, Run, Schedule, TD3Config, group, recipe
+from sparserl_jax.training.iterations import LONGEST_DISPATCH
 from tests.reference import small
 
 
@@ -131,15 +133,36 @@ def test_buffers_that_cannot_be_are_refused(schedule, sentence):
     assert sentence in refusal(schedule=Schedule(buffer_check=60, **schedule))
 
 
-def test_scaled_schedule_keeps_the_published_proportions_and_its_check_on_the_grid():
-    whole = Schedule.scaled(3_000_000, 1)
+def test_scaled_schedule_keeps_the_published_proportions_and_its_check_among_the_periods():
+    whole = Schedule.scaled(3_000_000)
     assert dataclasses.asdict(whole) == dataclasses.asdict(Schedule())
-    tenth = Schedule.scaled(300_000, 200)
+    tenth = Schedule.scaled(300_000, unit=200)
     assert (tenth.topology_interval, tenth.delay, tenth.buffer_max) == (1000, 30_000, 100_000)
     assert (tenth.buffer_min, tenth.buffer_check, tenth.buffer_threshold) == (10_000, 1000, 0.2)
-    tiny = Schedule.scaled(3000, 60)
+    tiny = Schedule.scaled(3000, unit=60)
     assert (tiny.topology_interval, tiny.delay, tiny.buffer_max, tiny.buffer_min) == (10, 300, 1000, 100)
     assert tiny.buffer_check == 60  # between dispatches; all else happens inside of them
+    # 333 divides nothing and would be rounded up to 500: nine checks, 4,500, are above the smallest size.
+    short = Schedule.scaled(100_000, unit=2, common=5000)
+    assert (short.buffer_check, short.buffer_min) == (250, 3333)
+    assert Schedule.scaled(100_000, unit=2, common=5000, dynamic=False).buffer_check == 1000  # nobody looks
+
+
+@pytest.mark.parametrize("steps", [20_000, 50_000, 100_000, 200_000, 400_000, 1_000_000])
+def test_the_dynamic_buffer_of_a_training_can_reach_its_smallest_size(steps):
+    suite = single.suite_of("gymnax:Pendulum-v1", steps=steps)
+    schedule, training = suite.schedule, suite.training(suite.tasks[0])
+    assert single.DROPS * schedule.buffer_check <= schedule.buffer_min
+    assert training.dispatch_steps == min(schedule.buffer_check, LONGEST_DISPATCH)
+    assert single.told(suite, {"steps": steps, "recipe": "rlx2"}) == []
+
+
+def test_a_check_that_is_too_seldom_for_the_smallest_size_is_told():
+    suite = single.suite_of("gymnax:Pendulum-v1", steps=20_000, num_envs=100)
+    (said,) = single.told(suite, {"steps": 20_000, "recipe": "rlx2"})
+    assert "every 100 steps" in said and "about 900 transitions" in said and "667, is not reached" in said
+    plain = single.suite_of("gymnax:Pendulum-v1", steps=20_000, num_envs=100, recipe="rigl")
+    assert single.told(plain, {"steps": 20_000, "recipe": "rigl"}) == []
 
 
 def test_run_can_be_written_as_json():

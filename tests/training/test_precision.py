@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import jax
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import claims, evaluate, records, reproduce, saved, single, suites
+from sparserl_jax.bench import claims, evaluate, provenance, records, reproduce, saved, single, suites
 from sparserl_jax.errors import UserError
 from sparserl_jax.training import Program, Run, recipe
-from sparserl_jax.training.precision import PRECISIONS, check, precise
+from sparserl_jax.training.precision import PRECISIONS, check, precise, spoken
 from tests.bench import fake, trained
 from tests.reference import small
 
@@ -44,6 +45,19 @@ def test_every_product_of_every_stage_has_the_declared_precision(name, told):
 def test_a_function_without_a_precision_is_left_as_it_is():
     assert precise(np.sin, None) is np.sin
     assert program(None).lower()["train"].as_text() == program("default").lower()["train"].as_text()
+
+
+def test_what_says_nothing_computes_in_float32_on_accelerators_too(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert (spoken(None), spoken("tensorfloat32")) == ("highest", "tensorfloat32")
+    assert provenance.collect()["matmul_precision"] == "highest"
+    x = np.ones((2, 2), np.float32)
+    lowered = jax.jit(precise(lambda a: a @ a, None)).lower(x)
+    assert products(lowered.as_text()) == ["HIGHEST"]
+    with jax.default_matmul_precision("tensorfloat32"):  # whoever configures JAX has chosen
+        assert spoken(None) is None and provenance.collect()["matmul_precision"] == "tensorfloat32"
+    monkeypatch.undo()
+    assert spoken(None) is None and provenance.collect()["matmul_precision"] is None
 
 
 def test_another_name_is_refused_with_the_nearest():

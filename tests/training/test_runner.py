@@ -11,7 +11,18 @@ import pytest
 from sparserl_jax.envs import Step, evaluate
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import Actor
-from sparserl_jax.training import Evaluation, Run, Stopped, checkpoint, execute, group, memory, recipe, runner
+from sparserl_jax.training import (
+    Evaluation,
+    Program,
+    Run,
+    Stopped,
+    checkpoint,
+    execute,
+    group,
+    memory,
+    recipe,
+    runner,
+)
 from tests.reference import small
 
 once = pytest.mark.usefixtures("compiled_once")
@@ -111,6 +122,26 @@ def test_executing_again_gives_the_same_bits(program, outcomes):
     """Compiled again, too."""
     for ours, theirs in zip(execute(program), outcomes, strict=True):
         small.assert_same(ours, theirs)
+
+
+@once
+@pytest.mark.parametrize("full", [True, False])
+def test_a_full_device_is_told_in_a_sentence_and_other_errors_are_left_alone(
+    program, compiled, monkeypatch, full
+):
+    text = "RESOURCE_EXHAUSTED: Out of memory" if full else "INTERNAL: a bug"
+
+    def fails(*arguments):
+        raise jax.errors.JaxRuntimeError(text)
+
+    monkeypatch.setattr(Program, "compile", lambda self: ({**compiled[0], "warm_up": fails}, compiled[1]))
+    monkeypatch.setattr(memory, "compiled_bytes", lambda stage: None)
+    if full:
+        with pytest.raises(UserError, match=f"program {program.name} ran out of device memory"):
+            execute(program)
+    else:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+            execute(program)
 
 
 @once

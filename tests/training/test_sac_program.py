@@ -100,9 +100,9 @@ def test_every_stage_lowers_for_cuda_and_tpu(program):
 
 def test_the_published_schedule_of_sac_keeps_more_experience():
     for agent, most, least in ((SACConfig(), 3_000_000, 200_000), (None, 1_000_000, 100_000)):
-        found = Schedule.scaled(3_000_000, 1, agent)
+        found = Schedule.scaled(3_000_000, agent)
         assert (found.buffer_max, found.buffer_min, found.delay) == (most, least, 300_000)
-    assert Schedule.scaled(300_000, 10, SACConfig()).buffer_min == 20_000
+    assert Schedule.scaled(300_000, SACConfig(), unit=10).buffer_min == 20_000
 
 
 @pytest.mark.slow

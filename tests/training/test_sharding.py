@@ -150,6 +150,17 @@ def test_population_that_does_not_fit_is_told_how_many_members_all_devices_hold(
         assert words in str(error.value)
 
 
+def test_checkpoints_of_an_accelerator_must_fit_into_the_memory_of_the_host(monkeypatch):
+    for platform, offered, fits in (("gpu", 1_500_000_000, False), ("gpu", None, True), ("cpu", 1, True)):
+        monkeypatch.setattr(memory, "devices", lambda name=platform: [SimpleNamespace(platform=name)])
+        monkeypatch.setattr(memory, "of_host", lambda offered=offered: offered)
+        if fits:
+            memory.check_checkpoint(2_000_000_000, "mine")
+            continue
+        with pytest.raises(UserError, match=r"mine: a checkpoint takes 2\.00 GB .* 1\.50 GB are free"):
+            memory.check_checkpoint(2_000_000_000, "mine")
+
+
 # ---- a process with eight devices ----------------------------------------------------------------------------------
 
 
