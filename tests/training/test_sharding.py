@@ -161,6 +161,11 @@ def test_checkpoints_of_an_accelerator_must_fit_into_the_memory_of_the_host(monk
             memory.check_checkpoint(2_000_000_000, "mine")
 
 
+def test_a_full_accelerator_is_told_how_to_have_more_of_it():
+    text = memory.exhausted(SimpleNamespace(on_cpu=False), "mine")
+    assert "mine ran out of device memory" in text and "XLA_PYTHON_CLIENT_MEM_FRACTION" in text
+
+
 # ---- a process with eight devices ----------------------------------------------------------------------------------
 
 
