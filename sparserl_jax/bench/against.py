@@ -66,14 +66,15 @@ def opposed(
     those together as one row; it has no pair where an environment has none, or where their seeds are not the same.
     """
     found = []
+    environments = block.parts or (block,)
     for row in filter(chosen, block.rows):
         parts = []
-        for part in block.parts or (block,):
+        for part in environments:
             mine = next(one for one in part.rows if one.key == row.key) if block.parts else row
             others = list(filter(opponents, part.rows))
             if others:
                 parts.append((mine, nearest(mine, others, distance)))
-        if len(parts) < len(block.parts or (block,)):
+        if len(parts) < len(environments):
             continue
         other = _pooled([other for _, other in parts]) if block.parts else parts[0][1]
         if other is not None:

@@ -15,6 +15,10 @@ MAPPINGS = 30_000
 Program of a large update takes 3,500 of them on CPUs, and one that gets none ends the process without a word."""
 
 
+SMALLER = "use fewer seeds per suite, a smaller buffer_max or narrower networks"
+"""What to do where a population does not fit."""
+
+
 def forget_compiled() -> None:
     """Before the next Program is compiled: let go of what JAX keeps of earlier ones, once that is much."""
     try:
@@ -75,7 +79,7 @@ def check(needed: int, layout: Layout, what: str, offered: int | None = None) ->
     each = "" if len(layout.devices) == 1 else " on each"
     raise UserError(
         f"program {what} needs {needed / 1e9:.2f} GB{each} for {layout} and {offered / 1e9:.2f} GB are free: about "
-        f"{fits} members fit; use fewer seeds per suite, a smaller buffer_max or narrower networks."
+        f"{fits} members fit; {SMALLER}."
     )
 
 
@@ -89,8 +93,10 @@ def check_checkpoint(needed: int, what: str) -> None:
     Raises:
         UserError: with the bytes needed and those at hand.
     """
+    if devices()[0].platform == "cpu":
+        return  # where the population is in the host's memory anyway
     offered = of_host()
-    if devices()[0].platform == "cpu" or offered is None or needed <= offered:
+    if offered is None or needed <= offered:
         return
     raise UserError(
         f"program {what}: a checkpoint takes {needed / 1e9:.2f} GB of the host's memory and {offered / 1e9:.2f} GB are "
@@ -100,11 +106,10 @@ def check_checkpoint(needed: int, what: str) -> None:
 
 def exhausted(layout: Layout, what: str) -> str:
     """What to say where a device ran out of memory all the same: of its limit, other processes may hold a part."""
-    smaller = "use fewer seeds per suite, a smaller buffer_max or narrower networks"
     if layout.on_cpu:
-        return f"program {what} ran out of memory with {layout}; {smaller}, or end other programs."
+        return f"program {what} ran out of memory with {layout}; {SMALLER}, or end other programs."
     return (
-        f"program {what} ran out of device memory with {layout}; {smaller}, end other programs on the device, or let "
+        f"program {what} ran out of device memory with {layout}; {SMALLER}, end other programs on the device, or let "
         "JAX have more of it (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)."
     )
 

@@ -124,7 +124,6 @@ def test_executing_again_gives_the_same_bits(program, outcomes):
         small.assert_same(ours, theirs)
 
 
-@once
 @pytest.mark.parametrize("full", [True, False])
 def test_a_full_device_is_told_in_a_sentence_and_other_errors_are_left_alone(
     program, compiled, monkeypatch, full
