@@ -9,7 +9,10 @@ A page says where a table belongs and which, by a pair of comments; what stands 
                                                             environments together
     <!-- end -->
 
-Tests hold every page to what this prints, so that no number in these tables can drift from its records.
+An interval in the sentences around them, a figure with brackets behind it, is copied by hand; it has to stand, to as
+many digits, in a page of one of the published folders that the text names.
+
+Tests hold every page to both, so that no number of these can drift from its records.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
-from sparserl_jax.bench import against, caption, progress, publish, statistics, summary, tables
+from sparserl_jax.bench import against, caption, progress, publish, records, statistics, summary, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -45,12 +49,19 @@ EXPLAINED = (0, 1, 2, 3, 4, 5)
 """Columns that explain a verdict."""
 OF_ROWS = (0, 1, 2, 4, 5, 16)
 """Columns of single rows, as far as they tell rows apart."""
+_FIGURE = r"([-+]?\d[\d,]*(?:\.\d+)?)(?: %)?"
+INTERVAL = re.compile(rf"{_FIGURE} \[{_FIGURE}, {_FIGURE}\]")
+"""A figure and its interval, as tables and sentences print them."""
+
+
+def handwritten() -> list[Path]:
+    """README and all pages of docs and results that are written by hand."""
+    return [ROOT / "README.md", RESULTS / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def pages() -> list[Path]:
-    """README and all pages of docs that have such a block."""
-    every = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return [page for page in every if BEGIN in page.read_text(encoding="utf-8")]
+    """Those that have such a block."""
+    return [page for page in handwritten() if BEGIN in page.read_text(encoding="utf-8")]
 
 
 def renewed(text: str, place: Path) -> str:
@@ -175,6 +186,37 @@ def beside(folder: Path, words: Sequence[str], place: Path) -> str:
     return "\n".join(tables.grid(against.headings(other), against.texts(chosen, pooled=env == "all")))
 
 
+def intervals(text: str) -> Iterator[tuple[str, tuple[Decimal, ...]]]:
+    """Every figure with an interval in a text, as printed and as (figure, lower, upper)."""
+    for found in INTERVAL.finditer(" ".join(text.splitlines())):
+        yield found[0], tuple(Decimal(number.replace(",", "")) for number in found.groups())
+
+
+def _rounds_to(exact: Sequence[Decimal], printed: Sequence[Decimal]) -> bool:
+    """Each number lies within half a unit of the last digit of what is printed of it."""
+    units = (Decimal(1).scaleb(number.as_tuple().exponent) for number in printed)
+    return all(2 * abs(one - other) <= unit for one, other, unit in zip(exact, printed, units, strict=True))
+
+
+def unfounded(text: str) -> list[str]:
+    """Intervals between the blocks of a page that no page of the published folders it names has."""
+    named = [
+        folder.parent
+        for folder in RESULTS.glob(f"*/{records.CONFIGURATION}")
+        if re.search(rf"\b{folder.parent.name}\b", text)
+    ]
+    known = {
+        exact
+        for folder in named
+        for page in folder.glob("*.md")
+        for _, exact in intervals(page.read_text(encoding="utf-8"))
+    }
+    between = BLOCK.sub("", text)
+    return [
+        words for words, printed in intervals(between) if not any(_rounds_to(one, printed) for one in known)
+    ]
+
+
 KINDS: dict[str, Callable[[Path, Sequence[str], Path], str]] = {
     "suite": suite,
     "verdicts": verdicts,
@@ -184,9 +226,12 @@ KINDS: dict[str, Callable[[Path, Sequence[str], Path], str]] = {
 
 
 def main() -> None:
-    """Renew all pages in place."""
+    """Renew all pages in place, and name the intervals that are in no published page."""
     for page in pages():
         page.write_text(renewed(page.read_text(encoding="utf-8"), page), encoding="utf-8")
+    for page in handwritten():
+        for words in unfounded(page.read_text(encoding="utf-8")):
+            print(f"{page.relative_to(ROOT)}: {words} is in no page of the published folders named there")
 
 
 if __name__ == "__main__":

@@ -233,6 +233,20 @@ def test_a_block_that_would_not_be_renewed_or_would_swallow_a_page_is_refused(te
         pages.renewed(text, ROOT / "docs/page.md")
 
 
+@pytest.mark.parametrize("page", pages.handwritten(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_intervals_in_sentences_are_those_of_published_pages(page):
+    assert pages.unfounded(page.read_text(encoding="utf-8")) == []
+
+
+def test_an_interval_that_no_published_page_has_is_found():
+    """fttpo_treatment has RigL at 0.9 at 3.62 [2.90, 4.12], with 17.6 % [14.3 %, 23.4 %] of its draws dangerous."""
+    true = "it returns 3.6 [2.9,\n4.1] of `fttpo_treatment`; 18 % [14, 23] are dangerous"
+    assert len(list(pages.intervals(true))) == 2 and pages.unfounded(true) == []
+    assert pages.unfounded(true.replace("fttpo", "other")) == ["3.6 [2.9, 4.1]", "18 % [14, 23]"]
+    assert pages.unfounded(true.replace("4.1]", "4.2]")) == ["3.6 [2.9, 4.2]"]
+    assert pages.unfounded(true.replace("3.6", "3.61")) == ["3.61 [2.9, 4.1]"]
+
+
 def test_rows_of_a_page_are_told_apart():
     text = "<!-- published: rows quick gymnax:Pendulum-v1 dense static -->\n<!-- end -->\n"
     lines = pages.renewed(text, ROOT / "docs/page.md").splitlines()
