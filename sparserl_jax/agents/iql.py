@@ -8,7 +8,8 @@
 in the order of Algorithm 1; the policy is extracted along the way, as in the authors' code. That does it between L_V
 and L_Q, anneals the actor's learning rate along a cosine and has log standard deviations that do not depend on the
 state; none of this is done here.
-The code released with FtTPO clips gradients of the critics at a norm of 100, and halves their loss.
+The code released with FtTPO takes a quarter of the critics' loss and clips its gradients at a norm of 100, which is 400
+of ours. The authors rescale rewards by the returns of the data; here they are taken as they are.
 """
 
 from __future__ import annotations

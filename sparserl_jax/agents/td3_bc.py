@@ -7,7 +7,7 @@ so that alpha means the same whatever the scale of rewards; 0 is behaviour cloni
 lambda is that of the authors' code: equation 5 has |Q(s, a)| of the logged actions in the place of |Q1(s, pi(s))|. The
 mean is held at 1e-6 or more, for a critic that says 0 everywhere.
 Critics, targets and their delay are those of TD3 (`td3.py`), all of whose parts are used. Observations are taken as
-they are; the paper also has results with standardised ones.
+they are; the authors standardise them.
 """
 
 from __future__ import annotations

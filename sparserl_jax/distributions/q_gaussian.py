@@ -1,7 +1,8 @@
 """q-Gaussians: the exponential of the normal replaced by a power (Tsallis 1988; as policies Zhu et al. 2025).
 
     exp_q(x) = [1 + (1 - q) x]_+^(1/(1-q)),   ln_q(x) = (x^(1-q) - 1) / (1 - q),   q = 1: exp and ln
-    p(a) ~ exp_q(-1/2 m(a)),   m(a) = sum_i (a_i - mean_i)^2 / scale_i,   scale = exp(log_scale), in place of variances
+    p(a) ~ exp_q(-c m(a)),   m(a) = sum_i (a_i - mean_i)^2 / scale_i,   scale = exp(log_scale), in place of variances
+    c = 1/2 for the normal; below, thin and fat have each their own
 
 Two families, which meet at the normal as q -> 1:
 

@@ -77,11 +77,14 @@ small = functools.cache(lambda name: Small(name, noise=NOISE))
 
 
 def transitions(seed: int, size: int = SIZE) -> Batch:
-    """Made-up transitions: some terminal, two not to be used."""
+    """Made-up transitions: some terminal, two not to be used, two with an action on the edge of the box."""
     rng = np.random.default_rng(seed)
+    obs = rng.normal(size=(size, OBS)).astype(np.float32)
+    action = rng.uniform(-0.95, 0.95, (size, ACTION)).astype(np.float32)
+    action[3, 0], action[5, 1] = 1.0, -1.0
     return Batch(
-        obs=rng.normal(size=(size, OBS)).astype(np.float32),
-        action=rng.uniform(-0.95, 0.95, (size, ACTION)).astype(np.float32),
+        obs=obs,
+        action=action,
         rewards=rng.normal(size=(size, 1)).astype(np.float32),
         terminated=rng.random((size, 1)) < 0.3,
         truncated=np.zeros((size, 1), bool),

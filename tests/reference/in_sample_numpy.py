@@ -37,9 +37,10 @@ def drawn(actor: Mapping[str, Any], obs: np.ndarray, noise: np.ndarray) -> tuple
 
 
 def log_density(actor: Mapping[str, Any], obs: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """log pi(a | s), `[batch]`, of the squashed normal."""
+    """log pi(a | s), `[batch]`, of the squashed normal; actions count as at least 1e-6 from the edge of the box."""
     mean, log_std = policy(actor, obs)
-    action = np.asarray(action, np.float64)
+    edge = float(np.float32(1 - 1e-6))
+    action = np.clip(np.asarray(action, np.float64), -edge, edge)
     standard = (np.arctanh(action) - mean) / np.exp(log_std)
     normal = -0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)
     return (normal - np.log(1 - action**2)).sum(axis=-1)
