@@ -24,7 +24,17 @@ from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
-from sparserl_jax.bench import against, caption, progress, publish, records, statistics, summary, tables
+from sparserl_jax.bench import (
+    against,
+    caption,
+    columns,
+    progress,
+    publish,
+    records,
+    statistics,
+    summary,
+    tables,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -121,14 +131,15 @@ def suite(folder: Path, _: Sequence[str], place: Path) -> str:
 def _why(row: summary.Row) -> str:
     low, high = row.comparison.lower, row.comparison.upper
     margin = f"{-statistics.MARGIN:g}"
-    if low >= -statistics.MARGIN:
+    if statistics.within(low):
         reason = f"all of it is at or above {margin}"
-    elif high < -statistics.MARGIN:
+    elif not statistics.within(high):
         reason = f"all of it is below {margin}"
     else:
         reason = f"{margin} lies inside"
     where = f"`{row.arm}` at {row.sparsity:g}"
-    return f"- {where}: the interval of delta is [{low:+.3f}, {high:+.3f}]; {reason}: **{row.verdict}**."
+    interval = f"[{columns.delta(low)}, {columns.delta(high)}]"
+    return f"- {where}: the interval of delta is {interval}; {reason}: **{row.verdict}**."
 
 
 def verdicts(folder: Path, _: Sequence[str], place: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sparserl_jax.bench import statistics, verdicts
-from sparserl_jax.bench.columns import bounded, cells, heading, sparsity_text
+from sparserl_jax.bench.columns import bounded, cells, chance, delta, heading, sparsity_text
 from sparserl_jax.bench.rows import Block, Row
 from sparserl_jax.bench.summary import Summary, as_one
 from sparserl_jax.errors import suggest
@@ -78,8 +78,8 @@ def opposed(
             continue
         other = _pooled([other for _, other in parts]) if block.parts else parts[0][1]
         if other is not None:
-            difference, chance = verdicts.difference(row, other), verdicts.improvement(row, other)
-            found.append(Pair(row, other, difference, chance, tuple(parts)))
+            difference, improvement = verdicts.difference(row, other), verdicts.improvement(row, other)
+            found.append(Pair(row, other, difference, improvement, tuple(parts)))
     return found
 
 
@@ -114,8 +114,8 @@ def texts(found: Sequence[Pair], pooled: bool) -> list[list[str]]:
             cells(pair.row, pooled)[column],
             sparsity_text(pair.other),
             cells(pair.other, pooled)[column],
-            bounded(pair.difference, "+.3f"),
-            bounded(pair.improvement, ".2f"),
+            bounded(pair.difference, delta),
+            bounded(pair.improvement, chance),
         ]
         for pair in found
     ]

@@ -66,7 +66,7 @@ def _unsound(
             broken = _record_problems(folder, run_id, record, settings)
             broken += claim.check(folder / "records" / run_id, run_id, record)
         problems.extend(f"{run_id}: {text}" for text in broken)
-    return problems + _group_problems(sound) + sources.problems(sound), sound
+    return problems + _group_problems(folder, sound) + sources.problems(sound), sound
 
 
 def _publisher(folder: Path) -> Path | None:
@@ -190,8 +190,9 @@ def _curve_problems(path: Path, result: dict[str, Any]) -> list[str]:
     for key, value in again.items():
         if not _close(result[key], value):
             problems.append(f"{key} is recorded as {result[key]} but its files give {value}")
-    if result["status"] == "ok" and result["score"] is None:
-        problems.append("status is ok but the curve ends in missing values")
+    if result["status"] == "ok" and None in (result["score"], result["final_score"]):
+        where = "the curve ends in" if result["score"] is None else "its final returns have"
+        problems.append(f"status is ok but {where} missing values")
     return problems
 
 
@@ -253,7 +254,15 @@ def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
     return int(np.asarray(mask).reshape(-1, tensor["size"])[tensor["copy"]].sum())
 
 
-def _group_problems(found: list[dict[str, Any]]) -> list[str]:
+def _content(path: Path) -> str:
+    """A curve's numbers, however they are written; of one that cannot be read, which is told elsewhere, its bytes."""
+    try:
+        return records.canonical(records.read_curve(path))
+    except UserError:
+        return records.digest(path.read_bytes()) if path.is_file() else path.as_posix()
+
+
+def _group_problems(folder: Path, found: list[dict[str, Any]]) -> list[str]:
     """Problems between records: doubled seeds, copied numbers, unequal budgets."""
     problems = []
     seeds: dict[tuple[Any, ...], list[str]] = defaultdict(list)
@@ -265,7 +274,7 @@ def _group_problems(found: list[dict[str, Any]]) -> list[str]:
         seeds[key].append(run_id)
         budgets[result["env"]][records.canonical(result["budget"])].append(run_id)
         if result["status"] == "ok":
-            curves[result["env"], record["files"]["curve"]["sha256"]].append(run_id)
+            curves[result["env"], _content(folder / "records" / run_id / "curve.csv")].append(run_id)
     for key, ids in seeds.items():
         if len(ids) > 1:
             problems.append(f"{' and '.join(ids)}: the same arm and seed {key[-1]} twice")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from sparserl_jax.bench.rows import Block, Row, wide
-from sparserl_jax.bench.statistics import Comparison, Interval
+from sparserl_jax.bench.statistics import Comparison, Interval, within
 from sparserl_jax.bench.summary import Summary
 
 COLUMNS = (
@@ -46,8 +47,23 @@ def _value(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _z(value: float) -> str:
+def z(value: float) -> str:
+    """An IQM of z, or a bound of one."""
     return f"{value:.3f}"
+
+
+def delta(value: float) -> str:
+    """A difference of z, or a bound of one: three decimals, more where they would put it on the other side of the
+    margin of verdicts."""
+    digits = 3
+    while within(float(text := f"{value:+.{digits}f}")) != within(value) and digits < 12:
+        digits += 1
+    return text
+
+
+def chance(value: float) -> str:
+    """A chance, or a bound of one."""
+    return f"{value:.2f}"
 
 
 def _times(value: float | None) -> str:
@@ -77,32 +93,29 @@ def _failed(row: Row) -> str:
     return f"{text} ({row.diverged} div.)" if row.diverged else text
 
 
-def bounded(found: Comparison | Interval | None, show: str) -> str:
+def bounded(found: Comparison | Interval | None, show: Callable[[float], str]) -> str:
     """A number and its bounds, which a single run has not."""
     if found is None:
         return ""
     middle, lower, upper = (float(number) for number in found[:3])
-    text = format(middle, show)
-    return text if math.isnan(lower) else f"{text} [{lower:{show}}, {upper:{show}}]"
+    return show(middle) if math.isnan(lower) else f"{show(middle)} [{show(lower)}, {show(upper)}]"
 
 
 def cells(row: Row, pooled: bool = False) -> list[str]:
     """All columns of one row as text; `pooled`: the unit is z."""
-    show = _z if pooled else _value
+    show = z if pooled else _value
     alone = len(row.seeds) < 2  # whose interval would have no width, as if nothing scattered
-    middle, lower, upper = map(float, row.value)
-    value = show(middle) if alone else f"{show(middle)} [{show(lower)}, {show(upper)}]"
-    z = ""
+    value = show(float(row.value.value)) if alone else bounded(row.value, show)
+    score = ""
     if row.z_value is not None:
-        middle, lower, upper = map(float, row.z_value)
-        z = f"{_z(middle)} [{_z(lower)}, {_z(upper)}]" if pooled and not alone else _z(middle)
+        score = bounded(row.z_value, z) if pooled and not alone else z(float(row.z_value.value))
     speed = "" if row.speed is None else f"{row.speed:,.0f}"
     return [
         row.label,
         sparsity_text(row),
         value,
-        z,
-        bounded(row.comparison, "+.3f"),
+        score,
+        bounded(row.comparison, delta),
         row.verdict,
         show(row.worst),
         show(row.p10),
@@ -113,10 +126,10 @@ def cells(row: Row, pooled: bool = False) -> list[str]:
         _share(row.training_ratio),
         _share(row.executed_ratio),
         speed,
-        bounded(row.tiny_comparison, "+.3f"),
-        bounded(row.improvement, ".2f"),
+        bounded(row.tiny_comparison, delta),
+        bounded(row.improvement, chance),
         str(row.width),
-        bounded(row.peer_comparison, "+.3f"),
+        bounded(row.peer_comparison, delta),
         "" if row.final is None else _value(float(row.final.value)),
     ]
 

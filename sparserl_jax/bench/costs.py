@@ -118,7 +118,7 @@ def costs(
         tables["critic"],
         promised["actor"].trained(events["actor"]),
         promised["critic"].trained(events.get("critic", events["actor"])),
-        dense_growth=promises[networks[-1]].dense_growth,
+        dense_growth=any(promises[network].dense_growth for network in networks),
         actor_events=promised["actor"].events,
         critic_events=promised["critic"].events,
         target_actions=_target_actions(run),

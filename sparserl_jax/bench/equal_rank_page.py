@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sparserl_jax.bench import statistics
-from sparserl_jax.bench.columns import bounded, heading
+from sparserl_jax.bench.columns import bounded, chance, delta, heading, z
 from sparserl_jax.bench.rows import Row
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ def _cells(line: Line, env: str, reason: str | None) -> list[str]:
         _ranks(line.ranks),
         ", ".join(line.chosen_for),
         "" if line.ranks is None else f"{100 * line.saved:.1f} %",
-        bounded(found.dense, ".3f"),
-        bounded(found.sparse, ".3f"),
-        bounded(found.comparison, "+.3f"),
-        bounded(found.improvement, ".2f"),
+        bounded(found.dense, z),
+        bounded(found.sparse, z),
+        bounded(found.comparison, delta),
+        bounded(found.improvement, chance),
         _verdict(found, reason),
     ]
 

@@ -91,7 +91,11 @@ def export(saved: Saved, out: Path, format: str = SMALLEST) -> Exported:
     if out.suffix == raw.SUFFIX:
         written = {out: data, raw.beside(out): raw.described(policy, saved.name, data, tensors)}
     else:
-        written = {out: c_source.source(layers, tensors, acting, _about(saved, len(data))).encode()}
+        written = {
+            out: c_source.source(layers, tensors, acting, _about(saved, len(data))).encode(
+                errors="backslashreplace"
+            )
+        }
     _write(written)
     plain = inspect.layer_tables(saved.policy.description)["actor"]
     dense = sizes.raw_blob(plain, formats=("dense",)).total
@@ -102,8 +106,13 @@ def actor(saved: Saved) -> tuple[LayerTable, Policy]:
     """Layers of a policy as they are stored, and the policy without units that are not there; see `decompose.actor`.
 
     Raises:
-        UserError: its files do not fit each other, or it is narrow and no `mlp`.
+        UserError: its files do not fit each other, its tensors are not those of the network it describes, or it is
+            narrow and no `mlp`.
     """
+    if not raw.whole(saved.policy):
+        raise UserError(
+            f"the tensors of '{saved.name}' are not those of the network that it describes; make its policy file again."
+        )
     return (raw.stored(saved.policy), saved.policy) if saved.policy.decomposed else decompose.actor(saved)
 
 
@@ -132,7 +141,7 @@ def _about(saved: Saved, size: int) -> list[str]:
         *inspect.origin(saved),
         *(["The policy file was changed after this was recorded."] if saved.changed else []),
         *(["These scores are of actions drawn; here acts the mode."] if evaluate.sampled(saved) else []),
-        f"{size:,} bytes of constants. By sparserl_jax {__version__}.",
+        f"{size:,} bytes of weights, indices and biases. By sparserl_jax {__version__}.",
         "Try it: cc -O3 -DPOLICY_MAIN FILE.c -lm",
     ]
 

@@ -94,10 +94,15 @@ def network(name: str, layers: LayerTable, masks: Mapping[str, Any]) -> list[Net
         start, end = layers[0].inputs, layers[-1].outputs
         fed = {start: np.ones(links[0].shape[0], bool)}  # units of each group that an input reaches
         for layer, link in zip(layers, links, strict=True):
-            fed[layer.outputs] = fed[layer.inputs] @ link | fed.get(layer.outputs, False)
+            reached = fed[layer.inputs]
+            # By its mean and deviation every unit that is normalised depends on all others.
+            reached = reached if layer.norm is None else np.full_like(reached, reached.any())
+            fed[layer.outputs] = reached @ link | fed.get(layer.outputs, False)
         read = {end: np.ones(links[-1].shape[1], bool)}  # units of each group from which an output is reached
         for layer, link in reversed(list(zip(layers, links, strict=True))):
-            read[layer.inputs] = link @ read[layer.outputs] | read.get(layer.inputs, False)
+            used = link @ read[layer.outputs]
+            used = used if layer.norm is None else np.full_like(used, used.any())
+            read[layer.inputs] = used | read.get(layer.inputs, False)
         facts = []
         for layer in layers:
             here, there = fed[layer.outputs], read[layer.outputs]

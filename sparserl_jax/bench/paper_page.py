@@ -186,7 +186,7 @@ def comma_separated(paper: Paper, found: Sequence[Source]) -> str:
     for part in sections(paper, found):
         for line in part.lines:
             row, ours = line.published, line.ours
-            interval = (None,) * 3 if ours is None else tuple(map(float, ours.value))
+            interval = (None,) * 3 if ours is None else tables.own(ours, ours.value)
             delta = tables.three(None if ours is None else ours.comparison)
             values = [
                 part.table.label,

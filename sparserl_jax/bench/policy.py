@@ -31,7 +31,10 @@ NETWORKS = "networks.npz"
 DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "action_high")
 """Parts of a policy's description that calling it needs; on top come `num_actions`, `image` and `form` where there are
 such, `network` where it is no `mlp`, and `policy` where the agent has several kinds and it is not `squashed`."""
-_DAMAGE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    *(OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 """What reading an archive with a few wrong bytes may raise (of them NotImplementedError is a RuntimeError)."""
 
 

@@ -25,6 +25,7 @@ PACKAGES = (
     "gymnax",
     "gymnasium",
     "brax",
+    "playground",
     "mujoco",
     "mujoco-mjx",
 )

@@ -72,19 +72,26 @@ def load(file: Path) -> Policy:
         sound = said["format"] == FORMAT and said["description_sha256"] == sealed(said)
         sound = sound and all(key in dict(said["policy"]) for key in DESCRIBED)
         same = (said["bytes"], said["sha256"]) == (len(data), records.digest(data))
-        made = (
-            Policy(*blob.decode(blob.read(data, said["tensors"])), said["policy"]) if sound and same else None
-        )
+        made = _made(data, said) if sound and same else None
     except _DAMAGE:
         sound = False
-    if not sound or (made is not None and not _whole(made)):
+    if not sound or (made is not None and not whole(made)):
         raise UserError(f"'{card}' is no description of a policy of this version; export the policy again.")
     if made is None:
         raise UserError(f"'{file}' is not the file that '{card.name}' describes; export the policy again.")
     return made
 
 
-def _whole(policy: Policy) -> bool:
+def _made(data: bytes, said: Mapping[str, Any]) -> Policy:
+    """The policy of a file by its description; raises one of `_DAMAGE` where its layers are not the network's."""
+    tensors = blob.read(data, said["tensors"])
+    layers = stored(Policy({}, {}, said["policy"]))
+    if [(tensor.name, tensor.shape) for tensor in tensors] != [(layer.name, layer.shape) for layer in layers]:
+        raise ValueError("other layers than the network's")
+    return Policy(*blob.decode(tensors), said["policy"])
+
+
+def whole(policy: Policy) -> bool:
     """Whether a policy has the parameters of the network that its description names."""
     try:
         known = stored(policy).shapes

@@ -407,7 +407,11 @@ def read_configuration(root: Path) -> dict[str, Any]:
     except ValueError:
         raise UserError(f"'{root.name}/{CONFIGURATION}' is not valid JSON; run the suite again.") from None
     forms = {"schema_version": str, "suite_hash": str, "suite": dict, "runs": list}
-    if not isinstance(settings, dict) or any(not isinstance(settings.get(k), f) for k, f in forms.items()):
+    if (
+        not isinstance(settings, dict)
+        or any(not isinstance(settings.get(key), form) for key, form in forms.items())
+        or not all(isinstance(run_id, str) for run_id in settings["runs"])
+    ):
         raise UserError(
             f"'{root.name}/{CONFIGURATION}' is not what a suite writes ({', '.join(forms)}); run the suite again."
         )

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 
 from sparserl_jax.bench import against, statistics
-from sparserl_jax.bench.columns import bounded
+from sparserl_jax.bench.columns import bounded, chance
 from sparserl_jax.bench.rows import Block, Row
 from sparserl_jax.bench.verdicts import SAME_SEEDS, reference
 
@@ -79,8 +79,8 @@ def against_pruning(block: Block) -> str | None:
         if any(_times(*two) > math.log(APART) + 1e-6 for two in pair.parts):
             continue
         beside = ", ".join(dict.fromkeys(f"{other.came_out:.3g}" for _, other in pair.parts))
-        chance = bounded(pair.improvement, ".2f")
-        parts.append(f"{pair.row.arm} {pair.row.came_out:.3g} over {beside} {chance}")
+        odds = bounded(pair.improvement, chance)
+        parts.append(f"{pair.row.arm} {pair.row.came_out:.3g} over {beside} {odds}")
     if not parts:
         return None
     return (
@@ -140,7 +140,7 @@ def largest_matched(block: Block) -> str | None:
         for arm, rows in swept.items():
             comparisons = [row.comparison for row in rows if row.comparison is not None]
             outcomes = [
-                ("matched" if c.delta >= -statistics.MARGIN else "worse") if estimate else c.verdict
+                ("matched" if statistics.within(c.delta) else "worse") if estimate else c.verdict
                 for c in comparisons
             ]
             best = statistics.largest_matched([row.came_out for row in rows], outcomes)

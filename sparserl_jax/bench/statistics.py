@@ -170,11 +170,20 @@ def _bootstrap(
     return Interval(statistic(*matrices), lower, upper)
 
 
+_SLACK = 1e-12
+"""Rounding of a subtraction, which must not decide on which side of the margin a difference lies."""
+
+
+def within(bound: float, margin: float = MARGIN) -> bool:
+    """Whether a difference is at or above -margin."""
+    return bound >= -margin - _SLACK
+
+
 def verdict(lower: float, upper: float, margin: float = MARGIN) -> str:
     """`matched` (lower bound >= -margin), `worse` (upper bound < -margin) or `undecided`."""
-    if lower >= -margin:
+    if within(lower, margin):
         return "matched"
-    return "worse" if upper < -margin else "undecided"
+    return "worse" if upper < -margin - _SLACK else "undecided"
 
 
 def seeds_to_decide(
@@ -198,7 +207,7 @@ def seeds_to_decide(
     if verdict(lower, upper, margin) != "undecided":
         return seeds
     gap = abs(value + margin)
-    if gap < 1e-12:
+    if gap < _SLACK:
         return None
     half = value - lower if value > -margin else upper - value
     q = 1 + NormalDist().inv_cdf(power) / NormalDist().inv_cdf(0.975)

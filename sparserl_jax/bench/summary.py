@@ -69,7 +69,7 @@ def task_of(settings: dict[str, Any], env: str) -> dict[str, Any]:
 def levels_of(settings: dict[str, Any], env: str) -> dict[str, float | None]:
     """Declared random, reference, learned and failure level of an environment."""
     task = task_of(settings, env)
-    failed = task["failed"]
+    failed = task.get("failed")
     if failed is None and task["random"] is not None and task["learned"] is not None:
         failed = 0.5 * (task["random"] + task["learned"])
     return {key: task[key] for key in ("random", "reference", "learned")} | {"failed": failed}
@@ -92,7 +92,7 @@ def fallback_of(
     """
     if levels["random"] is not None:
         return levels["random"]
-    if all(record["result"]["score"] is not None for record in found):
+    if all(None not in (record["result"]["score"], record["result"]["final_score"]) for record in found):
         return 0.0
     points = [
         value for record in found for value in records.read_curve(folder(record) / "curve.csv")["return"]
@@ -119,7 +119,8 @@ def swept_of(settings: dict[str, Any]) -> dict[str, tuple[float, ...]]:
 def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
     """The environments that have verdicts together, on z scores; rows not complete on all of them are left out.
 
-    An environment that dense has not learned cannot tell methods apart and would only dilute the others.
+    An environment that dense has not learned cannot tell methods apart and would only dilute the others. None where
+    fewer than two environments have verdicts, or dense has not the same seeds on all of them yet.
     """
     every, blocks = len(blocks), [block for block in blocks if block.reason is None]
     if len(blocks) < 2:
@@ -134,7 +135,7 @@ def pooled(blocks: Sequence[Block], settings: dict[str, Any]) -> Block | None:
         whole = as_one(group) if len(group) == len(blocks) else None
         if whole is not None:
             rows.append(whole)
-    if not rows:
+    if verdicts.reference(rows) is None:
         return None
     title = "all environments" if len(blocks) == every else f"the {len(blocks)} environments with verdicts"
     judged = [_or_uneven(row, by_key[row.key]) for row in verdicts.judge(rows)]

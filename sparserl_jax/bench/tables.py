@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def three(found: Any) -> tuple[Any, ...]:
     return tuple(None if number is None or math.isnan(number) else number for number in numbers)
 
 
-def _own(row: Row, found: Any) -> tuple[Any, ...]:
+def own(row: Row, found: Any) -> tuple[Any, ...]:
     """`three` of an arm's own interval: a single seed says nothing about its scatter."""
     value, *bounds = three(found)
     return (value, *(bounds if len(row.seeds) > 1 else (None, None)))
@@ -115,9 +115,9 @@ def _csv_row(block: Block, row: Row, pooled: bool) -> list[Any]:
         None if row.level else row.critic_sparsity,
         " ".join(map(str, row.seeds)),
         row.diverged,
-        *_own(row, None if pooled else row.value),
-        *_own(row, row.final),
-        *_own(row, row.z_value),
+        *own(row, None if pooled else row.value),
+        *own(row, row.final),
+        *own(row, row.z_value),
         *three(found),
         row.verdict,
         None if found is None else found.seeds,
@@ -155,15 +155,32 @@ def comma_separated(summary: Summary) -> str:
     return out.getvalue()
 
 
+FILES: dict[str, Callable[[Summary], str]] = {
+    "table.md": markdown,
+    "table.csv": comma_separated,
+    "table.tex": latex,
+    "reproduce.md": reproduce.page,
+}
+"""Files that say what the records of a folder give, and how each is made."""
+
+
 def write(root: Path, summary: Summary | None = None) -> list[Path]:
-    """Write `table.md`, `table.csv`, `table.tex` and `reproduce.md` into a folder of records; returns their paths."""
+    """Write all `FILES` into a folder of records; returns their paths."""
     summary = summarise(root) if summary is None else summary
-    made = {
-        "table.md": markdown(summary),
-        "table.csv": comma_separated(summary),
-        "table.tex": latex(summary),
-        "reproduce.md": reproduce.page(summary),
-    }
-    for name, text in made.items():
-        records.write_atomic(root / name, text.encode())
-    return [root / name for name in made]
+    for name, made in FILES.items():
+        records.write_atomic(root / name, made(summary).encode())
+    return [root / name for name in FILES]
+
+
+def differing(root: Path) -> list[str]:
+    """Those `FILES` in a folder of sound records that are not what its records give, in words."""
+    there = [name for name in FILES if (root / name).is_file()]
+    if not there:
+        return []
+    summary = summarise(root)
+    return [
+        f"{name} is not what the records give: edited, or made by another version; `sparserl table {root}` makes it "
+        "anew"
+        for name in there
+        if (root / name).read_bytes() != FILES[name](summary).encode()
+    ]

@@ -128,8 +128,10 @@ def outcome(folder: Path) -> Outcome:
     return Outcome(found.settings, environments, tuple(trials), bias, found.records)
 
 
-def _interval(value: statistics.Interval, digits: str) -> str:
-    return "{:{d}} [{:{d}}, {:{d}}]".format(*map(float, value), d=digits)
+def _interval(value: statistics.Interval, digits: str, seeds: int) -> str:
+    """A score with its interval, which a single seed has not."""
+    middle, lower, upper = (format(float(number), digits) for number in value)
+    return middle if seeds < 2 else f"{middle} [{lower}, {upper}]"
 
 
 def table(found: Outcome) -> tuple[list[str], list[list[str]]]:
@@ -145,10 +147,10 @@ def table(found: Outcome) -> tuple[list[str], list[list[str]]]:
                 trial.name.rpartition("_t")[2],
                 tuning.values_text(trial.values),
                 *(
-                    _interval(row.value, ".5g") + (" <-" if env in trial.chosen else "")
+                    _interval(row.value, ".5g", len(row.seeds)) + (" <-" if env in trial.chosen else "")
                     for env, row in zip(found.environments, trial.rows, strict=True)
                 ),
-                _interval(trial.score, ".3f" if found.of_z else ".5g"),
+                _interval(trial.score, ".3f" if found.of_z else ".5g", len(trial.rows[0].seeds)),
                 f"{sum(row.diverged for row in trial.rows)} of {seeds}",
             ]
         )
@@ -278,8 +280,9 @@ def _csv(found: Outcome) -> str:
             z = [None] * len(row.seeds) if row.z is None else row.z.tolist()
             for seed, value, normal in zip(row.seeds, row.returns.tolist(), z, strict=True):
                 values = [trial.values.get(name) for name in names]
-                score = map(float, trial.score)
-                line = [trial.arm, trial.name, *values, env, seed, value, normal, *score]
+                score, *bounds = map(float, trial.score)
+                shown = bounds if len(row.seeds) > 1 else (None, None)
+                line = [trial.arm, trial.name, *values, env, seed, value, normal, score, *shown]
                 writer.writerow(["" if v is None else v for v in (*line, int(env in trial.chosen))])
     return out.getvalue()
 

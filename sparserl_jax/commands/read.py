@@ -34,11 +34,12 @@ def check(command: Check, console: Console) -> int:
     """`sparserl check`."""
     from sparserl_jax.bench import check as checks
     from sparserl_jax.bench import run as runs
+    from sparserl_jax.bench import tables
 
     code, folders = runs.EXIT_OK, checks.folders(command.folder)
     for folder in folders:
         try:
-            problems = checks.check(folder)
+            problems = checks.check(folder) or tables.differing(folder)
             say(console, *problems, checks.verdict(folder, problems))
         except UserError as error:
             # A file that cannot be read is a problem of this folder; the others are looked at, too.

@@ -120,6 +120,19 @@ def check_functions(method: Method, layers: LayerTable, knob: float, events: Eve
     _like(params, left, "the parameters of deployed")
     full = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bool_), params)
     _like(full, masks, "the masks of deployed")
+    if family.adopt is not None:
+        adopt = family.adopt
+        adopted = _traced("adopt", lambda p, m, s: _tuple(adopt(p, m, s), 3, "adopt"), params, full, state)
+        _like((params, extra, state), adopted, "adopt")
+    if family.extra_rate is not None:
+        rate = _traced("extra_rate", family.extra_rate, state)
+        require(_kind(rate) == "float32[]", "one f32 number", _kind(rate), "extra_rate")
+    if family.diagnose is not None:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(
+            _traced("diagnose", family.diagnose, params, extra, state)
+        ):
+            where = f"diagnose{jax.tree_util.keystr(path)}"
+            require(_kind(leaf) == "float32[]", "one f32 number", _kind(leaf), where)
     require(
         forms[-1] in ("plain", "circulant", "factors"), "plain, circulant or factors", forms[-1], "deployed"
     )

@@ -12,6 +12,7 @@ from sparserl_jax.conformance import promises as checks
 from sparserl_jax.conformance.broken import Broken
 from sparserl_jax.conformance.functions import check_functions
 from sparserl_jax.conformance.laboratory import NETWORKS, Laboratory, Moment, laboratory, train
+from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import promised
 from sparserl_jax.sparsity.contract import Events, Method, Promise
 
@@ -61,9 +62,18 @@ class Examination:
 
     @cached_property
     def lives(self) -> checks.Lives:
-        """The method at three knobs, none of them harder than the one asked for."""
+        """The method at three knobs, none of them harder than the one asked for; that one in the place of a knob that
+        the method does not know (N:M has few)."""
         knobs = (self.knob, self.knob / 2, 3 * self.knob / 4)
-        return checks.live(self.lab, [(self.method, knob, self.source) for knob in knobs])
+        return checks.live(self.lab, [(self.method, self._known(knob), self.source) for knob in knobs])
+
+    def _known(self, knob: float) -> float:
+        try:
+            for name in NETWORKS:
+                self.method.settings(self.lab.layers[name], knob, self.lab.events, self.source)
+        except UserError:
+            return self.knob
+        return knob
 
     def budget(self, network: str, tick: int) -> list[int]:
         """Live weights promised after `tick` gradient computations."""
@@ -106,9 +116,13 @@ def _targets(seen: Examination) -> None:
     checks.check_targets_ignore_the_rest(seen.lab, seen.moments[-2].after, 2 * CYCLES)
 
 
-def _slots(seen: Examination) -> str | None:
-    found = checks.check_slots(seen.lab, seen.moments, seen.lab.family.declares.slots)
-    return None if found else "no event happened, so there is nothing to see"
+class Unseen(Exception):
+    """Nothing of a promise can be looked at, and why."""
+
+
+def _slots(seen: Examination) -> None:
+    if not checks.check_slots(seen.lab, seen.moments, seen.lab.family.declares.slots):
+        raise Unseen("no event happened")
 
 
 PROMISES: tuple[tuple[str, str, Callable[[Examination], str | None]], ...] = (
@@ -162,7 +176,7 @@ PROMISES: tuple[tuple[str, str, Callable[[Examination], str | None]], ...] = (
         lambda seen: checks.check_resumes(seen.lab, seen.moments[0].before),
     ),
 )
-"""(name, what is promised, check): the check raises `Broken`, or says why there is nothing to see."""
+"""(name, what is promised, check): the check raises `Broken` or `Unseen`, or returns a remark."""
 
 
 def examine(method: Method, knob: float = KNOB) -> Iterator[Verdict]:
@@ -182,6 +196,8 @@ def examine(method: Method, knob: float = KNOB) -> Iterator[Verdict]:
                 rest = [other for other, *_ in PROMISES[1:]]
                 yield from (Verdict(other, "unseen", "mend 'functions' first") for other in rest)
                 return
+        except Unseen as reason:
+            yield Verdict(name, "unseen", f"{sentence}: {reason}, so there is nothing to see")
         else:
             yield Verdict(name, "kept", sentence + (f" ({note})" if note else ""))
 
@@ -199,7 +215,12 @@ def check(method: Method, knob: float, say: Callable[[str], None]) -> bool:
         say(str(verdict))
         verdicts.append(verdict)
     broken = [verdict.promise for verdict in verdicts if verdict.state == "BROKEN"]
-    say(
-        f"{method.name}: {f'broken: {chr(44).join(broken)}' if broken else f'all {len(verdicts)} promises kept'}."
-    )
+    kept = sum(verdict.state == "kept" for verdict in verdicts)
+    if broken:
+        outcome = f"broken: {', '.join(broken)}"
+    elif kept < len(verdicts):
+        outcome = f"{kept} of {len(verdicts)} promises kept, the others unseen"
+    else:
+        outcome = f"all {kept} promises kept"
+    say(f"{method.name}: {outcome}.")
     return not broken

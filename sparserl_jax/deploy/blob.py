@@ -105,6 +105,8 @@ def dense(tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
         else:
             row = arrays["rows"]
         live[row, arrays["columns"]] = True
+    if len(arrays["values"]) != np.count_nonzero(live):
+        raise ValueError("not one value for each live weight")
     weights = np.zeros((rows, columns), np.float32)
     weights[live] = arrays["values"]  # entries are in the order of rows and columns in every format
     return weights, live
@@ -136,10 +138,20 @@ def described(tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
     return found
 
 
+_INDICES = ("bits", "pointers", "columns", "rows")
+"""Arrays of unsigned numbers; all others are f32."""
+
+
 def read(data: bytes, description: Sequence[Mapping[str, Any]]) -> list[Tensor]:
     """The layers in a file by its description; damaged ones raise `ValueError`, `KeyError` or `TypeError`."""
     found = []
     for entry in description:
+        kinds = {name: np.dtype(dtype).str for name, (_, dtype, _) in entry["arrays"].items()}
+        if any(
+            kind not in (("|u1", "<u2", "<u4") if name in _INDICES else ("<f4",))
+            for name, kind in kinds.items()
+        ):
+            raise ValueError("arrays of other numbers than a file has")
         arrays = {
             name: np.frombuffer(data, dtype, length, offset)
             for name, (offset, dtype, length) in entry["arrays"].items()

@@ -178,6 +178,8 @@ def project(params: Params, extra: Any, opt_state: Any, state: State) -> tuple[P
 
 def scheduled(settings: Settings, tick: jax.Array) -> jax.Array:
     """Weights of each tensor that the event at `tick` drops and grows, i32[T]."""
+    if not len(settings.drops):  # a network that is too short for an event
+        return jnp.zeros(settings.drops.shape[1:], settings.drops.dtype)
     return settings.drops[jnp.clip(tick // settings.interval - 1, 0, len(settings.drops) - 1)]
 
 

@@ -3,7 +3,8 @@
     R = 1' |W_L| ... |W_1| 1,   score = w dR/dw,   after round r of n keep the best (1 - S)^(r / n) of all weights
 
 The score of a weight is the sum over all paths through it of the product of their |w|, so a tensor that gets thin gets
-valuable: no layer dies before the whole network does. Copies of a twin critic are paths of their own and compete.
+valuable: without a residual stream no layer dies before the whole network does (around a block of SimBa the stream
+carries the paths, and the block may be emptied). Copies of a twin critic are paths of their own and compete.
 
 No gradient step comes before the end of warm-up, so pruning there and pruning the initial weights are the same: this
 happens in `init`, the network is sparse from the first step, and there are no events.

@@ -54,6 +54,39 @@ def test_the_interval_of_the_iqm_covers_its_truth(runs: int, coverage: float, wi
     assert np.mean(widths) == pytest.approx(width, rel=0.1)
 
 
+@pytest.mark.parametrize("tables", [600, LONG])
+@pytest.mark.parametrize(("runs", "coverage"), [(5, 0.901), (10, 0.941)])
+@pytest.mark.slow
+def test_the_interval_of_one_environment_covers_its_truth(runs: int, coverage: float, tables: int):
+    generator = np.random.default_rng(400 + runs)
+    truth, covered = stats.iqm(toy(generator, 200_000, 1)), 0
+    for _ in range(tables):
+        found = stats.bootstrap(stats.iqm, toy(generator, runs, 1), resamples=2000)
+        covered += found.lower <= truth <= found.upper
+    assert near(covered / tables, coverage, tables)
+
+
+@pytest.mark.parametrize("tables", [600, LONG])
+@pytest.mark.parametrize(("rate", "coverage"), [(0.3, 0.794), (0.4, 0.840)])
+@pytest.mark.slow
+def test_an_arm_that_fails_beside_one_that_never_does_is_covered_badly(
+    rate: float, coverage: float, tables: int
+):
+    """At a ceiling: no run of five fails with a chance of (1 - rate)^5, and the interval then has no width."""
+    generator = np.random.default_rng(500)
+
+    def draw(runs: int) -> np.ndarray:
+        failed = generator.random((runs, 1)) < rate
+        return np.where(failed, generator.normal(0.1, 0.05, (runs, 1)), 1.0)
+
+    truth = stats.iqm(draw(400_000)) - 1.0
+    found = [stats.compare(draw(5), np.ones((5, 1)), resamples=2000) for _ in range(tables)]
+    assert near(np.mean([one.lower <= truth <= one.upper for one in found]), coverage, tables)
+    flat = [one for one in found if one.lower == one.upper]
+    assert near(len(flat) / tables, (1 - rate) ** 5, tables)
+    assert {one.verdict for one in flat} == {"matched"}
+
+
 @pytest.mark.parametrize("tables", [1000, LONG])
 @pytest.mark.parametrize(
     ("runs", "excluded", "worse"),

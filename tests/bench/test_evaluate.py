@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +178,18 @@ def _lose_a_tensor(run: Path) -> None:
     np.savez(run / "policy.npz", **kept)
 
 
+def _claim(shape: tuple[int, ...]) -> Callable[[Path], None]:
+    """An array whose header claims a shape that no memory holds."""
+
+    def harm(run: Path) -> None:
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(run / "policy.npz", "a") as file:
+            file.writestr("more.npy", head.getvalue())
+
+    return harm
+
+
 def _another_environment(run: Path) -> None:
     found = policy.load(run)
     description = {**found.description, "env": "somewhere"}
@@ -195,6 +210,8 @@ def _another_environment(run: Path) -> None:
         (_truncate, "evaluate {run}", "'policy.npz' is not a policy file"),
         (_flip, "inspect {run}", "'policy.npz' is not a policy file"),
         (_lose_a_tensor, "inspect {run}", "'policy.npz' holds no whole policy"),
+        (_claim((10**13,)), "inspect {run}", "'policy.npz' is not a policy file of this package"),
+        (_claim((10**30,)), "inspect {run}", "'policy.npz' is not a policy file of this package"),
         (_another_environment, "evaluate {run}", "was trained on 'somewhere', which cannot be made here"),
         (lambda run: (run / "record.json").write_text("{"), "evaluate {run}", "is not valid JSON"),
         (lambda run: (run / "record.json").write_text("{}"), "inspect {run}", "not a record of this version"),

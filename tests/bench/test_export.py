@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -223,6 +224,10 @@ def _said(change: Callable[[dict[str, Any]], Any], sealed: bool = True) -> Calla
         (_said(lambda said: said["policy"].update(hidden=[3])), UNKNOWN),
         (_said(lambda said: said["tensors"][0]["arrays"]["bias"].__setitem__(0, 10**30)), UNKNOWN),
         (_said(lambda said: said["tensors"][0].update(shape=[10**9, 10**9])), UNKNOWN),
+        (_said(lambda said: said["tensors"][0].update(shape=[8000, 8000])), UNKNOWN),
+        (_said(lambda said: said["tensors"][0].update(name="output")), UNKNOWN),
+        (_said(lambda said: said["tensors"][0]["arrays"]["values"].__setitem__(2, 1)), UNKNOWN),
+        (_said(lambda said: said["tensors"][0]["arrays"]["bias"].__setitem__(1, "<i4")), UNKNOWN),
     ],
 )
 def test_damaged_files_are_told_in_one_sentence(harm, sentence, tmp_path):
@@ -232,6 +237,20 @@ def test_damaged_files_are_told_in_one_sentence(harm, sentence, tmp_path):
     with pytest.raises(sparserl_jax.UserError, match=sentence) as error:
         sparserl_jax.load(out)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".c"])
+@pytest.mark.parametrize("bias", [5, None])
+def test_a_policy_that_is_not_the_network_it_describes_is_not_exported(suffix, bias, tmp_path):
+    found = saved.find(RESULTS / AGENTS["td3"])
+    params = {"mlp": {name: dict(layer) for name, layer in found.policy.params["mlp"].items()}}
+    short = params["mlp"]["hidden_0"].pop("bias")[:bias]
+    if bias is not None:
+        params["mlp"]["hidden_0"]["bias"] = short
+    wrong = dataclasses.replace(found, policy=dataclasses.replace(found.policy, params=params))
+    with pytest.raises(sparserl_jax.UserError, match="are not those of the network that it describes"):
+        export.export(wrong, tmp_path / f"policy{suffix}")
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_formats_of_the_command_are_those_there_are():

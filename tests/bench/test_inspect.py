@@ -73,6 +73,26 @@ def test_live_weights_in_every_layer_need_not_connect_anything():
     assert [layer.dead for layer in found.layers[:2]] == [2, 2]
 
 
+def test_units_of_a_normalised_stream_depend_on_one_another():
+    """An observation reaches unit 0 of the stream alone, the action reads unit 1 alone: by the mean and the deviation
+    of the stream it depends on the observation."""
+    layers = actor_layers(Actor((4,), 1, kind="simba"), 2)
+    masks = {path: np.zeros(shape, bool) for path, shape in layers.shapes.items()}
+    embed, output = (next(layer for layer in layers if layer.name == name) for name in ("embed", "output"))
+    masks[embed.kernel][0, 0] = masks[output.kernel][1, 0] = True
+    tree: dict = {}
+    for path, mask in masks.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = mask
+    (found,) = inspect.network("actor", layers, tree)
+    assert found.connected and (found.inputs_used, found.outputs_driven) == (1, 1)
+    masks[embed.kernel][0, 0] = False
+    (found,) = inspect.network("actor", layers, tree)
+    assert not found.connected
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(0.0, 0.7))
 def test_paths_are_those_of_a_walk_through_the_network(seed: int, density: float):
     """Oracle: numbers of paths, by products of 0/1 matrices."""

@@ -1,4 +1,4 @@
-"""A table of runs from several kinds of devices, or in several precisions, names the rows that are not as dense is."""
+"""A table of runs from several kinds of devices, precisions or versions names the rows that are not as dense is."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_devices_of_one_kind_are_not_mixed(whole: summary.Summary):
 @pytest.mark.parametrize("sparsity", [0.6, 0.9])
 def test_one_row_of_an_arm_is_enough_to_name_it(whole: summary.Summary, sparsity: float):
     mixed = told(whole, {("rlx2", sparsity): H200})
-    assert "computed on CPUs, NVIDIA H200 (matrix products: highest)." in mixed
+    assert "computed on CPUs; NVIDIA H200 (matrix products: highest)." in mixed
     assert "than dense: rlx2 on gymnax:Pendulum-v1; rlx2 on" in mixed and "set on" not in mixed
 
 
@@ -56,3 +56,33 @@ def test_another_precision_of_the_same_device_is_another_kind(whole: summary.Sum
 
 def test_where_dense_was_made_elsewhere_all_others_are_named(whole: summary.Summary):
     assert "than dense: rlx2, set on" in told(whole, {("dense", 0.0): H200})
+
+
+def versions(whole: summary.Summary, change) -> str:
+    """The line of a caption where `change` was done to the provenance of every record of `set`."""
+    found = copy.deepcopy(list(whole.records))
+    for record in found:
+        if record["result"]["arm"] == "set":
+            change(record["provenance"])
+    lines = caption.caption(whole.settings, found, whole.blocks)
+    return "".join(line for line in lines if line.startswith("MIXED VERSIONS"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda made: made["packages"].update(jaxlib="0.0.1"), "jaxlib 0.0.1; jaxlib "),
+        (lambda made: made.update(python="3.99.0"), "Python 3.99.0"),
+        (lambda made: made.update(x64=True), "made with x64 off; x64 on."),
+        (lambda made: made.update(xla_flags="--fast"), "made with xla_flags --fast; xla_flags off."),
+    ],
+)
+def test_another_version_or_option_is_told_with_its_rows(whole: summary.Summary, change, said: str):
+    line = versions(whole, change)
+    assert said in line and "than dense: set on" in line and "rlx2 on" not in line
+
+
+def test_what_a_record_does_not_say_of_its_versions_mixes_nothing(whole: summary.Summary):
+    assert versions(whole, lambda made: made["packages"].update(gymnasium=None)) == ""
+    assert versions(whole, lambda made: made.pop("x64")) == ""
+    assert versions(whole, lambda made: made["packages"].update(sparserl_jax="9")) == ""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserl_jax.bench import check, paths, policy, provenance, records
+from sparserl_jax.bench import check, paths, policy, provenance, records, tables
+from sparserl_jax.errors import UserError
 from tests.bench import forge
 
 ENV = "gymnax-Pendulum-v1"
@@ -111,6 +112,26 @@ def test_a_seed_sold_twice_is_found(folder: Path):
     assert found(folder, f'policy.npz.run_id is "{ONE}"', TWO)
 
 
+def test_a_curve_sold_twice_is_found_however_it_is_written(folder: Path):
+    one, two = (folder / "records" / run_id for run_id in (ONE, TWO))
+    text = (one / "curve.csv").read_text()
+    (two / "curve.csv").write_bytes(text.replace("\n", "\r\n").encode())
+    numbers = records.read(one)["result"]
+    taken = ("score", "final_score", "auc", "final_returns")
+    forge.change(folder, TWO, lambda record: record["result"].update({key: numbers[key] for key in taken}))
+    forge.rehash(folder, TWO)
+    assert check.check(folder) == [f"{ONE} and {TWO}: the very same curve under different names"]
+
+
+def test_a_missing_final_return_of_a_run_that_went_well_is_found(folder: Path):
+    def lose(record: dict[str, Any]) -> None:
+        record["result"]["final_returns"][0] = None
+        record["result"]["final_score"] = None
+
+    forge.change(folder, TWO, lose)
+    assert check.check(folder) == [f"{TWO}: status is ok but its final returns have missing values"]
+
+
 def test_a_policy_of_another_seed_is_found(folder: Path):
     shutil.copyfile(folder / "records" / ONE / "policy.npz", folder / "records" / TWO / "policy.npz")
     forge.rehash(folder, TWO)
@@ -201,6 +222,25 @@ def test_a_lowered_learned_level_is_found(folder: Path):
 def test_a_configuration_of_another_form_is_told_and_not_a_crash(folder: Path):
     forge.configure(folder, lambda settings: settings["suite"]["arms"][0].pop("recipe"), hashed=True)
     assert found(folder, "configuration.json: this version cannot read it")
+
+
+def test_a_list_of_runs_that_are_no_names_is_told_and_not_a_crash(folder: Path):
+    forge.configure(folder, lambda settings: settings["runs"].append(3))
+    with pytest.raises(UserError, match="is not what a suite writes"):
+        check.check(folder)
+
+
+def test_an_edited_table_is_found(folder: Path):
+    assert tables.differing(folder) == []  # there is none
+    tables.write(folder)
+    assert tables.differing(folder) == []
+    for name in tables.FILES:
+        path = folder / name
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"rlx2", b"rlx3"))
+        (problem,) = tables.differing(folder)
+        assert problem.startswith(f"{name} is not what the records give: edited, or made by another version")
+        path.write_bytes(whole)
 
 
 def test_edited_timings_are_found(folder: Path):

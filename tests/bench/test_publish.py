@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from sparserl_jax.bench import provenance, publish, records
+from sparserl_jax.bench import check, provenance, publish, records
 from sparserl_jax.errors import UserError
 from tests.bench import fake, forge
 from tests.bench.checkout import git, made
@@ -56,6 +57,17 @@ def test_records_made_by_uncommitted_code_are_refused(folder: Path, repository: 
     forge.change(folder, first, lambda record: record["provenance"].update(git_dirty=True))
     with pytest.raises(UserError, match="made by code with uncommitted changes"):
         publish.publish(folder, results=repository / "results")
+
+
+def test_records_without_a_digest_are_refused(folder: Path, repository: Path):
+    path = folder / "records" / forge.run_ids(folder)[0] / "record.json"
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    path.write_text(json.dumps(record))
+    assert check.check(folder) == []
+    with pytest.raises(UserError, match="records without a digest of their own .1 runs"):
+        publish.publish(folder, results=repository / "results")
+    assert not (repository / "results/mini").exists()
 
 
 def test_records_of_a_commit_that_is_not_in_the_history_are_refused(folder: Path, repository: Path):

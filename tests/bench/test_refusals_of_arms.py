@@ -65,7 +65,7 @@ def test_what_does_not_fit_the_environment_names_the_arm():
     with pytest.raises(
         UserError, match="suite 'mini', arm 'odd' on gymnax:Pendulum-v1: agent 'dqn' does not"
     ):
-        fake.make_plan(agent=agent, arms=[{"recipe": "rigl", "name": "odd", "role": "dense"}])
+        fake.make_plan(agent=agent, arms=[{"recipe": "dense", "name": "odd", "role": "dense"}])
 
 
 @pytest.mark.parametrize(

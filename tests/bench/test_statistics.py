@@ -176,6 +176,17 @@ def test_verdicts(lower, upper, expected):
     assert stats.verdict(lower, upper) == expected
 
 
+@pytest.mark.parametrize("dense", [0.1, 0.93, 1.0])
+def test_a_loss_of_just_the_margin_is_matched_whatever_floats_make_of_it(dense: float):
+    """0.90 - 0.93 is -0.030000000000000027 in floats, 0.97 - 1.0 is -0.03."""
+    assert stats.compare(np.full((5, 1), dense - 0.03), np.full((5, 1), dense)).verdict == "matched"
+    assert stats.compare(np.full((5, 1), dense - 0.0301), np.full((5, 1), dense)).verdict == "worse"
+
+
+def test_bounds_that_are_unknown_decide_nothing():
+    assert stats.verdict(np.nan, np.nan) == "undecided"
+
+
 def test_seeds_that_would_decide_follow_the_stated_formula():
     # Equal arms, interval +-0.12 at 8 seeds: (0.12 / 0.03)^2 = 16 times the seeds for even odds.
     assert stats.seeds_to_decide(0.0, -0.12, 0.12, 8, power=0.5) == 128

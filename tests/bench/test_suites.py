@@ -104,6 +104,14 @@ def test_quick_and_standard_hold_what_they_promise():
         ),
         ({"arms": [{"recipe": "dense"}, {"recipe": "dense", "name": "again", "role": "aa"}]}, "seeds_from"),
         ({"arms": [{"recipe": "dense", "role": "placbo"}]}, "did you mean 'placebo'"),
+        ({"arms": [{"recipe": "tiny", "role": "dense"}]}, "its recipe must leave the networks dense"),
+        *(
+            (
+                {"arms": [{"recipe": "dense"}, {"recipe": recipe, "role": "aa", "seeds_from": 100}]},
+                "needs the recipe of 'dense'",
+            )
+            for recipe in ("static", "dense_rvl")
+        ),
         ({"arms": [{"recipe": "dense", "name": "größer"}]}, "may hold letters a to z, digits and _ only"),
         ({"name": "größe"}, "may hold letters a to z, digits and _ only"),
         ({"environments": [{"name": "brax:hopper", "random": 1.0}]}, "together, or none"),

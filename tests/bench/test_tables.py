@@ -362,7 +362,7 @@ def test_the_luck_of_the_episodes_that_all_runs_share_is_told_as_a_standard_erro
     said = next(
         line for line in found.caption if line.startswith("All runs are evaluated on the same episodes")
     )
-    assert said.endswith(f"by it: {found.blocks[0].env} 19.")  # 60 / sqrt(10)
+    assert said.endswith(f"by it: {found.blocks[0].env} 22.")  # 60 sqrt(4 / 3) / sqrt(10)
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import tomllib
 from pathlib import Path
@@ -15,7 +17,7 @@ from sparserl_jax.bench import check, records, statistics, summary, trials, tuni
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
 from tests.bench import fake
-from tests.bench.tuned import BEST, better, parse, plan_of
+from tests.bench.tuned import BEST, TUNE, better, parse, plan_of
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,18 @@ def test_a_tie_goes_to_the_earlier_trial(tmp_path):
     runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))  # values have no influence
     chosen = [trial.name for trial in trials.outcome(tmp_path / "x").trials if trial.chosen]
     assert chosen == ["dense_t0", "rlx2_t0"]
+
+
+def test_a_search_on_one_seed_has_no_intervals(tmp_path: Path):
+    plan = plan_of(parse(tune={**TUNE, "seeds": 1}))
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan, better))
+    found = trials.outcome(tmp_path / "x")
+    _, cells = trials.table(found)
+    assert len(cells) == 8 and not any("[" in cell for line in cells for cell in line)
+    trials.write(tmp_path / "x")
+    numbers = list(csv.DictReader(io.StringIO((tmp_path / "x/tune.csv").read_text())))
+    assert {(line["lower"], line["upper"]) for line in numbers} == {("", "")}
+    assert all(float(line["score"]) for line in numbers)
 
 
 def test_the_table_says_what_it_is_not(finished):

@@ -162,7 +162,13 @@ def _choosy() -> Method:
 
 
 FAULTS: dict[str, list[Method]] = {
-    "functions": [_with(penalty=_branch), _with(deployed=_unequal)],
+    "functions": [
+        _with(penalty=_branch),
+        _with(deployed=_unequal),
+        _with(adopt=lambda params, masks, state: (params, {}, masks)),
+        _with(extra_rate=lambda state: jnp.zeros(2)),
+        _with(diagnose=lambda params, extra, state: {"live": jnp.int32(3)}),
+    ],
     "finite": [_with(penalty=_explodes)],
     "deployment": [_with(effective=_shaky)],
     "actions": [_with(effective=_masked_unless("act"), project=_of_slots)],

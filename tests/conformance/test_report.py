@@ -8,6 +8,7 @@ from sparserl_jax import cli
 from sparserl_jax.conformance import report
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import METHODS, method
+from sparserl_jax.sparsity.contract import Events
 from tests.conformance.faults import FAULTS
 
 TOYS = (
@@ -85,6 +86,36 @@ def test_a_broken_promise_is_exit_code_1(monkeypatch):
 )
 def test_shipped_methods_and_very_different_ones_keep_their_promises(name):
     assert broken(method(name)) == {}
+
+
+def test_what_cannot_be_looked_at_is_unseen_and_not_kept(monkeypatch):
+    """`static` has no event, so nothing of its optimiser slots can be seen."""
+    monkeypatch.setattr(
+        report, "PROMISES", tuple(one for one in report.PROMISES if one[0] in ("functions", "slots"))
+    )
+    monkeypatch.setattr(report.checks, "check_slots", lambda *_: False)
+    monkeypatch.setattr(report.Examination, "moments", [])
+    said: list[str] = []
+    assert report.check(method("static"), 0.6, said.append)
+    assert said[1].startswith("kept    functions") and said[2].startswith("unseen  slots")
+    assert said[2].endswith("no event happened, so there is nothing to see")
+    assert said[3] == "static: 1 of 2 promises kept, the others unseen."
+
+
+@pytest.mark.parametrize("knob", [0.625, 0.875, 0.9375])
+def test_methods_with_few_knobs_are_looked_at_by_those_they_know(knob: float):
+    """Three quarters of 7/8 is no N:M, and nothing that anybody asked for."""
+    seen = report.Examination(method("nm"), knob)
+    assert seen._known(0.75 * knob) == knob and seen._known(0.75) == 0.75
+    assert report.Examination(method("rigl"), knob)._known(0.75 * knob) == 0.75 * knob
+
+
+@pytest.mark.parametrize("name", ["dense", "static", "set", "rigl", "anf", "srigl", "rigl_16x1"])
+def test_networks_too_short_for_an_event_have_functions_too(name: str):
+    layers = report.laboratory(method(name).family, report.SCHEDULE).layers["actor"]
+    knob = 0.0 if name == "dense" else 0.5
+    for end in (50, 100, 101):
+        report.check_functions(method(name), layers, knob, Events(100, end, 0.5), "released")
 
 
 def test_a_sparsity_the_small_network_cannot_have_is_a_sentence():
