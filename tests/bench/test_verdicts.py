@@ -152,8 +152,8 @@ def test_what_few_seeds_and_no_scatter_are_worth_is_told():
     assert said.startswith("3 comparisons were judged")  # the placebo's, too
     assert "With fewer than 10 seeds, worse and matched tell of these runs" in said
     assert said.endswith(
-        "In 1 matched row the interval has no width, since no run failed: of a method that fails three times in ten, no "
-        "run of 5 does either with a chance of 17 %."
+        "In 1 matched row the interval has no width, since no run failed: of a method that fails three times in ten, "
+        "no run of 5 does either with a chance of 17 %."
     )
     (said,) = caption._number_of_verdicts([block(dense([0.99, 1.01] * 10), row("set", [0.99, 1.01] * 10))])
     assert said.endswith("nothing is corrected for their number.")
