@@ -10,9 +10,10 @@ A page says where a table belongs and which, by a pair of comments; what stands 
     <!-- end -->
 
 An interval in the sentences around them, a figure with brackets behind it, is copied by hand; it has to stand, to as
-many digits, in a page of one of the published folders that the text names.
+many digits or mirrored, in a page of one of the published folders that the text names.
 
-Tests hold every page to both, so that no number of these can drift from its records.
+Tests hold every page to both. Tables cannot drift from their records; in sentences an interval that no row has is
+found, but not one that is another row's.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ EXPLAINED = (0, 1, 2, 3, 4, 5)
 """Columns that explain a verdict."""
 OF_ROWS = (0, 1, 2, 4, 5, 16)
 """Columns of single rows, as far as they tell rows apart."""
-_FIGURE = r"([-+]?\d[\d,]*(?:\.\d+)?)(?: %)?"
-INTERVAL = re.compile(rf"{_FIGURE} \[{_FIGURE}, {_FIGURE}\]")
+_FIGURE = r"([-+]?\d[\d,]*(?:\.\d+)?)(?: ?%)?"
+INTERVAL = re.compile(rf"{_FIGURE}\** \[{_FIGURE}, {_FIGURE}\]")
 """A figure and its interval, as tables and sentences print them."""
 
 
@@ -131,12 +132,11 @@ def suite(folder: Path, _: Sequence[str], place: Path) -> str:
 def _why(row: summary.Row) -> str:
     low, high = row.comparison.lower, row.comparison.upper
     margin = f"{-statistics.MARGIN:g}"
-    if statistics.within(low):
-        reason = f"all of it is at or above {margin}"
-    elif not statistics.within(high):
-        reason = f"all of it is below {margin}"
-    else:
-        reason = f"{margin} lies inside"
+    reason = {
+        "matched": f"all of it is at or above {margin}",
+        "worse": f"all of it is below {margin}",
+        "undecided": f"{margin} lies inside",
+    }[row.comparison.verdict]
     where = f"`{row.arm}` at {row.sparsity:g}"
     interval = f"[{columns.delta(low)}, {columns.delta(high)}]"
     return f"- {where}: the interval of delta is {interval}; {reason}: **{row.verdict}**."
@@ -197,10 +197,11 @@ def beside(folder: Path, words: Sequence[str], place: Path) -> str:
     return "\n".join(tables.grid(against.headings(other), against.texts(chosen, pooled=env == "all")))
 
 
-def intervals(text: str) -> Iterator[tuple[str, tuple[Decimal, ...]]]:
+def intervals(text: str) -> Iterator[tuple[str, tuple[Decimal, Decimal, Decimal]]]:
     """Every figure with an interval in a text, as printed and as (figure, lower, upper)."""
-    for found in INTERVAL.finditer(" ".join(text.splitlines())):
-        yield found[0], tuple(Decimal(number.replace(",", "")) for number in found.groups())
+    for found in INTERVAL.finditer(" ".join(text.split())):
+        middle, lower, upper = (Decimal(number.replace(",", "")) for number in found.groups())
+        yield found[0], (middle, lower, upper)
 
 
 def _rounds_to(exact: Sequence[Decimal], printed: Sequence[Decimal]) -> bool:
@@ -214,7 +215,7 @@ def unfounded(text: str) -> list[str]:
     named = [
         folder.parent
         for folder in RESULTS.glob(f"*/{records.CONFIGURATION}")
-        if re.search(rf"\b{folder.parent.name}\b", text)
+        if re.search(rf"`(?:results/)?{folder.parent.name}(?:/|`)|results/{folder.parent.name}/", text)
     ]
     known = {
         exact
@@ -222,6 +223,7 @@ def unfounded(text: str) -> list[str]:
         for page in folder.glob("*.md")
         for _, exact in intervals(page.read_text(encoding="utf-8"))
     }
+    known |= {(-middle, -upper, -lower) for middle, lower, upper in known}
     between = BLOCK.sub("", text)
     return [
         words for words, printed in intervals(between) if not any(_rounds_to(one, printed) for one in known)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserl_jax.bench import reproduce, summary, tables
+from sparserl_jax.bench import summary, tables
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/configuration.json"))
@@ -21,15 +21,9 @@ def test_there_are_published_results():
 def test_tables_are_those_of_the_records(name: str):
     folder = RESULTS / name
     found = summary.summarise(folder)
-    made = {
-        "table.md": tables.markdown(found),
-        "table.csv": tables.comma_separated(found),
-        "table.tex": tables.latex(found),
-        "reproduce.md": reproduce.page(found),
-    }
-    for file, text in made.items():
+    for file, make in tables.FILES.items():
         # No comparison of whole texts: a difference of two tables takes pytest minutes to show.
-        assert (folder / file).read_text(encoding="utf-8") == text or pytest.fail(
+        assert (folder / file).read_text(encoding="utf-8") == make(found) or pytest.fail(
             f"{name}/{file} is not what its records give; `sparserl table results/{name}` makes it anew",
             pytrace=False,
         )

@@ -11,7 +11,7 @@ no likelihood:
 
 The first replaces actions at random (RAR). The second is KL(pi || pi_b w / Z), with pi_b a clone of the behaviour, on
 draws of pi alone: nothing is asked about logged actions. Its gradient goes through b, into Q and pi_b as well; the code
-released with FtTPO holds both, which leaves a thin policy's mean without any. Draws
+released with FtTPO holds critics, value and clone, which leaves a thin policy's mean without any. Draws
 whose weight is 0 are left out of its mean, for there is no direction in them: what the divergence would forbid, here
 pushes nowhere. Near the edge of w the slope of -log w is large.
 """

@@ -46,10 +46,10 @@ def machine(made: dict[str, Any]) -> str:
 def versions(made: dict[str, Any], envs: Iterable[str]) -> str:
     """Python and the packages that decide numbers, those of an environment's physics among them."""
     packages = made["packages"]
-    physics = [name for env in envs for name in _physics(env)]
+    of_physics = [name for env in envs for name in provenance.physics(env)]
     named = [
         f"{name} {packages[name]}"
-        for name in dict.fromkeys(("jax", "flax", "optax", "gymnax", "brax", *physics))
+        for name in dict.fromkeys(("jax", "flax", "optax", "gymnax", "brax", *of_physics))
         if packages.get(name)
     ]
     return ", ".join([f"Python {made['python']}", *named])
@@ -58,15 +58,6 @@ def versions(made: dict[str, Any], envs: Iterable[str]) -> str:
 def of_gymnasium(env: str) -> bool:
     """Whether an environment's name is one of gymnasium's, an optional dependency."""
     return env.startswith("gymnasium:")
-
-
-def _physics(env: str) -> tuple[str, ...]:
-    """Further packages that an environment's numbers depend on."""
-    if of_gymnasium(env):
-        return ("gymnasium", "mujoco")
-    if env.startswith("playground:"):
-        return ("playground", "mujoco", "mujoco-mjx")
-    return ("mujoco", "mujoco-mjx") if "backend=mjx" in env else ()
 
 
 def commit(made: dict[str, Any]) -> str:
@@ -140,9 +131,8 @@ def caption(
         f"episodes each, {'actions drawn from the' if evaluation.get('sampled') else 'deterministic'} policy), "
         "brackets: 95 % stratified bootstrap interval. "
         "z = (return - random) / (reference - random). Delta = IQM of z minus that of dense, interval over both arms; "
-        f"matched: lower bound >= {-MARGIN:g}, worse: upper bound < {-MARGIN:g}, else undecided (with about the seeds "
-        "that would decide in four of five cases, were delta and spread the true ones). Last policy: the same of its "
-        "own evaluation at the end, "
+        f"matched: lower bound >= {-MARGIN:g}, worse: upper bound < {-MARGIN:g}, else undecided (with a rough "
+        "estimate of the seeds that would decide). Last policy: the same of its own evaluation at the end, "
         f"{_episodes(suite, 'final_episodes')} episodes; it decides nothing."
         + (
             " Failed: runs that diverged or whose return is below the level of that name in the heading."
@@ -215,7 +205,7 @@ def _luck(
 
 
 def _number_of_verdicts(blocks: Sequence[Block]) -> list[str]:
-    """How many comparisons were judged, each by its own interval, and what few seeds can say against a method."""
+    """How many comparisons were judged, each by its own interval, and what few seeds and no scatter can say."""
     rows = [
         row for block in blocks if block.reason is None for row in block.rows if row.verdict != SAME_SEEDS
     ]
@@ -223,9 +213,8 @@ def _number_of_verdicts(blocks: Sequence[Block]) -> list[str]:
     if not judged:
         return []
     text = (
-        f"{len(judged)} comparisons were judged, each by its own interval of nominally 95 % (in simulations of five "
-        "seeds 90 to 92 %, and 79 % where a method fails in three runs of ten and dense in none): nothing is corrected "
-        "for their number."
+        f"{len(judged)} comparisons were judged, each by its own interval of nominally 95 % (less with few "
+        "seeds): nothing is corrected for their number."
     )
     few = [found.verdict for row, found in judged if row.role == "method" and len(row.seeds) < WIDE_BELOW]
     if "worse" in few or "matched" in few:
@@ -239,11 +228,10 @@ def _number_of_verdicts(blocks: Sequence[Block]) -> list[str]:
         if found.verdict == "matched" and row.role == "method" and found.lower == found.upper
     ]
     if flat:
-        seeds, noun = min(len(row.seeds) for row in flat), "rows" if len(flat) > 1 else "row"
+        noun = "row" if len(flat) == 1 else "rows"
         text += (
-            f" In {len(flat)} matched {noun} the interval has no width, since no run failed: "
-            f"of a method that fails three times in ten, no run of {seeds} does either with a chance of "
-            f"{100 * 0.7**seeds:.0f} %."
+            f" In {len(flat)} matched {noun} the interval has no width: (almost) all runs reached the same return, "
+            "which shows nothing of rare failures."
         )
     return [text]
 

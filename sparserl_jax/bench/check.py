@@ -20,7 +20,8 @@ ROUNDING = 1e-4
 
 
 def check(folder: Path, repository: Path | None = None) -> list[str]:
-    """Every problem found, one sentence each; an empty list means that the folder holds what it claims.
+    """Every problem found, one sentence each; an empty list means that the records hold what they claim. What tables
+    say of sound records is `tables.differing`'s.
 
     Args:
         folder: one that `sparserl bench` or `sparserl publish` made.
@@ -255,10 +256,11 @@ def _count(mask: np.ndarray, tensor: dict[str, Any]) -> int:
 
 
 def _content(path: Path) -> str:
-    """A curve's numbers, however they are written; of one that cannot be read, which is told elsewhere, its bytes."""
+    """A digest of a curve's numbers, however they are written; of one that cannot be read, which is told elsewhere, of
+    its bytes."""
     try:
-        return records.canonical(records.read_curve(path))
-    except UserError:
+        return records.digest(records.canonical(records.read_curve(path)).encode())
+    except ValueError:  # a UserError is one
         return records.digest(path.read_bytes()) if path.is_file() else path.as_posix()
 
 

@@ -113,7 +113,11 @@ def actor(saved: Saved) -> tuple[LayerTable, Policy]:
         raise UserError(
             f"the tensors of '{saved.name}' are not those of the network that it describes; make its policy file again."
         )
-    return (raw.stored(saved.policy), saved.policy) if saved.policy.decomposed else decompose.actor(saved)
+    return (
+        (raw.stored(saved.policy.description), saved.policy)
+        if saved.policy.decomposed
+        else decompose.actor(saved)
+    )
 
 
 def head(described: Mapping[str, Any], name: str) -> Head:

@@ -1,6 +1,7 @@
 """`sparserl inspect`: what a trained policy is made of: layers, dead units, paths, bytes, and where it came from.
 
-Paths are those of live weights; biases make no path. A hidden unit is dead where no path leads to it from an input, or
+Paths are those of live weights, and of layer normalisations, each of which links all units that it reads; biases make
+no path. A hidden unit is dead where no path leads to it from an input, or
 none from it to an output: it then passes nothing on, or nobody reads it.
 """
 

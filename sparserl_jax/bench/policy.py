@@ -32,8 +32,16 @@ DESCRIBED = ("env", "agent", "hidden", "obs_dim", "action_dim", "action_low", "a
 """Parts of a policy's description that calling it needs; on top come `num_actions`, `image` and `form` where there are
 such, `network` where it is no `mlp`, and `policy` where the agent has several kinds and it is not `squashed`."""
 _DAMAGE = (
-    *(OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, MemoryError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error),
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 """What reading an archive with a few wrong bytes may raise (of them NotImplementedError is a RuntimeError)."""
 

@@ -188,6 +188,19 @@ def system() -> dict[str, Any]:
     }
 
 
+def physics(env: str) -> tuple[str, ...]:
+    """Packages whose versions decide the numbers of an environment, by the name it is made by."""
+    source = env.partition(":")[0]
+    if source == "brax":
+        return ("brax", "mujoco", "mujoco-mjx") if "backend=mjx" in env else ("brax",)
+    known = {
+        "gymnax": ("gymnax",),
+        "gymnasium": ("gymnasium", "mujoco"),
+        "playground": ("playground", "mujoco", "mujoco-mjx"),
+    }
+    return known.get(source, ())
+
+
 def processor(system: dict[str, Any]) -> str:
     """The processor that `system` tells of, with its vector instructions, of which older records know nothing."""
     vectors = system.get("cpu_vectors")

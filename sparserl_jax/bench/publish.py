@@ -136,7 +136,7 @@ def _publish(
             "commit and run it again."
         )
     unsealed = [record["run_id"] for record in found if not records.is_sealed(record)]
-    if unsealed and not replace:
+    if unsealed:
         raise UserError(
             f"'{folder}' has records without a digest of their own ({len(unsealed)} runs, e.g. {unsealed[0]}), where a "
             "change may go unseen; run them again."
@@ -312,11 +312,10 @@ def beside_rows(ours: Summary, theirs: Summary) -> list[list[str]]:
             rows.append([*line, "", "", mine_cells[SPEED], ""])
             continue
         overlap = mine.value.lower <= other.value.upper and other.value.lower <= mine.value.upper
-        apart = "" if min(len(mine.seeds), len(other.seeds)) < 2 else "apart"
+        # A single run has no interval.
+        met = "" if min(len(mine.seeds), len(other.seeds)) < 2 else "overlap" if overlap else "apart"
         other_cells = tables.cells(other)
-        rows.append(
-            [*line, other_cells[2], "overlap" if overlap else apart, mine_cells[SPEED], other_cells[SPEED]]
-        )
+        rows.append([*line, other_cells[2], met, mine_cells[SPEED], other_cells[SPEED]])
     return rows
 
 

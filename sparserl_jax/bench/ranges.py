@@ -200,6 +200,33 @@ def check_own_sparsities(tasks: Sequence[Task], sparsities: Sequence[float], whe
     )
 
 
+def check_reference(arms: Sequence[Arm], where: str) -> None:
+    """Refuse several arms, or a sparse one, as what all others are compared with, and A/A arms that are another."""
+    references = [arm for arm in arms if arm.role == "dense"]
+    require(len(references) <= 1, where, "only one arm may have the role 'dense'.")
+    if not references:
+        return
+    dense = references[0]
+    require(
+        dense.recipe.method == "dense",
+        where,
+        f"arm '{dense.name}' is what all others are compared with, so its recipe must leave the networks dense, which "
+        f"'{dense.recipe.name}' does not.",
+    )
+    for arm in (arm for arm in arms if arm.role == "aa"):
+        chance = f"arm '{arm.name}' shows what chance alone does"
+        require(
+            arm.recipe == dense.recipe,
+            where,
+            f"{chance}: give it recipe = '{dense.recipe.name}', that of arm '{dense.name}'.",
+        )
+        require(
+            (arm.overrides, arm.by_environment) == (dense.overrides, dense.by_environment),
+            where,
+            f"{chance}, so it needs the values of '{dense.name}': give it the same 'overrides' and 'by_environment'.",
+        )
+
+
 def check_seeds(arms: list[Arm], tasks: Sequence[Task], where: str) -> None:
     """Two arms with the same recipe, knob and seed would be one run counted twice: the A/A row must use other seeds."""
     seen: dict[tuple[Any, ...], str] = {}

@@ -85,7 +85,7 @@ def load(file: Path) -> Policy:
 def _made(data: bytes, said: Mapping[str, Any]) -> Policy:
     """The policy of a file by its description; raises one of `_DAMAGE` where its layers are not the network's."""
     tensors = blob.read(data, said["tensors"])
-    layers = stored(Policy({}, {}, said["policy"]))
+    layers = stored(said["policy"])
     if [(tensor.name, tensor.shape) for tensor in tensors] != [(layer.name, layer.shape) for layer in layers]:
         raise ValueError("other layers than the network's")
     return Policy(*blob.decode(tensors), said["policy"])
@@ -94,15 +94,15 @@ def _made(data: bytes, said: Mapping[str, Any]) -> Policy:
 def whole(policy: Policy) -> bool:
     """Whether a policy has the parameters of the network that its description names."""
     try:
-        known = stored(policy).shapes
+        known = stored(policy.description).shapes
         return shapes_of(policy.params) == {"/".join(path): list(shape) for path, shape in known.items()}
     except _DAMAGE:
         return False
 
 
-def stored(policy: Policy) -> LayerTable:
-    """Layers of a policy as they are stored: of a decomposed one the factors."""
-    layers = inspect.layer_tables(policy.description)["actor"]
-    if not policy.decomposed:
+def stored(described: Mapping[str, Any]) -> LayerTable:
+    """Layers of a policy as they are stored, by its description: of a decomposed one the factors."""
+    layers = inspect.layer_tables(described)["actor"]
+    if described.get("form") != low_rank.FORM:
         return layers
-    return low_rank.stored_layers(layers, policy.description["ranks"], policy.description["factors"])
+    return low_rank.stored_layers(layers, described["ranks"], described["factors"])

@@ -79,8 +79,8 @@ def against_pruning(block: Block) -> str | None:
         if any(_times(*two) > math.log(APART) + 1e-6 for two in pair.parts):
             continue
         beside = ", ".join(dict.fromkeys(f"{other.came_out:.3g}" for _, other in pair.parts))
-        odds = bounded(pair.improvement, chance)
-        parts.append(f"{pair.row.arm} {pair.row.came_out:.3g} over {beside} {odds}")
+        shown = bounded(pair.improvement, chance)
+        parts.append(f"{pair.row.arm} {pair.row.came_out:.3g} over {beside} {shown}")
     if not parts:
         return None
     return (

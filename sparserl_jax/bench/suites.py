@@ -27,6 +27,7 @@ from sparserl_jax.bench.ranges import (
     check_levels,
     check_own_sparsities,
     check_ranges,
+    check_reference,
     check_seeds,
     check_unique,
     refuse_replay,
@@ -414,9 +415,8 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
         given = {**agent.SCHEDULE, **timing} if isinstance(timing, Mapping) else timing
         refuse_replay(agent, given, f"{where} [schedule]")
         schedule = from_table(Schedule, given, f"{where} [schedule]")
-    dense = [arm for arm in resolved if arm.role == "dense"]
-    require(len(dense) <= 1, where, "only one arm may have the role 'dense'.")
     resolved = tunings.apply(resolved, tuned, agent, [task.name for task in tasks], where)
+    check_reference(resolved, where)
     check_seeds(resolved, tasks, where)
     tickets.check(resolved, tasks, agent.name, where)
     tunings.check_equal(resolved, top.unequal_tuning, where)

@@ -172,15 +172,33 @@ def write(root: Path, summary: Summary | None = None) -> list[Path]:
     return [root / name for name in FILES]
 
 
-def differing(root: Path) -> list[str]:
-    """Those `FILES` in a folder of sound records that are not what its records give, in words."""
+def differing(root: Path) -> tuple[list[str], list[str]]:
+    """(problems, remarks) on those `FILES` in a folder of sound records that are not what its records give.
+
+    Other numbers in `table.csv` are a problem. Another text is what a caption in other words makes, too: a remark.
+    """
     there = [name for name in FILES if (root / name).is_file()]
-    if not there:
-        return []
-    summary = summarise(root)
-    return [
-        f"{name} is not what the records give: edited, or made by another version; `sparserl table {root}` makes it "
-        "anew"
-        for name in there
-        if (root / name).read_bytes() != FILES[name](summary).encode()
-    ]
+    summary = summarise(root) if there else None
+    made = {name: FILES[name](summary) for name in there if summary is not None}
+    found = {name: (root / name).read_text(encoding="utf-8") for name in there}
+    other = [name for name in there if found[name] != made[name]]
+    again = f"; `sparserl table {root}` makes it anew"
+    if "table.csv" in other and not _same_numbers(found["table.csv"], made["table.csv"]):
+        return [f"table.csv has other numbers than its records give{again}"], []
+    told = [name for name in other if name != "table.csv"]
+    return [], [f"{', '.join(told)}: edited, or of another version{again}"] if told else []
+
+
+def _same_numbers(one: str, other: str) -> bool:
+    """Whether two CSV files have the same cells, numbers but for the rounding of another machine."""
+
+    def same(a: str, b: str) -> bool:
+        try:
+            return a == b or math.isclose(float(a), float(b), rel_tol=1e-9, abs_tol=1e-9)
+        except ValueError:
+            return False
+
+    rows = [list(csv.reader(io.StringIO(text))) for text in (one, other)]
+    return [len(row) for row in rows[0]] == [len(row) for row in rows[1]] and all(
+        same(a, b) for ours, theirs in zip(*rows, strict=True) for a, b in zip(ours, theirs, strict=True)
+    )

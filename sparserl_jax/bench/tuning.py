@@ -275,8 +275,8 @@ def apply(arms: Sequence[Arm], table: Any, agent: Any, environments: Sequence[st
 
 
 def check_equal(arms: Sequence[Arm], unequal: bool, where: str) -> None:
-    """Refuse arms that were tuned on seeds of the evaluation, a sparse reference, A/A arms that are not as it is, and
-    arms that were not tuned equally unless the suite says so (`unequal_tuning = true`).
+    """Refuse arms that were tuned on seeds of the evaluation, and arms that were not tuned equally unless the suite
+    says so (`unequal_tuning = true`).
     """
     for tuned in (arm for arm in arms if arm.tuning is not None):
         for arm in arms:
@@ -285,25 +285,6 @@ def check_equal(arms: Sequence[Arm], unequal: bool, where: str) -> None:
                     f"{where}: arm '{tuned.name}' was tuned on seeds that arm '{arm.name}' is evaluated on "
                     f"({span(arm.seeds)}): give the arms other seeds."
                 )
-    dense = next((arm for arm in arms if arm.role == "dense"), None)
-    for arm in arms:
-        if arm.role == "dense" and arm.recipe.method != "dense":
-            raise UserError(
-                f"{where}: arm '{arm.name}' is what all others are compared with, so its recipe must leave the "
-                f"networks dense, which '{arm.recipe.name}' does not."
-            )
-        if arm.role != "aa" or dense is None:
-            continue
-        if arm.recipe != dense.recipe:
-            raise UserError(
-                f"{where}: arm '{arm.name}' shows what chance alone does, so it needs the recipe of '{dense.name}', "
-                f"'{dense.recipe.name}'."
-            )
-        if (arm.overrides, arm.by_environment) != (dense.overrides, dense.by_environment):
-            raise UserError(
-                f"{where}: arm '{arm.name}' shows what chance alone does, so it needs the values of "
-                f"'{dense.name}': give it the same 'overrides' and 'by_environment'."
-            )
     efforts = {
         arm.name: Effort.of(arm.tuning, arm.by_environment, arm.overrides)
         for arm in arms

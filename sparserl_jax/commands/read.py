@@ -39,8 +39,10 @@ def check(command: Check, console: Console) -> int:
     code, folders = runs.EXIT_OK, checks.folders(command.folder)
     for folder in folders:
         try:
-            problems = checks.check(folder) or tables.differing(folder)
-            say(console, *problems, checks.verdict(folder, problems))
+            problems, remarks = checks.check(folder), list[str]()
+            if not problems:
+                problems, remarks = tables.differing(folder)
+            say(console, *problems, *remarks, checks.verdict(folder, problems))
         except UserError as error:
             # A file that cannot be read is a problem of this folder; the others are looked at, too.
             problems = [str(error)]

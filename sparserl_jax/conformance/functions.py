@@ -120,6 +120,9 @@ def check_functions(method: Method, layers: LayerTable, knob: float, events: Eve
     _like(params, left, "the parameters of deployed")
     full = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bool_), params)
     _like(full, masks, "the masks of deployed")
+    require(
+        forms[-1] in ("plain", "circulant", "factors"), "plain, circulant or factors", forms[-1], "deployed"
+    )
     if family.adopt is not None:
         adopt = family.adopt
         adopted = _traced("adopt", lambda p, m, s: _tuple(adopt(p, m, s), 3, "adopt"), params, full, state)
@@ -133,9 +136,6 @@ def check_functions(method: Method, layers: LayerTable, knob: float, events: Eve
         ):
             where = f"diagnose{jax.tree_util.keystr(path)}"
             require(_kind(leaf) == "float32[]", "one f32 number", _kind(leaf), where)
-    require(
-        forms[-1] in ("plain", "circulant", "factors"), "plain, circulant or factors", forms[-1], "deployed"
-    )
 
 
 def _check_evolve(

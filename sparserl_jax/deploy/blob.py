@@ -91,7 +91,7 @@ def decode(tensors: Sequence[Tensor]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def dense(tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """W f32[R, C] and which of its weights live, bool[R, C]."""
+    """W f32[R, C] and which of its weights live, bool[R, C]; `ValueError` where they have not one value each."""
     rows, columns = tensor.shape[-1], int(np.prod(tensor.shape[:-1]))
     arrays, live = tensor.arrays, np.zeros((rows, columns), bool)
     if tensor.format == "dense" or (tensor.format == "bitmask" and "bits" not in arrays):

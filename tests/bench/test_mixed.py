@@ -44,7 +44,7 @@ def test_devices_of_one_kind_are_not_mixed(whole: summary.Summary):
 @pytest.mark.parametrize("sparsity", [0.6, 0.9])
 def test_one_row_of_an_arm_is_enough_to_name_it(whole: summary.Summary, sparsity: float):
     mixed = told(whole, {("rlx2", sparsity): H200})
-    assert "computed on CPUs; NVIDIA H200 (matrix products: highest)." in mixed
+    assert "computed on CPUs, NVIDIA H200 (matrix products: highest)." in mixed
     assert "than dense: rlx2 on gymnax:Pendulum-v1; rlx2 on" in mixed and "set on" not in mixed
 
 
@@ -71,10 +71,10 @@ def versions(whole: summary.Summary, change) -> str:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda made: made["packages"].update(jaxlib="0.0.1"), "jaxlib 0.0.1; jaxlib "),
-        (lambda made: made.update(python="3.99.0"), "Python 3.99.0"),
-        (lambda made: made.update(x64=True), "made with x64 off; x64 on."),
-        (lambda made: made.update(xla_flags="--fast"), "made with xla_flags --fast; xla_flags off."),
+        (lambda made: made["packages"].update(jaxlib="0.0.1"), ": jaxlib 0.0.1, "),
+        (lambda made: made["packages"].update(gymnax="0.0.1"), ": gymnax 0.0.1, "),
+        (lambda made: made.update(x64=True), ": x64 off, on."),
+        (lambda made: made.update(xla_flags="--fast"), ": xla_flags --fast, off."),
     ],
 )
 def test_another_version_or_option_is_told_with_its_rows(whole: summary.Summary, change, said: str):
@@ -85,4 +85,18 @@ def test_another_version_or_option_is_told_with_its_rows(whole: summary.Summary,
 def test_what_a_record_does_not_say_of_its_versions_mixes_nothing(whole: summary.Summary):
     assert versions(whole, lambda made: made["packages"].update(gymnasium=None)) == ""
     assert versions(whole, lambda made: made.pop("x64")) == ""
-    assert versions(whole, lambda made: made["packages"].update(sparserl_jax="9")) == ""
+    assert versions(whole, lambda made: made["packages"].update(sparserl_jax="9", mujoco="9")) == ""
+
+
+def test_rows_that_do_not_say_are_not_named_where_others_differ(whole: summary.Summary):
+    found = copy.deepcopy(list(whole.records))
+    for record in found:
+        arm, packages = record["result"]["arm"], record["provenance"]["packages"]
+        if arm == "set":
+            packages["numpy"] = "0.0.1"
+        elif arm == "rlx2":
+            del packages["numpy"]
+    (line,) = [
+        line for line in caption.caption(whole.settings, found, whole.blocks) if line.startswith("MIXED")
+    ]
+    assert "than dense: set on" in line and "rlx2" not in line

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sparserl_jax import cli
 from sparserl_jax.bench import check, paths, policy, provenance, records, tables
 from sparserl_jax.errors import UserError
 from tests.bench import forge
@@ -123,6 +124,11 @@ def test_a_curve_sold_twice_is_found_however_it_is_written(folder: Path):
     assert check.check(folder) == [f"{ONE} and {TWO}: the very same curve under different names"]
 
 
+def test_a_curve_with_what_is_no_number_is_a_problem_and_no_traceback(folder: Path):
+    forge.edit_cell(folder, TWO, 4, 3, "nan")
+    assert check.check(folder) == [f"{TWO}: curve.csv was changed after it was recorded (sha256 differs)"]
+
+
 def test_a_missing_final_return_of_a_run_that_went_well_is_found(folder: Path):
     def lose(record: dict[str, Any]) -> None:
         record["result"]["final_returns"][0] = None
@@ -231,16 +237,30 @@ def test_a_list_of_runs_that_are_no_names_is_told_and_not_a_crash(folder: Path):
 
 
 def test_an_edited_table_is_found(folder: Path):
-    assert tables.differing(folder) == []  # there is none
+    assert tables.differing(folder) == ([], [])  # there is none
     tables.write(folder)
-    assert tables.differing(folder) == []
+    assert tables.differing(folder) == ([], [])
     for name in tables.FILES:
         path = folder / name
         whole = path.read_bytes()
         path.write_bytes(whole.replace(b"rlx2", b"rlx3"))
-        (problem,) = tables.differing(folder)
-        assert problem.startswith(f"{name} is not what the records give: edited, or made by another version")
+        problems, remarks = tables.differing(folder)
+        (said,) = problems or remarks
+        assert said.startswith(name) and bool(problems) == (name == "table.csv")
         path.write_bytes(whole)
+
+
+def test_numbers_of_a_table_may_differ_by_rounding_alone(folder: Path, capsys):
+    tables.write(folder)
+    path = folder / "table.csv"
+    whole = path.read_text()
+    value = whole.splitlines()[1].split(",")[8]
+    assert cli.run(["check", str(folder)]) == 0
+    path.write_text(whole.replace(value, repr(float(value) * (1 + 1e-12))))
+    assert tables.differing(folder) == ([], []) and cli.run(["check", str(folder)]) == 0
+    path.write_text(whole.replace(value, repr(float(value) * (1 + 1e-6))))
+    assert cli.run(["check", str(folder)]) == 1
+    assert "table.csv has other numbers than its records" in " ".join(capsys.readouterr().out.split())
 
 
 def test_edited_timings_are_found(folder: Path):

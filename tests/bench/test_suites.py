@@ -108,7 +108,7 @@ def test_quick_and_standard_hold_what_they_promise():
         *(
             (
                 {"arms": [{"recipe": "dense"}, {"recipe": recipe, "role": "aa", "seeds_from": 100}]},
-                "needs the recipe of 'dense'",
+                "give it recipe = 'dense', that of arm 'dense'",
             )
             for recipe in ("static", "dense_rvl")
         ),

@@ -44,7 +44,7 @@ def different(folder: Path, undisturbed: Path) -> list[str]:
     if settings.exists():
         found = check.check(folder)
         problems += [text for text in found if not any(right in text for right in UNFINISHED)]
-    for name, make in (("table.md", tables.markdown), ("table.csv", tables.comma_separated)):
+    for name, make in tables.FILES.items():
         if (folder / name).exists() and (folder / name).read_text() != make(summary.summarise(folder)):
             problems.append(f"{name} is not what the records give")
     return problems
