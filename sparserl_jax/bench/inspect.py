@@ -1,8 +1,8 @@
 """`sparserl inspect`: what a trained policy is made of: layers, dead units, paths, bytes, and where it came from.
 
 Paths are those of live weights, and of layer normalisations, each of which links all units that it reads; biases make
-no path. A hidden unit is dead where no path leads to it from an input, or
-none from it to an output: it then passes nothing on, or nobody reads it.
+no path. A hidden unit is dead where no path leads to it from an input, or none from it to an output: it then passes
+nothing on, or nobody reads it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.bench import costs, policy
 from sparserl_jax.bench.saved import Saved
 from sparserl_jax.errors import UserError
-from sparserl_jax.layers import LayerTable, leaf
+from sparserl_jax.layers import Layer, LayerTable, leaf
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,6 +81,12 @@ def _links(mask: Any, copy: int, shape: tuple[int, ...]) -> np.ndarray:
     return kernel.any(axis=tuple(range(kernel.ndim - 2)))
 
 
+def _linked(layer: Layer, units: np.ndarray) -> np.ndarray:
+    """Those of the units that a layer reads, bool[in]; all of them for any where it normalises them: by their mean and
+    deviation each depends on all others."""
+    return units if layer.norm is None else np.full_like(units, units.any())
+
+
 def network(name: str, layers: LayerTable, masks: Mapping[str, Any]) -> list[NetworkFacts]:
     """Facts about every copy of a network; what adds to a residual stream has no units of its own to report.
 
@@ -95,14 +101,10 @@ def network(name: str, layers: LayerTable, masks: Mapping[str, Any]) -> list[Net
         start, end = layers[0].inputs, layers[-1].outputs
         fed = {start: np.ones(links[0].shape[0], bool)}  # units of each group that an input reaches
         for layer, link in zip(layers, links, strict=True):
-            reached = fed[layer.inputs]
-            # By its mean and deviation every unit that is normalised depends on all others.
-            reached = reached if layer.norm is None else np.full_like(reached, reached.any())
-            fed[layer.outputs] = reached @ link | fed.get(layer.outputs, False)
+            fed[layer.outputs] = _linked(layer, fed[layer.inputs]) @ link | fed.get(layer.outputs, False)
         read = {end: np.ones(links[-1].shape[1], bool)}  # units of each group from which an output is reached
         for layer, link in reversed(list(zip(layers, links, strict=True))):
-            used = link @ read[layer.outputs]
-            used = used if layer.norm is None else np.full_like(used, used.any())
+            used = _linked(layer, link @ read[layer.outputs])
             read[layer.inputs] = used | read.get(layer.inputs, False)
         facts = []
         for layer in layers:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparserl_jax.bench import caption, records, statistics, tuning
+from sparserl_jax.bench import caption, records, statistics, tables, tuning
 from sparserl_jax.bench.summary import Row, summarise
 from sparserl_jax.errors import UserError
 
@@ -280,9 +280,8 @@ def _csv(found: Outcome) -> str:
             z = [None] * len(row.seeds) if row.z is None else row.z.tolist()
             for seed, value, normal in zip(row.seeds, row.returns.tolist(), z, strict=True):
                 values = [trial.values.get(name) for name in names]
-                score, *bounds = map(float, trial.score)
-                shown = bounds if len(row.seeds) > 1 else (None, None)
-                line = [trial.arm, trial.name, *values, env, seed, value, normal, score, *shown]
+                score = tables.own(row, trial.score)
+                line = [trial.arm, trial.name, *values, env, seed, value, normal, *score]
                 writer.writerow(["" if v is None else v for v in (*line, int(env in trial.chosen))])
     return out.getvalue()
 

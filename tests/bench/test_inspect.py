@@ -6,6 +6,7 @@ import io
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sparserl_jax.bench import inspect, paths, records, saved, suites
-from sparserl_jax.layers import LayerTable
+from sparserl_jax.conformance.functions import parameters
+from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
 from tests.bench import fake, test_algorithms
 
@@ -77,19 +79,13 @@ def test_units_of_a_normalised_stream_depend_on_one_another():
     """An observation reaches unit 0 of the stream alone, the action reads unit 1 alone: by the mean and the deviation
     of the stream it depends on the observation."""
     layers = actor_layers(Actor((4,), 1, kind="simba"), 2)
-    masks = {path: np.zeros(shape, bool) for path, shape in layers.shapes.items()}
+    masks = jax.tree.map(lambda of: np.zeros(of.shape, bool), parameters(layers))
     embed, output = (next(layer for layer in layers if layer.name == name) for name in ("embed", "output"))
-    masks[embed.kernel][0, 0] = masks[output.kernel][1, 0] = True
-    tree: dict = {}
-    for path, mask in masks.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = mask
-    (found,) = inspect.network("actor", layers, tree)
+    leaf(masks, embed.kernel)[0, 0] = leaf(masks, output.kernel)[1, 0] = True
+    (found,) = inspect.network("actor", layers, masks)
     assert found.connected and (found.inputs_used, found.outputs_driven) == (1, 1)
-    masks[embed.kernel][0, 0] = False
-    (found,) = inspect.network("actor", layers, tree)
+    leaf(masks, embed.kernel)[0, 0] = False
+    (found,) = inspect.network("actor", layers, masks)
     assert not found.connected
 
 
