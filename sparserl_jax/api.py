@@ -87,7 +87,8 @@ def train(
     Args:
         env: a name (`brax:hopper`, `gymnax:Pendulum-v1`, `my_pkg.envs:Factory`) or an environment object.
         sparsity: default 0.9; see `bench.single.suite_of`.
-        recipe, steps: default rlx2 (rigl for DQN and PPO), and 100,000 or what is nearest to it and fits.
+        recipe, steps: default rlx2 (rigl for DQN, PPO and what learns from a dataset), and 100,000 or what is nearest
+            to it and fits.
         out: folder for the results. Default: `runs/train-<hash>` for a named environment, where the same call again
             goes on or returns at once; a fresh temporary folder for an object, whose code no hash can name. For an
             object, `out` must not hold results yet.

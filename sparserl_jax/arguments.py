@@ -199,8 +199,8 @@ class Train:
     agent: str = "td3"
     """See `sparserl list agents`."""
     recipe: str | None = None
-    """See `sparserl list recipes`; your own recipe or sparsity method: my_pkg.my_module:name. Default rlx2 (dqn, ppo:
-    rigl)."""
+    """See `sparserl list recipes`; your own recipe or sparsity method: my_pkg.my_module:name. Default rlx2 (dqn, ppo
+    and agents that learn from a dataset: rigl)."""
     method: str | None = None
     """Sparsity method in place of the recipe's; see `sparserl list sparsifiers`, or my_pkg.my_module:name."""
     sparsity: float | None = None

@@ -33,7 +33,6 @@ from sparserl_jax.agents.optimise import (
     Trainer,
     adam,
     adopt_network,
-    copied,
     effective,
     init_network,
     left_of,
@@ -133,11 +132,12 @@ class DQNConfig:
 
 
 class DQNState(NamedTuple):
-    """One member: the network, its target as (params, extra), the chance of a random choice f32[], the key data of the
-    initial draw, its numbers."""
+    """One member: the network, its target as (params, extra), its method's state when a hard target was copied (None
+    where the target is averaged), the chance of a random choice f32[], key data of the initial draw, its numbers."""
 
     actor: Network
     target: tuple[Params, Any]
+    target_sparsity: Any
     epsilon: jax.Array
     init_key: jax.Array
     traced: Traced
@@ -202,12 +202,20 @@ def make(
             lambda before, after: jnp.where(settings["dense_targets"], before, after), dense, network.params
         )
         traced = jax.tree.map(jnp.asarray, settings.get("traced", config.traced()))
-        return DQNState(network, (target, network.extra), traced.epsilon_start, init_key, traced)
+        return DQNState(
+            network, (target, network.extra), kept(network), traced.epsilon_start, init_key, traced
+        )
+
+    def kept(network: Network) -> Any:
+        """What a copy of the network needs to stay what it was: masks in the method's state may move at every step."""
+        return network.sparsity if config.target == "hard" else None
 
     def begin(state: DQNState, given: dict[str, tuple[Params, Params]]) -> DQNState:
         """A trained network in place of the fresh one; its target is a copy of it."""
         network = adopt_network(trainer, state.actor, *jax.tree.map(jnp.asarray, given["actor"]))
-        return state._replace(actor=network, target=(network.params, network.extra))
+        return state._replace(
+            actor=network, target=(network.params, network.extra), target_sparsity=kept(network)
+        )
 
     def deployed(state: DQNState) -> tuple[Params, Params, str]:
         return sparsifier.deployed(state.actor.params, state.actor.extra, state.actor.sparsity)
@@ -237,7 +245,8 @@ def make(
         """The target y of the module's head, `[batch]`; the choice is that of the very network that is trained, under
         the same `gates`."""
         params, extra = state.target
-        frozen = effective(trainer, Network(params, extra, None, state.actor.sparsity), "target", key)
+        known = state.actor.sparsity if config.target == "polyak" else state.target_sparsity
+        frozen = effective(trainer, Network(params, extra, None, known), "target", key)
         following = values(frozen, batch.closing_obs)
         chooser = following
         if config.double:
@@ -258,14 +267,19 @@ def make(
 
         return loss
 
-    def followed(state: DQNState, updates: jax.Array) -> tuple[Params, Any]:
-        """The target after that many updates."""
+    def followed(state: DQNState, updates: jax.Array) -> DQNState:
+        """The state with its target as it is after that many updates."""
         if config.target == "polyak":
-            return polyak(trainer, state.actor, state.target, state.traced.tau)
+            return state._replace(target=polyak(trainer, state.actor, state.target, state.traced.tau))
         # Between copies it stays as it was copied, links that an event has cut since included.
-        now = updates % config.target_period == 0
         copy = polyak(trainer, state.actor, state.target, 1.0)
-        return jax.tree.map(lambda new, old: jnp.where(now, new, old), copy, state.target)
+        return retargeted(state, copy, updates % config.target_period == 0)
+
+    def retargeted(state: DQNState, target: tuple[Params, Any], flag: jax.Array) -> DQNState:
+        """The state with another target, made from the network as it is, where `flag` bool[] says so."""
+        new, old = (target, kept(state.actor)), (state.target, state.target_sparsity)
+        target, known = jax.tree.map(lambda a, b: jnp.where(flag, a, b), new, old)
+        return state._replace(target=target, target_sparsity=known)
 
     def update(
         state: DQNState, batch: Any, key: jax.Array, clock: Clock, evidence: Evidence
@@ -291,11 +305,11 @@ def make(
             gates=gates,
         )
         state = state._replace(actor=network, epsilon=epsilon_after(state.traced, clock.update + 1))
-        state = state._replace(target=followed(state, clock.update + 1))
+        state = followed(state, clock.update + 1)
         metrics: dict[str, Any] = {"actor_loss": info.loss, "q": info.aux, "actor_grad_norm": info.grad_norm}
         metrics["events"] = {"actor": info.effects.happened}
         if "targets" in sparsifier.declares.resets:
-            state = state._replace(target=copied(network, state.target, info.effects.reset_targets))
+            state = retargeted(state, (network.params, network.extra), info.effects.reset_targets)
         if "replay" in sparsifier.declares.resets:
             metrics["reset_replay"] = info.effects.reset_replay
         return state, metrics

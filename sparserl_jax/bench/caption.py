@@ -39,7 +39,8 @@ def machine(made: dict[str, Any]) -> str:
     """Device of a provenance in words, e.g. `2 cores of AMD EPYC (avx2)`; older ones lack what a processor can do."""
     system = made["system"]
     if system["platform"] == "cpu":
-        return f"{system['cpu_count']} cores of {provenance.processor(system)}"
+        count = system["cpu_count"]
+        return f"{count} core{'s' if count != 1 else ''} of {provenance.processor(system)}"
     return f"{system['device_count']} x {provenance.computes_on(made)}"
 
 

@@ -110,10 +110,20 @@ def _divided(panel: figures.Panel, block: Block) -> list[tuple[str, list[Row]]]:
     methods = [row for row in rows if row.role not in ("dense", "placebo")]
     count = -(-len(methods) // TOGETHER)
     size = -(-len(methods) // count)
+    parts = [methods[part * size : (part + 1) * size] for part in range(count)]
+    titles = [f"{panel.title} ({part + 1} of {count})" for part in range(count)]
+    dense = [all(row.method == "dense" for row in part) for part in parts]
     return [
-        (f"{panel.title} ({part + 1} of {count})", [*beside, *methods[part * size : (part + 1) * size]])
-        for part in range(count)
+        ("dense" if only else title, [*beside, *part])
+        for title, part, only in zip(titles, parts, dense, strict=True)
     ]
+
+
+def _panels(block: Block) -> list[tuple[str, list[Row]]]:
+    """Titles and rows of an environment's panels of curves; parts that are alike at several sparsities stand once."""
+    parts = [part for panel in figures.panels_of(block) for part in _divided(panel, block)]
+    shown = {tuple(row.runs for row in rows): index for index, (_, rows) in reversed([*enumerate(parts)])}
+    return [parts[index] for index in sorted(shown.values())]
 
 
 def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
@@ -122,7 +132,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     parts = [
         (block, panels[start : start + MOST_COLUMNS])
         for block in summary.blocks
-        for panels in [[part for panel in figures.panels_of(block) for part in _divided(panel, block)]]
+        for panels in [_panels(block)]
         for start in range(0, len(panels), MOST_COLUMNS)
     ]
     columns = max(len(panels) for _, panels in parts)
@@ -131,7 +141,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     )
     figure, grid, bottom, height = figures.frame(len(parts), columns, list(drawn))
     handles: dict[str, Any] = {}
-    cut = False
+    cut = over = False
     for line, (block, panels) in zip(grid, parts, strict=True):
         low, high = _range(curves, block)
         for axes in line[len(panels) :]:
@@ -140,6 +150,7 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
             _levels(axes, block)
             for row in rows:
                 curve = curves[block.env, row.arm, row.sparsity, row.critic_sparsity]
+                over |= bool(np.nanmax(curve["upper"], initial=-np.inf) > high)
                 own, dashed = figures.colour(row.arm, arms), row.role == "placebo"
                 width = 2.0 if row.role == "dense" else 1.4
                 axes.fill_between(
@@ -160,6 +171,8 @@ def learning_curves(summary: Summary, root: Path) -> tuple[Figure, str]:
     figures.heading(figure, summary, "Learning curves", height)
     figures.legend(figure, handles, bottom)
     text = f"Interquartile mean over {_seeds(summary)}; bands: 95 % bootstrap intervals."
+    if over:
+        text += " Bands that reach far above all lines are cut."
     if cut:
         text += (
             " Axes end below random actions by half the distance from there to the reference; what of a curve lies "
@@ -397,7 +410,8 @@ def return_versus_bytes(summary: Summary) -> tuple[Figure, str]:
         figure,
         summary,
         f"Interquartile mean over {_seeds(summary)}; bars: 95 % bootstrap intervals; the smallest form of each policy, "
-        "indices and biases included, points of (nearly) equal size side by side; grey: what no other one beats.",
+        "indices and biases included, points of (nearly) equal size side by side; grey: what no other one beats by its "
+        "point estimate.",
     )
     header = "environment,arm,role,sparsity,realised_sparsity,times_smaller,iqm,lower,upper,not_beaten".split(
         ","

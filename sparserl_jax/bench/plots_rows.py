@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LINE, PANEL, NAMES, VERDICTS = 0.165, 2.9, 1.75, 0.85
-"""Inches: height of a row, width of a panel, of the names on its left and of the verdicts on its right."""
+LINE, PANEL, NAMES, VERDICTS, LETTER = 0.165, 2.9, 1.75, 0.85, 0.045
+"""Inches: height of a row, width of a panel, of the names on its left, of the verdicts on its right (at least), and of
+a letter of these."""
 ABOVE, AXIS, CAPTION = 0.75, 0.45, 0.5
 """Inches above a panel (title, levels) and below it, and under all of them."""
 ACROSS = 3
@@ -29,6 +30,11 @@ def name(row: Row) -> str:
     """An arm and its sparsity, as the table has them."""
     level = sparsity_text(row)
     return row.label if level == "0" else f"{row.label}  {level}"
+
+
+def _verdict(row: Row) -> str:
+    """Its verdict without the remark in brackets."""
+    return row.verdict.partition(" (")[0]
 
 
 def _limits(block: Block) -> tuple[float, float]:
@@ -101,7 +107,7 @@ def _draw(axes: Axes, block: Block, arms: list[str]) -> None:
                 "<", (0.0, index), xycoords=("axes fraction", "data"), fontsize=6.5, va="center", ha="left"
             )
         axes.annotate(
-            row.verdict.partition(" (")[0], (1.0, index), xycoords=("axes fraction", "data"),
+            _verdict(row), (1.0, index), xycoords=("axes fraction", "data"),
             xytext=(4, 0), textcoords="offset points", va="center", ha="left", fontsize=6.0, color="#666666",
             annotation_clip=False,
         )  # fmt: skip
@@ -119,7 +125,8 @@ def returns_by_row(summary: Summary) -> tuple[Figure, str]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    arms, column = figures.arms_of(summary), NAMES + PANEL + VERDICTS
+    letters = max(len(_verdict(row)) for block in summary.blocks for row in block.rows)
+    arms, column = figures.arms_of(summary), NAMES + PANEL + max(VERDICTS, 0.1 + LETTER * letters)
     lines = [summary.blocks[start : start + ACROSS] for start in range(0, len(summary.blocks), ACROSS)]
     tall = [LINE * max(len(block.rows) for block in line) for line in lines]
     width, height = column * len(lines[0]), sum(tall) + (ABOVE + AXIS) * len(lines) + CAPTION
@@ -149,8 +156,8 @@ def returns_by_row(summary: Summary) -> tuple[Figure, str]:
     figures.heading(figure, summary, "Returns", height)
     seeds = figures.seeds_words(row for block in summary.blocks for row in block.rows)
     text = (
-        f"Interquartile mean over {seeds}; bars: 95 % bootstrap intervals; strokes: single seeds; grey band: the "
-        "interval of dense."
+        f"Interquartile mean over {seeds}; bars: 95 % bootstrap intervals; strokes: single seeds; band: the interval "
+        "of the reference."
     )
     if any("(" in sparsity_text(row) for block in summary.blocks for row in block.rows):
         text += " In brackets: the sparsity that came of a coefficient, or of a knob that is no promise."

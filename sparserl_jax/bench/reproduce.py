@@ -1,7 +1,8 @@
 """How to make a row again: the command, the commit, and the runs it stands for.
 
 A result is a function of its run's configuration and seed and of the Program it was computed in (which runs were
-vmapped together), the code and the kind of device. A command therefore runs whole Programs: see `bench/only.py`.
+vmapped together), the code, the kind of device and how many of them there were. A command therefore runs whole
+Programs: see `bench/only.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench.caption import of_gymnasium
+from sparserl_jax.bench import caption as captions
 from sparserl_jax.bench.single import SINGLE
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import method as find_method
@@ -161,8 +162,15 @@ def _own(summary: Summary) -> bool:
 
 def _extra(summary: Summary) -> str:
     """What else the environments of a suite need."""
-    host = any(of_gymnasium(task["name"]) for task in summary.settings["suite"]["tasks"])
+    host = any(captions.of_gymnasium(task["name"]) for task in summary.settings["suite"]["tasks"])
     return "; then `pip install -e '.[gymnasium]'`" if host else ""
+
+
+def _devices(made: dict[str, Any]) -> str:
+    """What a program was computed on, as somebody who computes it again has to have it."""
+    system = made["system"]
+    layout = f", `JAX_NUM_CPU_DEVICES={system['device_count']}`" if system["platform"] == "cpu" else ""
+    return captions.machine(made) + layout
 
 
 def page(summary: Summary) -> str:
@@ -172,11 +180,13 @@ def page(summary: Summary) -> str:
         f"# {summary.title}: how to make each row again",
         "",
         "A result is a function of its run's configuration and seed, of the Program it was computed in (the runs that "
-        "are trained together in one vmapped computation), of the code and of the kind of device. So each command runs "
-        "whole Programs: those that hold the runs of the row, with all their other runs. With the commit, the versions "
-        "and the processor named here the results are the same bit for bit (checked on CPUs; a GPU's compiler may "
-        "choose other kernels each time, and processors of one name can differ); elsewhere they agree only in "
-        "distribution. A delta also needs the runs of the row it is taken to: name both after `--only`.",
+        "are trained together in one vmapped computation), of the code, of the kind of device and of their number. So "
+        "each command runs whole Programs: those that hold the runs of the row, with all their other runs. With the "
+        "commit, the versions and what the program was computed on, all named here, the results are the same bit for "
+        "bit (checked on CPUs; a GPU's compiler may choose other kernels each time, and processors of one name can "
+        "differ); elsewhere they agree only in distribution. On CPUs every core is a device unless "
+        "`JAX_NUM_CPU_DEVICES` says otherwise. A delta also needs the runs of the row it is taken to: name both after "
+        "`--only`.",
         "",
     ]
     if any(row.origin for _, row in _lines(summary)):
@@ -215,10 +225,12 @@ def page(summary: Summary) -> str:
             f"| {env} | {row.label} | {sparsity} | {told} | {commits} | {', '.join(row.programs)} | "
             f"`{folded(row.runs)}`{where} |"
         )
-    lines += ["", "| program | its runs |", "|---|---|"]
-    members: dict[str, str] = {}
+    lines += ["", "| program | its runs | computed on |", "|---|---|---|"]
+    programs: dict[str, str] = {}
     for record in summary.records:
         origin = record["provenance"]
-        members.setdefault(origin["program"], folded(origin["program_members"]))
-    lines += [f"| {name} | `{runs}` |" for name, runs in members.items()]
+        programs.setdefault(
+            origin["program"], f"`{folded(origin['program_members'])}` | {_devices(origin)} |"
+        )
+    lines += [f"| {name} | {rest}" for name, rest in programs.items()]
     return "\n".join([*lines, *(text for origin in summary.origins for text in ("", origin)), ""])

@@ -31,9 +31,8 @@ class GymnasiumEnvironment:
         self.factory, self.repeatable = factory, True
         self.env = factory()
         self.spec = _describe(self.env, name)
-        self._type = self.env.action_space.dtype
-        self._first = int(getattr(self.env.action_space, "start", 0))  # choices need not be counted from 0
-        self._steps = 0
+        self._space = self.env.action_space
+        self._first = int(getattr(self._space, "start", 0))  # choices need not be counted from 0
 
     def fresh(self) -> GymnasiumEnvironment:
         """See HostEnvironment.fresh."""
@@ -44,19 +43,17 @@ class GymnasiumEnvironment:
     def reset(self, seed: int) -> np.ndarray:
         """See HostEnvironment.reset."""
         obs, _ = self.env.reset(seed=int(seed))
-        self._steps = 0
         return np.asarray(obs, np.float32)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
         """See HostEnvironment.step."""
-        own = np.asarray(action, self._type)
-        obs, reward, terminated, truncated, _ = self.env.step(
-            own if self.spec.num_actions is None else own[()] + self._first
-        )
-        self._steps += 1
-        # The wrapper that holds the limit may be a user's own, which only names it.
-        late = self._steps >= self.spec.max_episode_steps
-        return np.asarray(obs, np.float32), reward, bool(terminated), bool(truncated) or late
+        own = np.asarray(action, self._space.dtype)
+        if self.spec.num_actions is not None:
+            own = own[()] + self._first
+        elif own.dtype != np.float32:  # the float32 next to a bound may lie beyond it
+            own = own.clip(self._space.low, self._space.high)
+        obs, reward, terminated, truncated, _ = self.env.step(own)
+        return np.asarray(obs, np.float32), reward, bool(terminated), bool(truncated)
 
     def close(self) -> None:
         """See HostEnvironment.close."""

@@ -19,7 +19,7 @@ class HostEnvironment(Protocol):
     """One running environment with hidden state.
 
     After `reset(seed)` everything it does should be a function of the seed and the actions: `repeatable` says whether
-    the entry check found it so. Time limits are its own business and are reported as truncated.
+    the entry check found it so. A time limit of its own is reported as truncated; that of `spec` is applied anyway.
     """
 
     spec: EnvSpec
@@ -51,6 +51,9 @@ class HostStep(NamedTuple):
     terminated: bool
     truncated: bool
     invalid: bool
+
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Broken(Exception):
@@ -91,11 +94,12 @@ def begin(env: HostEnvironment, seed: int) -> np.ndarray:
     return obs
 
 
-def proceed(env: HostEnvironment, obs: np.ndarray, action: np.ndarray) -> HostStep:
+def proceed(env: HostEnvironment, obs: np.ndarray, action: np.ndarray, number: int) -> HostStep:
     """One step from `obs` f32[O] with `action` in the environment's own units.
 
-    A non-finite observation or reward ends the episode as terminated, with reward 0 and `obs`, the last finite
-    observation, and is marked. Raises Broken if the step fails or its results have another shape.
+    An observation or reward that is not finite in float32, in which memories hold it, ends the episode as terminated,
+    with reward 0 and `obs`, the last finite observation, and is marked. `number`: of the step in its episode, from 1;
+    the one at the time limit of `spec` is truncated. Raises Broken if the step fails or its results have another shape.
     """
     try:
         after, reward, terminated, truncated = env.step(action)
@@ -104,20 +108,22 @@ def proceed(env: HostEnvironment, obs: np.ndarray, action: np.ndarray) -> HostSt
     except Exception as error:
         raise Broken(f"step raised {_said(error)}") from error
     _check_shape(env, "step", after)
-    if not (np.isfinite(reward) and np.isfinite(after).all()):
+    if not (abs(reward) <= LARGEST and np.isfinite(after).all()):
         return HostStep(obs, 0.0, True, False, True)
-    return HostStep(after, reward, terminated, truncated and not terminated, False)
+    late = number >= env.spec.max_episode_steps
+    return HostStep(after, reward, terminated, (truncated or late) and not terminated, False)
 
 
 def play_random(env: HostEnvironment, rng: np.random.Generator, seeds: Sequence[int]) -> np.ndarray:
     """Undiscounted returns f64[episodes] of uniform random actions, one episode from each seed; raises Broken."""
     returns = np.zeros(len(seeds))
     for episode, seed in enumerate(seeds):
-        obs, done = begin(env, seed), False
+        obs, done, number = begin(env, seed), False, 0
         while not done:
             # Of a choice, the largest entry is taken.
             action = rng.uniform(-1.0, 1.0, env.spec.action_dim).astype(np.float32)
-            step = proceed(env, obs, env_units(env.spec, action))
+            number += 1
+            step = proceed(env, obs, env_units(env.spec, action), number)
             obs, done = step.obs, step.terminated or step.truncated
             returns[episode] += step.reward
     return returns
@@ -157,15 +163,16 @@ def check(env: HostEnvironment, steps: int = 16) -> HostEnvironment:
 def _trace(env: HostEnvironment, steps: int) -> list[Any]:
     """Everything `steps` random steps say, in bits."""
     rng = np.random.default_rng(0)
-    obs, seed = begin(env, 0), 0
+    obs, seed, number = begin(env, 0), 0, 0
     seen: list[Any] = [obs.tobytes()]
     for _ in range(steps):
         action = rng.uniform(-1.0, 1.0, env.spec.action_dim).astype(np.float32)
-        step = proceed(env, obs, env_units(env.spec, action))
+        number += 1
+        step = proceed(env, obs, env_units(env.spec, action), number)
         obs = step.obs
         seen.append((obs.tobytes(), np.float64(step.reward).tobytes(), *step[2:]))
         if step.terminated or step.truncated:
-            seed += 1
+            seed, number = seed + 1, 0
             obs = begin(env, seed)
             seen.append(obs.tobytes())
     return seen

@@ -18,6 +18,7 @@ import ast
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -159,8 +160,12 @@ def _from_factory(
     return _from_object(made, name)
 
 
-def _from_object(source: Any, name: str | None = None) -> Environment:
+def _from_object(source: Any, name: str | None = None) -> Environment | HostEnvironment:
     """An object of gymnax ((env, params) or env alone), of brax, of Playground, or the user's own."""
+    if isinstance(source, HostEnvironment):
+        if name is not None:
+            source.spec = replace(source.spec, name=name)
+        return source
     if isinstance(source, tuple) and len(source) == 2 and _is_gymnax(source[0]):
         return gymnax_adapter.GymnaxEnvironment(*source, name=name)
     if _is_gymnax(source):

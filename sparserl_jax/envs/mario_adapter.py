@@ -98,7 +98,6 @@ class MarioEnvironment:
             name, SIDE * SIDE * STACK, max_episode_steps=max_episode_steps, num_actions=choices, image=image
         )
         self._seen = np.zeros(image, np.float32)
-        self._steps = 0
 
     def fresh(self) -> MarioEnvironment:
         """See HostEnvironment.fresh."""
@@ -109,7 +108,6 @@ class MarioEnvironment:
     def reset(self, seed: int) -> np.ndarray:
         """See HostEnvironment.reset. All four images are the first one."""
         self._seen[:] = self._small(self.env.reset())[..., None]
-        self._steps = 0
         return self._seen.reshape(-1).copy()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool]:
@@ -121,9 +119,7 @@ class MarioEnvironment:
             if done:
                 break
         self._seen = np.concatenate([self._seen[..., 1:], self._small(frame)[..., None]], axis=-1)
-        self._steps += 1
-        late = self._steps >= self.spec.max_episode_steps
-        return self._seen.reshape(-1).copy(), total, bool(done), late
+        return self._seen.reshape(-1).copy(), total, bool(done), False
 
     def close(self) -> None:
         """See HostEnvironment.close."""

@@ -73,7 +73,7 @@ class Evidence(NamedTuple):
     grad(): gradient of this tick's loss and penalty with respect to the parameters, masked entries included.
     hvp(v): Hessian-vector product of this tick's loss.
     activations(): hidden activations on this tick's batch, `{layer name: [..., batch, units]}`.
-    batch(n): a fresh batch of `n` transitions from the replay.
+    batch(n): a fresh batch of `n` transitions from the replay, another one at every call.
     init_params(): the parameters this network was initialised with, before any sparsifier touched them.
     episode_return(): return of the most recently finished training episode, f32 scalar.
     loss(params): this tick's loss and penalty at other parameters, f32 scalar.

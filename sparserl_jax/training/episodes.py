@@ -88,7 +88,7 @@ class Episodes:
         begun: dict[int, int] = {}
         for m, env in enumerate(self.envs):
             try:
-                step = proceed(env, self.obs[m], units[m])
+                step = proceed(env, self.obs[m], units[m], int(self.log.length[m]) + 1)
                 final[m] = following[m] = step.obs
                 reward[m], terminated[m], truncated[m], invalid[m] = step[1:]
                 if step.terminated or step.truncated:
@@ -136,8 +136,8 @@ class Episodes:
             return False
         try:
             obs = begin(env, int(log.seed[member]))
-            for action in log.actions[member, : log.length[member]]:
-                step = proceed(env, obs, env_units(self.spec, action))
+            for number, action in enumerate(log.actions[member, : log.length[member]], start=1):
+                step = proceed(env, obs, env_units(self.spec, action), number)
                 obs = step.obs
                 if step.terminated or step.truncated:
                     return False
@@ -215,10 +215,8 @@ def play_ahead(
         while np.any(episode < len(seeds)):
             units = env_units(spec, act(obs[:, None])[:, 0])
             for member in np.flatnonzero(episode < len(seeds)).tolist():
-                step, place = (
-                    proceed(envs[member], obs[member], units[member]),
-                    (member, ..., episode[member]),
-                )
+                step = proceed(envs[member], obs[member], units[member], int(time[member]) + 1)
+                place = (member, ..., episode[member])
                 _look(seen, place, starts == time[member], obs[member], step, gamma[member])
                 returns[member, episode[member]] += step.reward
                 obs[member], time[member] = step.obs, time[member] + 1
@@ -245,10 +243,11 @@ def record(
     Raises Broken.
     """
     rng = np.random.default_rng([seed, 1])  # of two words: the seed by itself is the environment's
-    obs, done, rows = begin(env, seed).copy(), False, []  # some environments write into one array of theirs
+    obs, done = begin(env, seed).copy(), False  # some environments write into one array of theirs
+    rows: list[tuple[Any, ...]] = []
     while not done:
         action = np.clip(act(rng, obs), np.float32(-1.0), np.float32(1.0))
-        step = proceed(env, obs, env_units(env.spec, action))
+        step = proceed(env, obs, env_units(env.spec, action), len(rows) + 1)
         flags = np.bool_(step.terminated), np.bool_(step.truncated)
         after = step.obs.copy()
         rows.append((obs, action, np.float32(step.reward), after, *flags))

@@ -19,7 +19,7 @@ from sparserl_jax.agents.agent import Clock, Minibatch, OnPolicy, Rollout
 from sparserl_jax.envs import EnvState, advance
 from sparserl_jax.training import diagnostics
 from sparserl_jax.training.population import Member, MemberSettings
-from sparserl_jax.training.stages import Stages, counted, member_key, watched
+from sparserl_jax.training.stages import Stages, counted, further_keys, member_key, watched
 
 
 class RolloutStages(Stages):
@@ -70,9 +70,9 @@ class RolloutStages(Stages):
 
         def minibatch(carry: Carry, part: Any) -> tuple[Carry, dict[str, jax.Array]]:
             member, clock = carry
-            key = member_key(settings, "update", clock.update)
+            key, keys = member_key(settings, "update", clock.update), further_keys(settings, clock)
             evidence = self._evidence(member, clock, settings)._replace(
-                batch=lambda size: self._some(samples, member_key(settings, "extra", clock.update), size)
+                batch=lambda size: self._some(samples, next(keys), size)
             )
             agent, metrics = self.agent.update(member.agent, Minibatch(part, gates), key, clock, evidence)
             member = self._account(member._replace(agent=agent), clock, metrics)

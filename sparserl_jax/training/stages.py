@@ -13,7 +13,8 @@ with one gradient update per environment step and the agent's delayed part after
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -47,6 +48,12 @@ POOL = 32
 def member_key(settings: MemberSettings, purpose: str, at: jax.Array | int = 0) -> jax.Array:
     """Key of a member for one purpose at one moment."""
     return jax.random.fold_in(jax.random.wrap_key_data(settings.keys[purpose]), at)
+
+
+def further_keys(settings: MemberSettings, clock: Clock) -> Iterator[jax.Array]:
+    """Keys of the further batches that a method may draw in one update: every call has its own."""
+    for call in itertools.count():
+        yield jax.random.fold_in(member_key(settings, "extra", clock.update), call)
 
 
 def evaluation_key(key_data: jax.Array, step: jax.Array | int, repeat: jax.Array | int) -> jax.Array:
@@ -297,13 +304,12 @@ class Stages:
         def unavailable(*_: Any) -> Any:
             raise NotImplementedError("filled in by the agent")
 
+        keys = further_keys(settings, clock)
         return Evidence(
             grad=unavailable,
             hvp=unavailable,
             activations=unavailable,
-            batch=lambda size: self._draw(
-                member, clock, settings, member_key(settings, "extra", clock.update), size
-            ),
+            batch=lambda size: self._draw(member, clock, settings, next(keys), size),
             init_params=unavailable,
             episode_return=lambda: member.tally.last_return,
         )

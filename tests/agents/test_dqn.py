@@ -114,6 +114,30 @@ def test_windows_that_are_not_valid_have_no_weight(lab):
     assert not equal(lab.update(lab.start, spoilt, 0)[0], lab.update(lab.start, windows, 0)[0])
 
 
+def test_a_hard_target_stays_as_it_was_copied_where_the_mask_moves_at_every_step():
+    """Straight-through methods choose anew after every step; between copies the target keeps its own choice."""
+    lab = Lab("ste")
+    before = host(lab.start.actor.params), host(lab.agent.masks(lab.start)["actor"])
+    state, _ = lab.update(lab.start, batch(1), 0)
+    after = host(state.actor.params), host(lab.agent.masks(state)["actor"])
+    assert not equal(before[1], after[1])
+    windows = batch(2)
+    following, metrics = lab.update(state, windows, 1)
+
+    def in_force(params, masks):
+        return jax.tree.map(lambda w, m: w * m, params, masks)
+
+    def loss(frozen):
+        y = dqn_numpy.target(in_force(*after), frozen, windows, CONFIG.gamma, True)
+        return dqn_numpy.loss(in_force(*after), windows, y, False)
+
+    assert float(metrics["actor_loss"]) == pytest.approx(loss(in_force(*before)), rel=1e-5)
+    assert float(metrics["actor_loss"]) != pytest.approx(loss(in_force(before[0], after[1])), rel=1e-4)
+    # The second update is where it is copied, its choice included.
+    assert equal(following.target[0], following.actor.params)
+    assert equal(following.target_sparsity, following.actor.sparsity)
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 def test_exploration_is_epsilon_greedy(lab, epsilon):
     state, obs = lab.start._replace(epsilon=jnp.float32(epsilon)), conformance.observations(1, 6000)

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sparserl_jax.bench import columns, figures, plots, plots_rows
+from sparserl_jax.bench import columns, figures, plots, plots_rows, summary
+from tests.bench import fake
 from tests.bench.test_verdicts import DENSE_COSTS, LEVELS, block, dense, row
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plots") / "mini"
+    fake.finished(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> summary.Summary:
+    """What the folder says, for tests that only look."""
+    return summary.summarise(folder)
 
 
 def test_points_of_one_size_are_set_apart_in_their_order_and_others_stay():
@@ -72,3 +87,53 @@ def test_a_heading_has_every_level_there_is():
     assert columns.heading(dataclasses.replace(found, levels=dict.fromkeys(LEVELS))) == "task"
     assert columns.heading(dataclasses.replace(found, levels={})) == "task"
     assert np.isfinite(figures.floor(found))
+
+
+@pytest.mark.slow
+def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
+    folder: Path, whole: summary.Summary, monkeypatch
+):
+    def panels() -> list[tuple[str, int]]:
+        figure, _ = plots.learning_curves(whole, folder)
+        return [(axes.get_title("left"), len(axes.collections)) for axes in figure.axes if axes.lines]
+
+    together = panels()
+    assert len(together) == 4 and {bands for _, bands in together} == {8}  # 2 environments, 2 sparsities
+    monkeypatch.setattr(plots, "CROWD", 7)
+    monkeypatch.setattr(plots, "TOGETHER", 2)
+    parts = panels()
+    # dense and the placebo, and of dense_rvl, tiny, static, set, rigl and rlx2 two each time
+    assert [bands for _, bands in parts] == 4 * [4, 4, 4]
+    assert parts[0][0] == f"{together[0][0]} (1 of 3)" and parts[-1][0] == f"{together[-1][0]} (3 of 3)"
+    monkeypatch.setattr(plots, "TOGETHER", 1)
+    parts = panels()
+    # dense_rvl alone is the same at both sparsities; the other five methods are not
+    assert len(parts) == 2 * (1 + 2 * 5) and sum(title.endswith("dense") for title, _ in parts) == 2
+
+
+@pytest.mark.slow
+def test_a_band_that_leaves_the_axis_is_told(folder: Path, whole: summary.Summary, monkeypatch):
+    def text() -> str:
+        figure, _ = plots.learning_curves(whole, folder)
+        return " ".join(" ".join(found.get_text() for found in figure.texts).split())
+
+    sentence = "Bands that reach far above all lines are cut."
+    assert sentence not in text()
+    found = plots._curves(whole, folder)
+    first = next(iter(found.values()))
+    first["upper"] = np.full_like(first["upper"], 1e6)
+    monkeypatch.setattr(plots, "_curves", lambda *_: found)
+    assert sentence in text()
+
+
+@pytest.mark.slow
+def test_whole_verdicts_stand_beside_their_rows(whole: summary.Summary):
+    long = [dataclasses.replace(row, verdict="not learned at this budget") for row in whole.blocks[0].rows]
+    found = dataclasses.replace(whole, blocks=[dataclasses.replace(whole.blocks[0], rows=long)])
+    figure, _ = plots_rows.returns_by_row(found)
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        ends = [
+            text.get_window_extent(renderer).x1 for text in axes.texts if text.get_text().startswith("not")
+        ]
+        assert len(ends) == len(long) and max(ends) <= figure.bbox.x1

@@ -366,24 +366,6 @@ def test_the_luck_of_the_episodes_that_all_runs_share_is_told_as_a_standard_erro
 
 
 @pytest.mark.slow
-def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
-    folder: Path, whole: summary.Summary, monkeypatch
-):
-    def panels() -> list[tuple[str, int]]:
-        figure, _ = plots.learning_curves(whole, folder)
-        return [(axes.get_title("left"), len(axes.collections)) for axes in figure.axes if axes.lines]
-
-    together = panels()
-    assert len(together) == 4 and {bands for _, bands in together} == {8}  # 2 environments, 2 sparsities
-    monkeypatch.setattr(plots, "CROWD", 7)
-    monkeypatch.setattr(plots, "TOGETHER", 2)
-    parts = panels()
-    # dense and the placebo, and of dense_rvl, tiny, static, set, rigl and rlx2 two each time
-    assert [bands for _, bands in parts] == 4 * [4, 4, 4]
-    assert parts[0][0] == f"{together[0][0]} (1 of 3)" and parts[-1][0] == f"{together[-1][0]} (3 of 3)"
-
-
-@pytest.mark.slow
 def test_the_caption_says_what_is_counted_and_where_the_margin_lies(whole: summary.Summary):
     caption = " ".join(whole.caption)
     assert f"lower bound >= -{statistics.MARGIN:g}" in caption

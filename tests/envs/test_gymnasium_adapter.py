@@ -11,6 +11,7 @@ import gymnasium
 
 from sparserl_jax import envs
 from sparserl_jax.envs.gymnasium_adapter import GymnasiumEnvironment
+from sparserl_jax.envs.host import begin, env_units, proceed
 from sparserl_jax.errors import UserError
 from tests.reference import host_toys
 
@@ -68,8 +69,27 @@ def test_factories_of_the_users_own_are_taken_with_their_limit():
         max_episode_steps = 3
 
     env = envs.check(Own)
-    env.reset(0)
-    assert [env.step(np.zeros(1))[3] for _ in range(3)] == [False, False, True]
+    obs = begin(env, 0)
+    assert [proceed(env, obs, np.zeros(1), number).truncated for number in (1, 2, 3)] == [False, False, True]
+
+
+def test_actions_stay_in_boxes_of_doubles():
+    """The float32 next to 0.1 is larger than 0.1."""
+
+    class Narrow(host_toys.Firm):
+        max_episode_steps = 9
+        action_space = gymnasium.spaces.Box(-0.1, 0.1, (1,), np.float64)
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            return super().step(action)
+
+    env = envs.check(Narrow)
+    assert float(np.float32(0.1)) > 0.1
+    for end in (-1.0, 1.0):
+        obs = begin(env, 0)
+        units = env_units(env.spec, np.array([end], np.float32))
+        assert np.isfinite(proceed(env, obs, units, 1).reward)
 
 
 def test_entry_check_tells_environments_that_cannot_be_repeated():

@@ -68,15 +68,29 @@ def test_a_step_that_is_no_number_terminates_where_the_last_number_was(bad, wher
         obs, reward, _, _ = result
         return (np.array([0.5, bad]), reward, False, True) if where == "obs" else (obs, bad, False, True)
 
-    step = proceed(Odd(answer=spoil), OBS, np.zeros(1))
-    if where == "reward" and bad == 1e300:  # finite, if absurd
-        assert not step.invalid and step.truncated
-    else:
-        assert step == HostStep(OBS, 0.0, True, False, True)
+    assert proceed(Odd(answer=spoil), OBS, np.zeros(1), 1) == HostStep(OBS, 0.0, True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("number", "ends", "truncated"), [(8, False, False), (9, False, True), (9, True, False)]
+)
+def test_the_time_limit_holds_where_an_environment_forgets_it(number, ends, truncated):
+    forgetful = Odd(answer=lambda result: (*result[:2], ends, False))
+    assert forgetful.spec.max_episode_steps == 9
+    step = proceed(forgetful, OBS, np.zeros(1), number)
+    assert (step.terminated, step.truncated) == (ends, truncated)
+
+
+def test_objects_classes_and_names_are_all_taken():
+    own, text = host_toys.HostPull(), "tests.reference.host_toys:HostPull"
+    assert envs.make(own) is own and isinstance(envs.check(host_toys.HostPull), host_toys.HostPull)
+    named = envs.check(text)
+    assert isinstance(named, host_toys.HostPull) and named.spec.name == text
+    assert own.spec.name == "toys:pull"
 
 
 def test_an_end_for_two_reasons_is_a_termination():
-    step = proceed(Odd(answer=lambda result: (*result[:2], True, True)), OBS, np.zeros(1))
+    step = proceed(Odd(answer=lambda result: (*result[:2], True, True)), OBS, np.zeros(1), 1)
     assert step.terminated and not step.truncated and not step.invalid
 
 
@@ -99,7 +113,7 @@ def fail(result):
 )
 def test_a_step_of_another_form_says_so(answer, words):
     with pytest.raises(Broken, match=words):
-        proceed(Odd(answer=answer), OBS, np.zeros(1))
+        proceed(Odd(answer=answer), OBS, np.zeros(1), 1)
 
 
 @pytest.mark.parametrize(

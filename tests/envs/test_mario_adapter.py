@@ -12,6 +12,7 @@ import pytest
 
 from sparserl_jax import envs
 from sparserl_jax.envs import mario_adapter
+from sparserl_jax.envs.host import begin, proceed
 from sparserl_jax.errors import UserError
 
 NAME = "mario:SuperMarioBros-7-1-v0"
@@ -149,12 +150,11 @@ def test_an_action_is_held_for_four_frames_and_the_last_four_moments_are_seen(em
     assert np.allclose(obs.reshape(84, 84, 4)[3, 4] * 255, [1, 5, 9, 10], atol=1e-4)
 
 
-def test_the_limit_truncates_and_is_counted_afresh(emulator, monkeypatch):
+def test_the_limit_truncates(emulator, monkeypatch):
     monkeypatch.setattr(Game, "ends", 10**6)
     env = envs.make(NAME + "?max_episode_steps=2")
-    for _ in range(2):
-        env.reset(0)
-        assert [env.step(np.int32(0))[3] for _ in range(2)] == [False, True]
+    obs = begin(env, 0)
+    assert [proceed(env, obs, np.int32(0), number).truncated for number in (1, 2)] == [False, True]
 
 
 def test_images_are_means_of_areas_in_grey(emulator):

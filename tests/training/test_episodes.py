@@ -54,6 +54,23 @@ def test_log_holds_the_seed_and_the_actions_since_and_counts_committed_steps_onl
     assert min(numbers) >= 3
 
 
+def test_an_episode_ends_at_its_time_limit_where_the_environment_forgets_it():
+    class Forgetful(host_toys.Seeded):
+        def step(self, action):
+            obs, reward, _, _ = super().step(action)
+            return np.clip(obs, -1, 1), reward, False, False
+
+    limit = host_toys.SPEC.max_episode_steps
+    episodes = Episodes(Forgetful(), KEYS, limit)
+    episodes.start()
+    for number in range(1, 2 * limit + 1):
+        taken = episodes.step(np.zeros((2, 1, 1), np.float32)).step
+        assert (taken.truncated[:, 0] == (number % limit == 0)).all() and not taken.terminated.any()
+        episodes.commit()
+    assert episodes.log.episode.tolist() == [2, 2]
+    assert play([Forgetful()], lambda obs: np.zeros((1, 1, 1)), [5]).shape == (1, 1)
+
+
 def test_episodes_come_back_to_the_same_bits_and_go_on_alike():
     ours, theirs = (Episodes(host_toys.Seeded(), KEYS, 9) for _ in range(2))
     ours.start()

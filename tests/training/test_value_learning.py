@@ -17,9 +17,10 @@ from tests.reference import small
 DELAY = 60
 
 
-def settings_of(**changes):
+def settings_of(training=None, **changes):
     """What a program is told of a member under rlx2 with some fields changed."""
-    run = Run(small.training(), dataclasses.replace(recipe("rlx2"), **changes), 0.5, 0, "rlx2")
+    training = training or small.training()
+    run = Run(training, dataclasses.replace(recipe("rlx2"), **changes), 0.5, 0, "rlx2")
     agent = SimpleNamespace(layers={})
     return population.member_settings(run, agent, population.events_of(run.training))
 
@@ -48,6 +49,19 @@ def test_windows_have_one_step_until_the_delay_and_n_from_it_on(monkeypatch, cha
 @pytest.mark.parametrize("buffer", ["fixed", "dynamic"])
 def test_only_a_dynamic_buffer_may_shrink(buffer):
     assert bool(settings_of(buffer=buffer).capacity.dynamic) == (buffer == "dynamic")
+
+
+@pytest.mark.parametrize(("smallest", "rows"), [(0, 3), (8, 3), (40, 13)])  # of three environments
+def test_a_buffer_never_shrinks_below_one_window(smallest, rows):
+    schedule = dataclasses.replace(small.training().schedule, buffer_min=smallest)
+    assert int(settings_of(small.training(schedule=schedule)).capacity.min_rows) == rows
+
+
+def test_every_further_batch_of_an_update_has_a_key_of_its_own():
+    settings, data = settings_of(), jax.random.key_data
+    keys = [stages.further_keys(settings, Clock(0, np.int32(update))) for update in (7, 7, 8)]
+    first, again, later = ([data(next(of)).tolist() for _ in range(3)] for of in keys)
+    assert first == again and len({tuple(key) for key in first + later}) == 6
 
 
 def test_the_replay_keeps_what_the_policy_meant_beside_what_was_done(monkeypatch):
