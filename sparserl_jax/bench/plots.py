@@ -111,12 +111,12 @@ def _divided(panel: figures.Panel, block: Block) -> list[tuple[str, list[Row]]]:
     count = -(-len(methods) // TOGETHER)
     size = -(-len(methods) // count)
     parts = [methods[part * size : (part + 1) * size] for part in range(count)]
-    titles = [f"{panel.title} ({part + 1} of {count})" for part in range(count)]
-    dense = [all(row.method == "dense" for row in part) for part in parts]
-    return [
-        ("dense" if only else title, [*beside, *part])
-        for title, part, only in zip(titles, parts, dense, strict=True)
-    ]
+    found = []
+    for title in ("dense", panel.title):
+        own = [p for p in parts if all(row.method == "dense" for row in p) == (title == "dense")]
+        ends = [f" ({number} of {len(own)})" if len(own) > 1 else "" for number in range(1, len(own) + 1)]
+        found += [(title + end, [*beside, *part]) for end, part in zip(ends, own, strict=True)]
+    return found
 
 
 def _panels(block: Block) -> list[tuple[str, list[Row]]]:
