@@ -29,6 +29,7 @@ import optax
 from sparserl_jax.agents.actor_critic import ACTOR_DRAWS, ActorCritic, Modules
 from sparserl_jax.agents.agent import LATER, Agent, Clock, Range, check_network
 from sparserl_jax.agents.optimise import Loss, Network, adam
+from sparserl_jax.agents.policies import Policy
 from sparserl_jax.agents.targets import discounts, entropy_discounts, n_step_return
 from sparserl_jax.distributions import TanhNormal, bounded_log_std
 from sparserl_jax.errors import suggest
@@ -123,6 +124,12 @@ def policy_of(actor: GaussianActor, params: Params, obs: jax.Array) -> TanhNorma
     outputs: Any = actor.apply({"params": params}, obs)
     mean, spread = outputs
     return TanhNormal(mean, bounded_log_std(spread))
+
+
+def law(config: SACConfig, action_dim: int) -> Policy:
+    """What deployed weights of a training draw from."""
+    actor = modules(config.hidden, action_dim, config.network).actor
+    return Policy(actor, "squashed", lambda mean, spread: TanhNormal(mean, bounded_log_std(spread)))
 
 
 def modules(

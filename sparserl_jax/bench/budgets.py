@@ -61,6 +61,14 @@ def chosen(table: Mapping[str, Any], budget: str | None, where: str) -> dict[str
         "name": f"{table.get('name', '')}_{budget}",
         "budget": budget,
     }
+    tuned = table.get("tuned")
+    if "steps" in changes and isinstance(
+        tuned, Mapping
+    ):  # what was tuned was so at the length of the top level
+        length = {"at_steps": table.get("steps")}
+        changed["tuned"] = {
+            arm: {**length, **own} if isinstance(own, Mapping) else own for arm, own in tuned.items()
+        }
     if values and isinstance(table.get("arms"), list):
         changed["arms"] = [
             _overridden(arm, values) if isinstance(arm, Mapping) else arm for arm in table["arms"]

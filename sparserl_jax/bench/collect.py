@@ -80,7 +80,9 @@ def _about(saved: Saved) -> dict[str, Any]:
         return said
     result = saved.record["result"]
     named = {key: result[key] for key in ("recipe", "method", "sparsity", "score", "final_score")}
-    return {**said, "run": saved.record["run_id"], "trained_on": result["env"], **named}
+    # The episodes are of the mode, beside the noise; the scores may be of another policy.
+    acted = {"acted": "mode", "scores_of": "draws" if evaluate.sampled(saved) else "mode"}
+    return {**said, "run": saved.record["run_id"], "trained_on": result["env"], **named, **acted}
 
 
 def _played(saved: Saved, env: Any, episodes: int, seed: int, noise: float) -> OfflineDataset:

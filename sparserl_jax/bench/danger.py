@@ -165,11 +165,13 @@ class _Look:
 
 def _law(config: Any, action_dim: int) -> Any:
     """What an agent draws its actions from, `agents.policies.Policy`; None where it draws from nothing."""
-    from sparserl_jax.agents import fttpo
+    from sparserl_jax.agents import fttpo, sac
     from sparserl_jax.agents.policies import KINDS, policy_of
 
     if isinstance(config, fttpo.FtTPOConfig):
         return fttpo.policies(config, action_dim)[0]
+    if isinstance(config, sac.SACConfig):
+        return sac.law(config, action_dim)
     kind = getattr(config, "policy", "")
     return None if kind not in KINDS else policy_of(kind, config.hidden, action_dim, config.network)
 

@@ -332,11 +332,11 @@ def sampler(saved: Saved, env: Environment | HostEnvironment) -> Callable[..., A
 
 def agent_of(record: dict[str, Any]) -> Any:
     """The algorithm of a recorded training, with all that it was told."""
-    from sparserl_jax.agents.registry import algorithm
+    from sparserl_jax.agents.registry import trained_by
     from sparserl_jax.bench.strict import from_table
 
     told = _training(record)["agent"]
-    return from_table(algorithm(told["name"]).config, told, "record.json agent")
+    return from_table(trained_by(told["name"]).config, told, "record.json agent")
 
 
 def declared_precision(saved: Saved) -> str | None:

@@ -55,7 +55,7 @@ _LATER: tuple[str, ...] = (
     "matmul_precision",
 )
 _LATER += ("ticket", "clone", "masks", "expert", "width", "dataset", "sampled", "agent", "grids", "known")
-_LATER += ("by_environment", "environments")
+_LATER += ("by_environment", "environments", "at_steps")
 _LATER_OF_TASKS = ("sparsity", "critic_sparsity")
 UNWRITTEN = ("object", "logged")
 """Fields of `Task` that no file has."""

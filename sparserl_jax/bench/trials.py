@@ -172,7 +172,8 @@ def notes(found: Outcome) -> list[str]:
     text = [
         "TUNING, NOT A RESULT: what a chosen trial came to is the largest of several on the seeds that chose it, so it "
         f"is biased upward, by about this much of {unit} or more (bootstrap): {bias}. Only runs on the suite's own "
-        "seeds say how good the chosen values are.",
+        "seeds say how good the chosen values are; they are evaluated on the same episodes as the trials, whose luck "
+        "the choice may follow.",
         (
             f"{next(iter(counts.values()))} trials for every arm"
             if equal
@@ -248,6 +249,7 @@ def tuned_toml(found: Outcome) -> str:
             f"trials = {counts[source]}",
             f"seeds = {list(search['seeds'])}",
             f'space_sha256 = "{tuning.space_sha256(_grid_of(found, source))}"',
+            f"at_steps = {suite['steps']}",
         ]
         there = {}
         for env in found.environments:

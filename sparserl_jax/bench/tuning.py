@@ -35,11 +35,13 @@ TUNED_ROLES = ("method", "dense")
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What an arm's values cost to find: trials (settings tried), the seeds of each, and the hash of the grid."""
+    """What an arm's values cost to find: trials (settings tried), the seeds of each, the hash of the grid, and how many
+    steps each trial had, where that is known."""
 
     trials: int
     seeds: tuple[int, ...]
     space_sha256: str | None = None
+    at_steps: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +122,7 @@ class _TunedTable:
     overrides: Any = dataclasses.field(default_factory=dict)
     by_environment: Any = dataclasses.field(default_factory=dict)
     space_sha256: str | None = None
+    at_steps: int | None = None
 
 
 def overrides_of(table: Any, agent: Any, where: str) -> Overrides:
@@ -266,10 +269,13 @@ def apply(arms: Sequence[Arm], table: Any, agent: Any, environments: Sequence[st
         there = by_environment_of(written.by_environment, own_agent, environments, f"{own}, by_environment")
         if written.trials < 1 or not written.seeds:
             raise UserError(f"{own}: give at least one trial and the seeds it was tried on.")
+        if written.at_steps is not None and written.at_steps < 1:
+            raise UserError(f"{own}: at_steps = {written.at_steps} is no length of a trial; give its steps.")
         for key in ("overrides", "by_environment"):
             if getattr(arm, key):
                 raise UserError(f"{own}: the arm has '{key}' of its own already; keep one of the two.")
-        claim = Tuning(written.trials, tuple(sorted(set(written.seeds))), written.space_sha256)
+        seeds = tuple(sorted(set(written.seeds)))
+        claim = Tuning(written.trials, seeds, written.space_sha256, written.at_steps)
         found.append(dataclasses.replace(arm, overrides=values, by_environment=there, tuning=claim))
     return found
 
@@ -359,6 +365,17 @@ def sentences(suite: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"Every method and dense were tuned alike: {spent.trials} trials x {spent.seeds} seeds each{best}."
         )
+    tuned = [arm for arm in arms if arm.get("tuning")]
+    if tuned:
+        lines.append(
+            "Trials were judged on the episodes on which all runs are evaluated (with other training seeds), so their "
+            "luck may be in the choice."
+        )
+    lengths = {arm["name"]: arm["tuning"].get("at_steps") for arm in tuned}
+    apart = {name: steps for name, steps in lengths.items() if steps not in (None, suite["steps"])}
+    if apart:
+        told = ", ".join(f"{name} {steps:,}" for name, steps in apart.items())
+        lines.append(f"TUNED AT ANOTHER LENGTH than the {suite['steps']:,} steps of these runs: {told}.")
     own = [f"{arm['name']}: {values_text(arm['overrides'])}" for arm in arms if arm.get("overrides")]
     own += [
         f"{arm['name']} on {env}: {values_text(values)}"

@@ -28,6 +28,12 @@ def reference(rows: Sequence[Row]) -> Row | None:
     return next((row for row in rows if row.role == "dense"), None)
 
 
+def _alike(row: Row, other: Row) -> bool:
+    """Whether two rows have one algorithm over one dense network."""
+    sizes = (own.dense_costs.get("actor_parameters_dense") for own in (row, other))
+    return (row.width, row.agent) == (other.width, other.agent) and next(sizes) == next(sizes)
+
+
 def opponent(row: Row, rows: Sequence[Row]) -> Row | None:
     """The narrow dense network that a sparse row must beat: same sparsities, targets of the same kind; None if none.
 
@@ -41,7 +47,7 @@ def opponent(row: Row, rows: Sequence[Row]) -> Row | None:
         if other.method == "tiny"
         and (other.sparsity, other.critic_sparsity) == (row.sparsity, row.critic_sparsity)
         and min(other.target, 2) == min(row.target, 2)
-        and (other.width, other.agent) == (row.width, row.agent)
+        and _alike(row, other)
     ]
     return min(same, key=lambda other: other.origin != row.origin, default=None)
 
@@ -58,7 +64,7 @@ def peer(row: Row, rows: Sequence[Row]) -> Row | None:
         for other in rows
         if other.method == "dense"
         and other.role in ("dense", "method")
-        and (other.width, other.agent) == (row.width, row.agent)
+        and _alike(row, other)
         and min(other.target, 2) == min(row.target, 2)
     ]
     return min(same, key=lambda other: other.origin != row.origin, default=None)
@@ -103,9 +109,9 @@ _COSTS = (
 
 
 def _relative(row: Row, dense: Row | None) -> dict[str, float]:
-    """The costs of a row relative to the reference's, where its algorithm is another one, whose dense costs differ;
-    those of another width stay relative to dense of that width."""
-    if dense is None or row.agent == dense.agent or row.width != dense.width:
+    """The costs of a row relative to the reference's, where its algorithm or its network is another one, whose dense
+    costs differ; those of another `width` stay relative to dense of that width."""
+    if dense is None or row.width != dense.width or _alike(row, dense):
         return {}
     found = {}
     for field, cost, power in _COSTS:

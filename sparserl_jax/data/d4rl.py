@@ -62,6 +62,15 @@ def load(path: Path, box: checks.Box, timeouts: str = "keep") -> OfflineDataset:
             f"but neither terminals nor {LIMITS} say that an episode ended there; mark it in {LIMITS}, or leave "
             f"{LIMITS} out of the file."
         )
+    if timeouts == "keep" and NEXT in raw and LIMITS in raw:
+        # Files that were made by shifting `observations` have the next episode's first one behind a limit.
+        cut = np.append((timed_out & ~terminated)[:-1], False)
+        if cut.any() and not jumps[cut].any():
+            raise UserError(
+                f"{NEXT} of row {np.argmax(cut)}, where {LIMITS} ends an episode, is the observation of the row below, "
+                f"which is of the next one (so in all {cut.sum()} such rows); give timeouts=drop, which leaves them "
+                f"out, or leave {LIMITS} out of the file where episodes go on through its marks."
+            )
     kept = np.ones(len(obs), bool)
     if timeouts == "drop":
         # At a terminal row D4RL has the next episode's first observation, which no target reads; not ours to hand out.

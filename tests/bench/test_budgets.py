@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserl_jax.bench import claims, reproduce, suites, summary
+from sparserl_jax.bench import claims, reproduce, suites, summary, tuning
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
 from tests.bench import fake
@@ -52,6 +52,24 @@ def test_a_title_that_tells_the_steps_tells_those_of_the_budget():
     assert parse(title="a miniature, 4,000 steps").title == "a miniature, 4,000 steps"
     with pytest.raises(UserError, match="steps"):
         suites.parse({**TABLE, "budgets": {"short": {**SHORT, "steps": "2000"}}}, "mini.toml", "short")
+
+
+def test_values_that_were_tuned_at_the_length_of_another_budget_say_so():
+    claim = {"trials": 4, "seeds": [1000], "overrides": {"tau": 0.02}}
+    arms = ("dense", "tiny", "rlx2")
+    tuned = {**dict.fromkeys(arms, claim), "rlx2": {**claim, "at_steps": 2000}}
+    budgets = {"short": {name: value for name, value in SHORT.items() if name != "overrides"}}
+    paper, short = (parse(budget, tuned=tuned, budgets=budgets) for budget in ("paper", "short"))
+    assert [arm.tuning.at_steps for arm in paper.arms] == [None, None, 2000]
+    assert [arm.tuning.at_steps for arm in short.arms] == [4000, 4000, 2000]
+    told = tuning.sentences(short.plain())
+    assert told[-2] == "TUNED AT ANOTHER LENGTH than the 2,000 steps of these runs: dense 4,000, tiny 4,000."
+    assert "TUNED AT ANOTHER LENGTH than the 4,000 steps of these runs: rlx2 2,000." in tuning.sentences(
+        paper.plain()
+    )
+    assert claims.suite_of(json.loads(json.dumps(short.plain()))).hash() == short.hash()
+    with pytest.raises(UserError, match="at_steps = 0 is no length"):
+        parse(tuned={**tuned, "dense": {**claim, "at_steps": 0}})
 
 
 def test_a_suite_without_budgets_is_what_it_was():

@@ -39,7 +39,7 @@ def test_what_is_written_is_what_the_policy_did(run: Path, tmp_path: Path):
     np.testing.assert_allclose(data.reward, -cost, rtol=1e-3, atol=1e-3)
 
 
-def test_the_card_says_whose_episodes_they_are(run: Path, tmp_path: Path):
+def test_the_card_says_whose_episodes_they_are(run: Path, tmp_path: Path, monkeypatch):
     found = saved.find(run)
     collect.collect(found, tmp_path / "a.npz", episodes=2, seed=5, noise=0.5)
     about, result = card(tmp_path / "a.npz")["about"], found.record["result"]
@@ -52,6 +52,8 @@ def test_the_card_says_whose_episodes_they_are(run: Path, tmp_path: Path):
         "policy_sha256": records.digest((run / "policy.npz").read_bytes()),
         "seed": 5,
         "noise": 0.5,
+        "acted": "mode",
+        "scores_of": "mode",
     }
     data = load(f"{tmp_path / 'a.npz'}", **PENDULUM)
     assert np.abs(data.action).max() <= 1
@@ -59,6 +61,8 @@ def test_the_card_says_whose_episodes_they_are(run: Path, tmp_path: Path):
     assert 0.1 < np.abs(apart).mean() < 0.6
     collect.collect(found, tmp_path / "b.npz", episodes=2, seed=5, noise=0.5)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    monkeypatch.setattr("sparserl_jax.bench.evaluate.sampled", lambda saved: True)
+    assert collect._about(found)["scores_of"] == "draws"
 
 
 def test_many_episodes_are_played_in_parts_and_all_differ(run: Path, tmp_path: Path, monkeypatch):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from sparserl_jax import cli, envs
-from sparserl_jax.bench import danger, suites
+from sparserl_jax.agents import sac
+from sparserl_jax.bench import danger, evaluate, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.envs.treatment import expected_reward
@@ -54,6 +55,22 @@ def test_a_folder_without_doses_and_too_few_draws_are_refused(tmp_path):
         danger.measure(tmp_path / "x")
     with pytest.raises(UserError, match="--draws 0: give at least 1"):
         danger.measure(tmp_path / "x", draws=0)
+
+
+def test_what_sac_draws_from_is_looked_at():
+    """Draws with their mode at what acts, in the open box; behaviour cloning, which nobody chooses, draws nothing."""
+    config = sac.SACConfig(hidden=(8, 8))
+    parts, obs = sac.modules((8, 8), 2), jnp.linspace(-1.0, 1.0, 8)
+    params = parts.actor.init(jax.random.key(0), obs)["params"]
+    law = danger._law(config, 2)
+    known = law.distribution(params, obs)
+    np.testing.assert_array_equal(known.mode, parts.policy(params, obs))
+    one, other = (known.unclipped(jax.random.key(seed)) for seed in (1, 2))
+    learned = sac.policy_of(parts.actor, params, obs).sample(jax.random.key(1))[0]
+    assert np.array_equal(one, learned) and not np.any(one == other)
+    assert [end.tolist() for end in known.support] == [[-1, -1], [1, 1]]
+    told = {"config": {"training": {"agent": {"name": "behaviour_cloning", "hidden": [8, 8]}}}}
+    assert danger._law(evaluate.agent_of({"provenance": told}), 2) is None
 
 
 @pytest.mark.long

@@ -160,6 +160,7 @@ def test_the_chosen_values_can_be_pasted_into_the_suite(finished, tmp_path):
         assert dict(arms[name].overrides) == BEST[source]
         assert arms[name].tuning.trials == 4 and arms[name].tuning.seeds == (1000, 1001, 1002)
         assert arms[name].tuning.space_sha256 == tuning.space_sha256(suite.tune.grid)
+        assert arms[name].tuning.at_steps == suite.steps
     assert arms["placebo"].overrides == () and arms["placebo"].tuning is None
 
     plan = fake.make_plan(suite)
@@ -178,6 +179,8 @@ def test_the_chosen_values_can_be_pasted_into_the_suite(finished, tmp_path):
     caption = "\n".join(summary.summarise(tmp_path / "x").caption)
     assert "Every method and dense were tuned alike: 4 trials x 3 seeds each." in caption
     assert "rlx2: learning_rate 0.001, tau 0.005" in caption
+    assert "Trials were judged on the episodes on which all runs are evaluated" in caption
+    assert "ANOTHER LENGTH" not in caption
 
 
 def test_values_set_by_hand_are_named_and_need_no_claim():

@@ -81,6 +81,18 @@ def test_costs_are_relative_to_dense_under_the_algorithm_of_the_reference():
     assert (other.inference_ratio, other.training_ratio, other.executed_ratio) == (0.125, 2.5, 5.0)
 
 
+def test_a_larger_network_of_the_same_algorithm_is_held_against_the_reference():
+    """Four times the parameters of dense, half of them kept: twice as large, and tiny of the small one is no match."""
+    costs = {name: 4 * cost for name, cost in DENSE_COSTS.items()}
+    z = [1.0] * 5
+    large = {"sparsity": 0.5, "compression_parameters": 2.0, "dense_costs": costs}
+    found = block(dense(z), row("tiny", z, method="tiny", sparsity=0.5), row("large", z, **large))
+    own = named(found, "large")
+    assert (own.compression_parameters, own.training_ratio, own.inference_ratio) == (0.5, 2.0, 1.0)
+    assert verdicts.opponent(own, found.rows) is None
+    assert verdicts.opponent(row("small", z, sparsity=0.5), found.rows).arm == "tiny"
+
+
 def test_verdicts_that_the_last_policies_would_change_are_told():
     one = [1.0] * 5
     found = block(dense(one), row("falls", one, [0.5] * 5), row("stays", one))

@@ -74,6 +74,17 @@ def test_a_d4rl_file_says_what_is_wrong_with_it(tmp_path: Path, mistake, words: 
     refused(f"d4rl:{files.write_flat(tmp_path / 'a.hdf5', arrays)}", *words)
 
 
+def test_next_observations_that_are_those_of_the_next_episode_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("h5py")
+    arrays = files.flat(files.episodes([(3, False), (4, False), (2, True)]))
+    shifted = {**arrays, "next_observations": np.roll(arrays["observations"], -1, axis=0)}
+    path = files.write_flat(tmp_path / "a.hdf5", shifted)
+    refused(f"d4rl:{path}", "next_observations of row 2", "in all 2 such rows", "timeouts=drop")
+    dropped = load(f"d4rl:{path}?timeouts=drop", **files.SPACE)
+    rows = [0, 1, 3, 4, 5, 7]  # one less for every limit, and the terminal last row
+    assert np.array_equal(dropped.obs, arrays["observations"][rows].astype(np.float32))
+
+
 def test_no_transitions_are_left(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     path = files.write_flat(tmp_path / "a.hdf5", files.flat(files.episodes([(1, False)])))
