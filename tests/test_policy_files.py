@@ -47,6 +47,14 @@ def test_what_the_page_says_of_other_agents_is_so(run: str, action):
     np.testing.assert_allclose(action(out), policy(x), atol=1e-5)
 
 
+def test_a_policy_acts_in_float32_on_every_device_unless_the_caller_says_otherwise(monkeypatch):
+    policy = sparserl_jax.load(RUN / "set-s0800-seed000")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "HIGHEST" in str(jax.make_jaxpr(policy)(OBSERVATIONS))
+    with jax.default_matmul_precision("default"):
+        assert "HIGHEST" not in str(jax.make_jaxpr(policy)(OBSERVATIONS))
+
+
 def test_a_policy_may_be_compiled():
     policy = sparserl_jax.load(RUN / "set-s0800-seed000")
     np.testing.assert_allclose(jax.jit(policy)(OBSERVATIONS), policy(OBSERVATIONS), atol=1e-6)

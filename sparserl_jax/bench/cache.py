@@ -48,12 +48,13 @@ def machine(system: dict[str, Any]) -> str:
     return f"{system['platform']}-{able_to(*words)}"
 
 
-def wanted(system: dict[str, Any]) -> bool:
-    """Whether programs are to be kept where nobody asked: on accelerators, unless JAX keeps them already."""
+def wanted(system: dict[str, Any], sliced: bool) -> bool:
+    """Whether programs are to be kept where nobody asked: under a time budget (`sliced`) and on accelerators, unless
+    JAX keeps them already, in a folder of the user's."""
     import jax
 
     config: Any = jax.config  # its options are attributes made at run time
-    return system["platform"] != "cpu" and config.jax_compilation_cache_dir is None
+    return (sliced or system["platform"] != "cpu") and config.jax_compilation_cache_dir is None
 
 
 @contextlib.contextmanager

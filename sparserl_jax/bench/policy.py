@@ -213,6 +213,7 @@ class Policy:
         import jax.numpy as jnp
 
         from sparserl_jax.agents.registry import trained_by
+        from sparserl_jax.training.precision import precise
 
         known = trained_by(self.description["agent"])
         found = known.modules(
@@ -222,8 +223,8 @@ class Policy:
             image(self.description),
             **({"policy": self.description["policy"]} if "policy" in self.description else {}),
         )
-        with self.acting():
-            return found.policy(params, jnp.asarray(obs, jnp.float32))
+        with self.acting():  # in float32 on every device, unless the caller has said otherwise
+            return precise(found.policy, None)(params, jnp.asarray(obs, jnp.float32))
 
     def acting(self) -> contextlib.AbstractContextManager[None]:
         """Inside, networks compute with its factors, where it has some."""

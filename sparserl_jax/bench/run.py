@@ -231,10 +231,10 @@ def run(
             records.write_atomic(folder / "suite.toml", suite_file.read_bytes())
         rates.merge(folder, times)
         queue = InOrder(plan)
-        if compiled is None and cache.wanted(found["system"]):
+        sliced = divide and time_budget is not None
+        if compiled is None and cache.wanted(found["system"], sliced):
             compiled = folder / cache.FOLDER
         if divide and time_budget is not None and deadline is not None:
-            compiled = folder / cache.FOLDER if compiled is None else compiled
             queue = Slices(plan, folder, _known(folder, found), time_budget, deadline)
             queue.ready = lambda program: not sources.lacking(plan, program, places)
         for line in queue.lines():

@@ -41,9 +41,9 @@ class HostExecution(HostEvaluation):
         self.sums: list[dict[str, Any]] = []
         self.cut = np.zeros(len(program.runs), np.int32)
 
-    def prepare(self) -> None:
+    def prepare(self, deadline: float | None = None) -> None:
         """Make everybody's environment, too."""
-        super().prepare()
+        super().prepare(deadline)
         program = self.program
         keys = np.asarray(program.settings.keys["start"])
         longest = min(self.env.spec.max_episode_steps, self.training.steps)

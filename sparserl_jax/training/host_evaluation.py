@@ -25,7 +25,7 @@ from sparserl_jax.training.runner import Execution
 class HostEvaluation(Execution):
     """The moving parts of `execute` where the environments of evaluations run on the host."""
 
-    def prepare(self) -> None:
+    def prepare(self, deadline: float | None = None) -> None:
         """Look at the environment once more, make everybody's, and compile."""
         program = self.program
         env = check(program.env)
@@ -42,7 +42,7 @@ class HostEvaluation(Execution):
                 ),
             )
         self.playground = instances(env, len(program.runs))
-        super().prepare()
+        super().prepare(deadline)
 
     def evaluate(self) -> None:
         """See Execution.evaluate."""

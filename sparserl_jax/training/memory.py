@@ -38,7 +38,7 @@ def available(used: int | None = None) -> int | None:
         give_back_freed_memory()  # what an earlier program held counts as free again
         free = of_host()
         return None if free is None else free // (used or len(local))
-    offers = [_free(device) for device in local]
+    offers = [_free(device) for device in local[:used]]  # a layout has the first ones
     known = [offer for offer in offers if offer is not None]
     return min(known, default=None)
 
@@ -84,7 +84,8 @@ def check(needed: int, layout: Layout, what: str, offered: int | None = None) ->
 
 
 def check_checkpoint(needed: int, what: str) -> None:
-    """Refuse a population on accelerators that the host's memory cannot hold: checkpoints pass through it.
+    """Refuse a population on accelerators that the host's memory cannot hold: checkpoints pass through it, as copies of
+    ours of which Orbax makes its own.
 
     Args:
         needed: bytes of the population on all devices together.
@@ -95,7 +96,8 @@ def check_checkpoint(needed: int, what: str) -> None:
     """
     if devices()[0].platform == "cpu":
         return  # where the population is in the host's memory anyway
-    offered = of_host()
+    give_back_freed_memory()  # that of an earlier program's checkpoints
+    offered, needed = of_host(), 2 * needed
     if offered is None or needed <= offered:
         return
     raise UserError(
@@ -104,14 +106,22 @@ def check_checkpoint(needed: int, what: str) -> None:
     )
 
 
-def exhausted(layout: Layout, what: str) -> str:
-    """What to say where a device ran out of memory all the same: of its limit, other processes may hold a part."""
+def exhausted(layout: Layout, what: str, error: str = "") -> str:
+    """What to say where a device ran out of memory all the same: of its limit, other processes may hold a part.
+    `error`: what JAX said, whose first line has the numbers."""
+    said = f" ({error.strip().splitlines()[0].rstrip('.')})" if error.strip() else ""
     if layout.on_cpu:
-        return f"program {what} ran out of memory with {layout}; {SMALLER}, or end other programs."
+        return f"program {what} ran out of memory with {layout}{said}; {SMALLER}, or end other programs."
+    more = ", or let JAX have more of it (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)" if _pooled() else ""
     return (
-        f"program {what} ran out of device memory with {layout}; {SMALLER}, end other programs on the device, or let "
-        "JAX have more of it (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)."
+        f"program {what} ran out of device memory with {layout}{said}; {SMALLER}, end other programs on the "
+        f"device{more}."
     )
+
+
+def _pooled() -> bool:
+    """Whether JAX allocates a share of a device's memory in advance, which it does on GPUs."""
+    return devices()[0].platform == "gpu"
 
 
 def compiled_bytes(compiled: Any) -> int | None:

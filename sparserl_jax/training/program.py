@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from typing import Any
 
@@ -47,6 +47,8 @@ time. On two cores, speed of one by one over batched, in order of products: DQN 
 SAC 2x64 1.5, DQN 2x128 1.5, FtTPO 2x64 1.45; TD3 up to 2x256: `benchmarks/perf --sections ways`."""
 FILLS_A_CORE = 20_000_000
 """Such products from which one member's updates are worth a core of their own where environments run on the host."""
+LOOK_SECONDS = 1.0
+"""How often somebody is asked during a compilation whether to go on."""
 WAVE = 3
 """Such members that a core computes in one call where environments run on the host: one at a time would be copied at
 every step, more drive each other out of its caches (`benchmarks/perf --sections waves`)."""
@@ -341,10 +343,11 @@ class Program:
         """Every stage lowered for this population."""
         return {name: self.stages[name].lower(*given) for name, given in self.arguments().items()}
 
-    def compile(self) -> tuple[dict[str, Any], dict[str, float]]:
+    def compile(self, waiting: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], dict[str, float]]:
         """Compiled stages, and the seconds that tracing all (`trace`) and compiling each of them took.
 
-        XLA compiles one stage on about one core, so the stages are compiled side by side.
+        XLA compiles one stage on about one core, so the stages are compiled side by side. Meanwhile `waiting` is called
+        every `LOOK_SECONDS`; where it raises, nobody waits for the compiler (but the process, when it ends).
         """
         began = time.perf_counter()
         lowered = self.lower()
@@ -357,8 +360,14 @@ class Program:
             seconds[name] = time.perf_counter() - began
             return built
 
-        with ThreadPoolExecutor() as pool:
-            return dict(zip(lowered, pool.map(build, lowered), strict=True)), seconds
+        pool = ThreadPoolExecutor()
+        try:
+            stages = {name: pool.submit(build, name) for name in lowered}
+            while wait(stages.values(), LOOK_SECONDS).not_done:
+                waiting()
+            return {name: stage.result() for name, stage in stages.items()}, seconds
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def clock_at(training: Training, step: int) -> Clock:

@@ -75,7 +75,7 @@ def execute(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(memory.exhausted(program.layout, program.name)) from error
+        raise UserError(memory.exhausted(program.layout, program.name, str(error))) from error
 
 
 def _kind(program: Program) -> type[Execution]:
@@ -104,15 +104,17 @@ class Execution:
         self.observe: Callable[[Execution], None] | None = None
         self.saved_at = time.monotonic()
         self.saved: tuple[int, ...] | None = None  # see `at`
+        self.longest_save = 0.0
         self.began_at: tuple[int, ...] = ()
 
     def run(
         self, deadline: float | None, rehearsed: Callable[[float, float], None] | None = None
     ) -> list[Outcome]:
         """Everything, from the compilation to the outcomes."""
-        self.prepare()
+        self.prepare(deadline)
         if not self.restore():
             if rehearsed is not None and not self.program.host:
+                self.going_on(deadline)
                 rehearsed(self.rehearse(), self.seconds["compile"])
             self.begin()
         self.began_at = self.at
@@ -126,13 +128,19 @@ class Execution:
         return self.step, len(self.points), len(self.final)
 
     def stop_at(self, deadline: float | None) -> None:
-        """Raise `Stopped`, with a checkpoint written, where the time is up."""
-        if deadline is not None and time.monotonic() >= deadline:
+        """Raise `Stopped`, with a checkpoint written, where the time is up, or only writing it would fit."""
+        if deadline is not None and time.monotonic() >= deadline - self.longest_save:
             self.save()
             raise Stopped("time budget", self.step, idle=self.at == self.began_at)
 
-    def prepare(self) -> None:
-        """Compile, if it fits."""
+    def going_on(self, deadline: float | None) -> None:
+        """While it compiles: raise `KeyboardInterrupt` on Ctrl-C, and `Stopped` where the time is up."""
+        self.progress.stage(self.program.name, "compiling")
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Stopped("time budget", self.step, idle=True)
+
+    def prepare(self, deadline: float | None = None) -> None:
+        """Compile, if it fits; meanwhile Ctrl-C and the deadline are heard."""
         self.program.check_given()
         name, layout = self.program.name, self.program.layout
         memory.forget_compiled()
@@ -142,7 +150,7 @@ class Execution:
             memory.check_checkpoint(held * len(layout.devices), name)
         self.progress.stage(name, "compiling")
         began = time.perf_counter()
-        self.compiled, self.compile_seconds = self.program.compile()
+        self.compiled, self.compile_seconds = self.program.compile(lambda: self.going_on(deadline))
         self.seconds["compile"] = time.perf_counter() - began
         self.peak = memory.compiled_bytes(self.compiled["train"])
         memory.check(max(memory.compiled_bytes(stage) or 0 for stage in self.compiled.values()), layout, name)
@@ -354,7 +362,9 @@ class Execution:
         }
         checkpoint.save(self.folder, self.step, self.state(), notes)
         self.saved_at, self.saved = time.monotonic(), self.at
-        self.seconds["checkpoint"] += time.perf_counter() - began
+        took = time.perf_counter() - began
+        self.seconds["checkpoint"] += took
+        self.longest_save = max(self.longest_save, took)
 
     def restore(self) -> bool:
         """Go on where the newest usable checkpoint stopped."""

@@ -53,10 +53,21 @@ def test_outside_nothing_is_kept_and_the_configuration_is_as_before(tmp_path: Pa
     assert entries(tmp_path) == set()
 
 
-@pytest.mark.parametrize(("platform", "own"), [("cpu", None), ("gpu", None), ("gpu", "mine")])
-def test_on_accelerators_programs_are_kept_unasked(tmp_path: Path, monkeypatch, request, platform, own):
-    """A program that is compiled anew may be another one there, and a resumed run with it. Whoever has JAX keep them
-    already is left alone."""
+@pytest.mark.parametrize(
+    ("platform", "own", "budget"),
+    [
+        ("cpu", None, None),
+        ("gpu", None, None),
+        ("gpu", "mine", None),
+        ("cpu", None, 600.0),
+        ("cpu", "mine", 600.0),
+    ],
+)
+def test_on_accelerators_and_in_slices_programs_are_kept_unasked(
+    tmp_path: Path, monkeypatch, request, platform, own, budget
+):
+    """A program that is compiled anew may be another one there, and a resumed run with it; in slices, compiling is most
+    of the waiting. Whoever has JAX keep them already is left alone."""
     before = jax.config.jax_compilation_cache_dir
     request.addfinalizer(lambda: jax.config.update("jax_compilation_cache_dir", before))
     jax.config.update("jax_compilation_cache_dir", own)
@@ -65,9 +76,14 @@ def test_on_accelerators_programs_are_kept_unasked(tmp_path: Path, monkeypatch, 
     used: list[Path | None] = []
     monkeypatch.setattr(cache, "used", lambda folder: used.append(folder) or contextlib.nullcontext())
     plan = fake.make_plan()
-    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))
+    execute = fake.Execute(plan)
+
+    def executed(program, *, rehearsed=None, **given):
+        return execute(program, **given)
+
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=executed, time_budget=budget, divide=True)
     kept = tmp_path / "x" / cache.FOLDER / cache.machine(system)
-    assert used == [kept if platform == "gpu" and own is None else None]
+    assert used == [kept if (platform == "gpu" or budget) and own is None else None]
 
 
 def test_every_kind_of_machine_has_a_folder_of_its_own():

@@ -163,7 +163,7 @@ def interrupted_in_evaluation(program: Program, folder: Path) -> int:
 _built: dict[tuple[str, bool], dict[str, Any]] = {}
 
 
-def compile_quickly(program: Program) -> tuple[dict[str, Any], dict[str, float]]:
+def compile_quickly(program: Program, *_: Any) -> tuple[dict[str, Any], dict[str, float]]:
     """What `program.compile()` gives, less optimised, and once only: all objects here have the same shapes."""
     key = (program.name, program.host)
     if key not in _built:

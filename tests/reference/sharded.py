@@ -86,7 +86,7 @@ def compiled_once(program: Program, like: Program | None = None) -> Program:
         built = like.compile()
     else:
         built = program.compile()
-    program.__dict__["compile"] = lambda: built
+    program.__dict__["compile"] = lambda *_: built
     return program
 
 

@@ -21,13 +21,15 @@ def compiled(program):
 def compiled_once(program, compiled, monkeypatch):
     """`program` is not compiled again, however often it is executed; others are."""
     compile = Program.compile
-    monkeypatch.setattr(Program, "compile", lambda self: compiled if self is program else compile(self))
+    monkeypatch.setattr(
+        Program, "compile", lambda self, *_: compiled if self is program else compile(self, *_)
+    )
 
 
 @pytest.fixture(scope="session")
 def outcomes(program, compiled):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "compile", lambda self: compiled)
+        patch.setattr(Program, "compile", lambda self, *_: compiled)
         return execute(program)
 
 

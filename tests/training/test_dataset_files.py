@@ -41,7 +41,7 @@ def own() -> tuple[list, OfflineDataset]:
     program = members(training())
     compiled = program.compile()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "compile", lambda self: compiled)
+        patch.setattr(Program, "compile", lambda self, *_: compiled)
         outcomes = execute(program)
     population = jax.device_get(compiled[0]["init"](program.layout.place(program.settings)))
     first, second = (
@@ -68,7 +68,7 @@ def compiled(logged) -> tuple[Program, tuple]:
 
 def test_a_file_trains_as_the_data_that_were_saved_in_it(own, logged, compiled, monkeypatch):
     program, stages = compiled
-    monkeypatch.setattr(Program, "compile", lambda self: stages)
+    monkeypatch.setattr(Program, "compile", lambda self, *_: stages)
     outcomes = execute(program)
     for theirs, ours in zip(own[0], outcomes, strict=True):
         assert ours.data == {**theirs.data, "name": "a.npz"} == {**logged.described()}
@@ -101,7 +101,7 @@ def test_a_program_is_named_by_what_its_file_holds(logged):
 
 def test_a_stopped_program_goes_on_to_the_same_end(compiled, tmp_path: Path, monkeypatch):
     program, stages = compiled
-    monkeypatch.setattr(Program, "compile", lambda self: stages)
+    monkeypatch.setattr(Program, "compile", lambda self, *_: stages)
 
     def stop(step: int) -> None:
         if step == 80:

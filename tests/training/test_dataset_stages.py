@@ -64,7 +64,7 @@ def compiled(program):
 @pytest.fixture(scope="module")
 def outcomes(program, compiled):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "compile", lambda self: compiled)
+        patch.setattr(Program, "compile", lambda self, *_: compiled)
         return execute(program)
 
 
@@ -179,7 +179,7 @@ def test_no_environment_is_stepped_in_training(program, monkeypatch):
 
 
 def test_a_stopped_program_goes_on_to_the_same_end(program, compiled, outcomes, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(Program, "compile", lambda self: compiled)
+    monkeypatch.setattr(Program, "compile", lambda self, *_: compiled)
 
     def stop(step: int) -> None:
         if step == 80:

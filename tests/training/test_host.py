@@ -34,7 +34,7 @@ def compiled_once(monkeypatch):
 @pytest.fixture(scope="module")
 def outcomes(program, built):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "compile", lambda self: built)
+        patch.setattr(Program, "compile", lambda self, *_: built)
         return execute(program)
 
 
@@ -79,7 +79,7 @@ def test_two_compiled_calls_per_vector_step(program, built, monkeypatch):
             return compiled[self.name](*arguments)
 
     monkeypatch.setattr(
-        Program, "compile", lambda self: ({name: Counted(name) for name in compiled}, seconds)
+        Program, "compile", lambda self, *_: ({name: Counted(name) for name in compiled}, seconds)
     )
     execute(program)
     assert (calls["uniform"], calls["warm_up"]) == (40, 40)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from types import SimpleNamespace
+
 import pytest
 
+import sparserl_jax.training.program as program_module
 from sparserl_jax.training import Program, Stopped, execute, runner
 from tests.reference import small
 
 
 @pytest.fixture(autouse=True)
 def compiled_once(compiled, monkeypatch):
-    monkeypatch.setattr(Program, "compile", lambda self: compiled)
+    monkeypatch.setattr(Program, "compile", lambda self, *_: compiled)
 
 
 def test_results_after_a_rehearsal_are_those_without_one(program, outcomes, tmp_path):
@@ -62,6 +67,43 @@ class Impatient(small.Watch):
     def stage(self, program: str, text: str) -> None:
         if text == "measuring its speed":
             raise KeyboardInterrupt
+
+
+COMPILE = Program.compile
+
+
+@pytest.mark.parametrize("how", ["interrupted", "time budget"])
+def test_nobody_who_is_interrupted_waits_for_the_compiler(program, tmp_path, monkeypatch, how):
+    """A job may have half a minute left, and XLA takes several: what is finished has to leave."""
+    ended, begun = threading.Event(), threading.Event()
+
+    def slowly(compiler_options=None):
+        begun.set()
+        ended.wait(60)
+
+    monkeypatch.setattr(Program, "compile", COMPILE)
+    monkeypatch.setattr(Program, "lower", lambda self: {"train": SimpleNamespace(compile=slowly)})
+    monkeypatch.setattr(program_module, "LOOK_SECONDS", 0.01)
+
+    class Hasty(small.Watch):
+        def stage(self, program: str, text: str) -> None:
+            if how == "interrupted" and begun.is_set():
+                raise KeyboardInterrupt
+
+    deadline = None if how == "interrupted" else time.monotonic() + 0.05
+    with pytest.raises(Stopped) as stop:
+        execute(program, tmp_path, progress=Hasty(), deadline=deadline)
+    assert stop.value.reason == how and begun.is_set() and not ended.is_set()
+    assert not list(tmp_path.iterdir())
+    ended.set()
+
+
+def test_the_time_budget_ends_where_only_a_checkpoint_would_fit(program):
+    execution = runner.Execution(program, None, small.Watch(), 300.0)
+    execution.longest_save = 30.0
+    execution.stop_at(time.monotonic() + 60.0)
+    with pytest.raises(Stopped):
+        execution.stop_at(time.monotonic() + 29.0)
 
 
 def test_a_resumed_program_is_not_rehearsed(program, outcomes, tmp_path, often):

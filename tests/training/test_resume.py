@@ -89,7 +89,7 @@ def test_run_interrupted_inside_a_stage_and_resumed_is_undisturbed(
             return result
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Program, "compile", lambda self: ({**compiled, stage: Interrupted()}, seconds))
+        patch.setattr(Program, "compile", lambda self, *_: ({**compiled, stage: Interrupted()}, seconds))
         execute(program, tmp_path, checkpoint_seconds=0.0)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert_undisturbed(execute(program, tmp_path), outcomes)

@@ -64,7 +64,7 @@ def compiled(program):
 @pytest.fixture(scope="module")
 def outcomes(program, compiled):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Program, "compile", lambda self: compiled)
+        patch.setattr(Program, "compile", lambda self, *_: compiled)
         return execute(program)
 
 
@@ -105,7 +105,7 @@ def test_every_column_is_documented_and_those_of_a_replay_are_empty(outcomes):
 def test_a_run_that_was_stopped_and_resumed_ends_undisturbed(
     program, compiled, outcomes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Program, "compile", lambda self: compiled)
+    monkeypatch.setattr(Program, "compile", lambda self, *_: compiled)
     with pytest.raises(Stopped):
         execute(program, tmp_path, progress=small.interrupt_at(180))
     for ours, theirs in zip(execute(program, tmp_path), outcomes, strict=True):

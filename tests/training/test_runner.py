@@ -133,7 +133,7 @@ def test_a_full_device_is_told_in_a_sentence_and_other_errors_are_left_alone(
     def fails(*arguments):
         raise jax.errors.JaxRuntimeError(text)
 
-    monkeypatch.setattr(Program, "compile", lambda self: ({**compiled[0], "warm_up": fails}, compiled[1]))
+    monkeypatch.setattr(Program, "compile", lambda self, *_: ({**compiled[0], "warm_up": fails}, compiled[1]))
     monkeypatch.setattr(memory, "compiled_bytes", lambda stage: None)
     if full:
         with pytest.raises(
