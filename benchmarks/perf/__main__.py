@@ -25,6 +25,7 @@ from sparserl_jax.accelerator import keep_freed_memory
 from sparserl_jax.bench import provenance
 from sparserl_jax.envs import make as make_env
 from sparserl_jax.errors import UserError
+from sparserl_jax.training.precision import precise
 
 INTERVAL = 1000
 """Ticks between topology events where their cost is measured."""
@@ -35,11 +36,11 @@ def matrix_product() -> tuple[Callable[[], None], float]:
     count = 400
     left, right = (jax.random.normal(jax.random.key(i), (256, 256)) / 16 for i in range(2))
 
-    @jax.jit
     def chain(x: jax.Array, w: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, count, lambda _, x: x @ w, x)
 
-    return lambda: chain(left, right).block_until_ready(), count * 2.0 * 256**3
+    compiled = jax.jit(precise(chain, None))  # as a training multiplies that says nothing
+    return lambda: compiled(left, right).block_until_ready(), count * 2.0 * 256**3
 
 
 def learner(repeats: int, many: int) -> list[dict[str, Any]]:
@@ -158,8 +159,10 @@ def table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     system, packages = facts["system"], facts["packages"]
     precision = facts["matmul_precision"]
     told = f"matrix products where not said: {precision}; " if precision else ""
+    several = system["platform"] != "cpu" and system["device_count"] > 1
+    device = f"{system['device_count']} x {system['device_kind']}" if several else system["device_kind"]
     lines = [
-        f"Device: {system['device_kind']} ({provenance.processor(system)}, {system['cpu_count']} cores); {told}"
+        f"Device: {device} ({provenance.processor(system)}, {system['cpu_count']} cores); {told}"
         f"jax {packages['jax']}; Python {facts['python']}; commit {facts['git_describe']}; {facts['created_utc']}",
         "",
         "| what | median | quartiles | unit | repeats | guide |",

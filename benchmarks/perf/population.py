@@ -119,6 +119,8 @@ def _size(
 ) -> list[dict[str, Any]]:
     began = time.perf_counter()
     crowd = Workload(members, "rigl", interval=INTERVAL, precision=precision)
+    # The ceilings are one accelerator's; on a CPU they are the whole processor's.
+    floor /= 1 if crowd.layout.on_cpu else len(crowd.layout.devices)
     ready = time.perf_counter() - began
     per_step = timed(crowd, repeats, min(seconds, 60.0)) / crowd.training.dispatch_steps
     held = memory.compiled_bytes(crowd.train) or 0

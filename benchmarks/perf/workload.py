@@ -158,7 +158,7 @@ class Workload:
             settings = settings._replace(
                 agent={name: {} for name in events} | {"dense_targets": np.zeros(members, bool)}
             )
-        layout = Layout.of(members)
+        self.layout = layout = Layout.of(members)
         stages = Stages(self.training, agent, make_env(LinearDynamics()), 1, False)
 
         def stage(fn: Callable[..., Any], *axes: int | None) -> Any:

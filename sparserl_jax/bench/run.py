@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparserl_jax.bench import cache, finished, origins, paths, provenance, rates, records, sources
+from sparserl_jax.bench import cache, finished, origins, paths, provenance, rates, records, slices, sources
 from sparserl_jax.bench.plan import Plan
 from sparserl_jax.bench.progress import Interrupt, Live
 from sparserl_jax.bench.single import SINGLE
@@ -152,8 +152,9 @@ def _refuse_other_data(folder: Path, ours: dict[str, Any], theirs: dict[str, Any
             )
 
 
-def check_machine(plan: Plan, limit: int | None = None) -> None:
-    """Refuse a machine that would compute on the CPU beside an accelerator, and programs that do not fit.
+def check_machine(plan: Plan, folder: Path, limit: int | None = None) -> None:
+    """Refuse a machine that would compute on the CPU beside an accelerator, and programs that are to be computed in
+    `folder` and do not fit.
 
     `limit`: bytes a program may hold; default what the device offers. Raises `UserError`.
     """
@@ -164,7 +165,11 @@ def check_machine(plan: Plan, limit: int | None = None) -> None:
     if problem is not None:
         raise UserError(problem)
     for program in plan.programs:
-        memory.check(int(program.memory()), program.layout, program.name, limit)
+        needed = int(program.memory())
+        if not all(
+            records.finished(folder, run_id, plan.suite.hash()) for run_id in slices.ids(plan, program)
+        ):
+            memory.check(needed, program.layout, program.name, limit)
 
 
 def check_budget(seconds: float | None) -> None:
@@ -186,6 +191,7 @@ def run(
     times: bytes | None = None,
     compiled: Path | None = None,
     elsewhere: Path | None = None,
+    after: Callable[[], None] = lambda: None,
 ) -> Path:
     """Execute what is not finished yet; returns the folder.
 
@@ -200,6 +206,7 @@ def run(
             and on accelerators.
         suite_file: copied into the folder.
         execute: programs to outcomes; default `training.runner.execute`.
+        after: called when the records of another program are there.
 
     Raises:
         Unfinished: time budget or Ctrl-C; running again goes on.
@@ -214,12 +221,17 @@ def run(
     check_budget(time_budget)
     began = time.monotonic() if began is None else began
     deadline = None if time_budget is None else began + time_budget
-    check_machine(plan)
+    plan, divided = slices.for_memory(plan, folder)
+    check_machine(plan, folder)
     with locked(folder):
         places = [folder] if elsewhere is None else [folder, elsewhere]
         sources.require(plan, places)
         sources.check_data(plan, places[1:])
         claim(folder, plan)
+        if divided:
+            slices.keep(plan, folder)
+            text = "note: programs that this machine cannot hold are divided by seeds, and stay so in this folder."
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         found = provenance.collect()
         problem = provenance.unclean(found)
         if found["git_commit"] is None:
@@ -247,7 +259,10 @@ def run(
                 number += 1
                 label = queue.label(number)
                 try:
-                    trained += _one(queue, program, label, folder, places, live, deadline, execute, found)
+                    made = _one(queue, program, label, folder, places, live, deadline, execute, found)
+                    trained += made
+                    if made:
+                        after()
                 except TooLong:
                     number -= 1
                     live.warn(program.name, f"{program.name} does not fit into the time left as it is.")

@@ -151,6 +151,36 @@ def without(plan: Plan, skipped: set[str]) -> Plan:
     return with_parts(plan, parts) if parts else plan
 
 
+def keep(plan: Plan, folder: Path) -> None:
+    """Write the division of a plan down."""
+    planned = {run_id for program in plan.programs for run_id in ids(plan, program)}
+    # What this command leaves out (`--only`) stays divided as it was.
+    listed = [group for group in decided(folder) if not planned.issuperset(group)]
+    listed += [ids(plan, program) for program in plan.programs if program.name in plan.wholes]
+    records.write_atomic(folder / FILE, (json.dumps(listed, indent=1) + "\n").encode())
+
+
+def resumes(program: Any, folder: Path) -> bool:
+    """Whether a program has a checkpoint."""
+    return any((folder / "programs" / program.name).glob("checkpoint-*"))
+
+
+def for_memory(plan: Plan, folder: Path) -> tuple[Plan, bool]:
+    """The plan with programs that the devices cannot hold in the fewest parts by seeds that they can, and whether there
+    are any. What has begun stays as it is, and so does what would not fit however it is divided."""
+    from sparserl_jax.training.memory import fits
+
+    fixed, parts = {name for group in begun(folder) for name in group}, dict[str, list[Any]]()
+    for program in plan.programs:
+        if fits(program) or resumes(program, folder) or not fixed.isdisjoint(ids(plan, program)):
+            continue
+        divisions = (cut(plan, program, count) for count in range(2, len(by_seed(plan, program)) + 1))
+        own = next((found for found in divisions if all(map(fits, found))), None)
+        if own is not None:
+            parts[program.name] = own
+    return with_parts(plan, parts), bool(parts)
+
+
 # ---- what is done next ---------------------------------------------------------------------------------------------
 
 
@@ -260,7 +290,7 @@ class Slices(InOrder):
             if told is None:
                 return program if self.left > 0 else None
             if self.left <= told.compile_seconds * MARGIN:
-                continue  # nothing could be done before the deadline, and a compilation cannot be stopped
+                continue  # nothing could be done before the deadline
             if self._resumes(program) or told.seconds * MARGIN <= self.left:
                 return program
             if not told.sure:
@@ -325,7 +355,7 @@ class Slices(InOrder):
         return training.env, rates.kind_of(plain(training)), len(program.runs), work
 
     def _resumes(self, program: Any) -> bool:
-        return any((self.folder / "programs" / program.name).glob("checkpoint-*"))
+        return resumes(program, self.folder)
 
     def _is_fixed(self, program: Any) -> bool:
         return self._resumes(program) or any(run_id in self.fixed for run_id in ids(self.plan, program))
@@ -339,11 +369,7 @@ class Slices(InOrder):
                 parts[program.name] = own
         if parts:
             self.plan = with_parts(self.plan, parts)
-            planned = {run_id for program in self.plan.programs for run_id in ids(self.plan, program)}
-            # What this command leaves out (`--only`) stays divided as it was.
-            listed = [group for group in decided(self.folder) if not planned.issuperset(group)]
-            listed += [ids(self.plan, p) for p in self.plan.programs if p.name in self.plan.wholes]
-            records.write_atomic(self.folder / FILE, (json.dumps(listed, indent=1) + "\n").encode())
+            keep(self.plan, self.folder)
 
     def _fitting(self, program: Any) -> list[Any]:
         """The fewest parts that fit; the program alone where it fits, where no parts would, or where it has begun."""

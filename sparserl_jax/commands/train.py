@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,11 @@ def bench(command: Bench, console: Console) -> int:
         if command.pack is not None:
             say(console, pack.line(pack.pack(folder, command.pack, plan.suite.hash())))
 
+    def packed_so_far() -> None:  # the machine may go at any time; what goes wrong here is told at the end
+        if command.pack is not None:
+            with contextlib.suppress(UserError, OSError):
+                pack.pack(folder, command.pack, plan.suite.hash())
+
     try:
         if plan.programs:
             runs.run(
@@ -80,6 +86,7 @@ def bench(command: Bench, console: Console) -> int:
                 times=times,
                 compiled=command.compilation_cache,
                 elsewhere=command.sources,
+                after=packed_so_far,
             )
     except BaseException:  # what is finished leaves, however this ends
         try:

@@ -60,6 +60,13 @@ def _free(device: jax.Device) -> int | None:
     return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
 
 
+def fits(program: Any, offered: int | None = None) -> bool:
+    """Whether the forecast of a Program's population is no more than its devices have at hand, or it is not known;
+    `offered` as of `check`."""
+    offered = available(len(program.layout.devices)) if offered is None else offered
+    return offered is None or program.memory() <= offered
+
+
 def check(needed: int, layout: Layout, what: str, offered: int | None = None) -> None:
     """Refuse a population that does not fit.
 

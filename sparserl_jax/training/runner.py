@@ -102,9 +102,8 @@ class Execution:
         self.metrics: dict[str, np.ndarray] = {}
         self.seconds = {"warm_up": 0.0, "train": 0.0, "evaluate": 0.0, "checkpoint": 0.0, "compile": 0.0}
         self.observe: Callable[[Execution], None] | None = None
-        self.saved_at = time.monotonic()
+        self.saved_at, self.longest_save = time.monotonic(), 0.0
         self.saved: tuple[int, ...] | None = None  # see `at`
-        self.longest_save = 0.0
         self.began_at: tuple[int, ...] = ()
 
     def run(
@@ -225,8 +224,7 @@ class Execution:
 
     def dispatch(self) -> None:
         """One jitted call."""
-        began = time.perf_counter()
-        clock = clock_at(self.training, self.step)
+        began, clock = time.perf_counter(), clock_at(self.training, self.step)
         kind = "warm_up" if self.step < self.training.warm_up else "train"
         if kind == "warm_up":
             self.population = self.compiled[kind](self.population, self.settings, clock)
@@ -241,8 +239,7 @@ class Execution:
     def evaluate(self) -> None:
         """One curve point."""
         seen, history = self._evaluate(0)
-        members = len(self.program.runs)
-        clock = clock_at(self.training, self.step)
+        members, clock = len(self.program.runs), clock_at(self.training, self.step)
         point = {
             "env_step": np.full(members, self.step),
             "update": np.full(members, int(clock.update)),

@@ -91,9 +91,9 @@ def test_theory_counts_live_weights_and_execution_the_dense_ones_except_for_tiny
     assert costs["dense", 0.0]["actor_parameters"] == 3 * 16 + 16 * 16 + 16 + 16 + 16 + 1
 
 
-def test_a_population_larger_than_memory_is_refused_with_what_fits():
+def test_a_population_larger_than_memory_is_refused_with_what_fits(tmp_path):
     with pytest.raises(UserError, match="members fit"):
-        runs.check_machine(fake.make_plan(), 15_000_000)
+        runs.check_machine(fake.make_plan(), tmp_path, 15_000_000)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,19 @@ def test_finished_records_are_skipped_and_only_their_programs(tmp_path: Path):
     assert lost.is_dir() and kept.stat().st_mtime_ns == before
 
 
+def test_whoever_carries_finished_runs_away_is_called_after_every_program(tmp_path: Path):
+    """Records are there when it is called, and nobody is called for what was finished before."""
+    plan, seen = fake.make_plan(**SMALL), []
+
+    def after():
+        seen.append(len(list((tmp_path / "x/records").glob("*/*/record.json"))))
+
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan), after=after)
+    assert seen == [2, 4, 6, 8]
+    runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan), after=after)
+    assert seen == [2, 4, 6, 8]
+
+
 def test_a_record_of_another_configuration_is_not_finished_here(tmp_path: Path):
     plan = fake.make_plan(**SMALL)
     folder = runs.run(plan, tmp_path / "x", fake.quiet(), execute=fake.Execute(plan))

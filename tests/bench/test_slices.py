@@ -28,6 +28,7 @@ from sparserl_jax.bench import (
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
+from sparserl_jax.training import memory
 from sparserl_jax.training.runner import Stopped
 from tests.bench import fake
 
@@ -142,6 +143,42 @@ def test_programs_are_divided_by_seeds_until_each_fits_and_the_rest_waits_for_th
     assert [seeds_of(members) for members in again.took] == [{"003", "004", "005"}]
     assert again.rehearsals == 0  # its own environment was measured with as few members
     assert check.check(tmp_path / "x") == []
+
+
+def test_programs_that_the_machine_cannot_hold_are_divided_by_seeds_and_stay_so(tmp_path: Path, monkeypatch):
+    plan = make_plan(environments=fake.SUITE["environments"][:1])  # one program: 2 rows x 6 seeds
+    monkeypatch.setattr(Named, "memory", lambda self: 1000 * len(self.runs))
+    room = {"bytes": 7000}
+    monkeypatch.setattr(memory, "available", lambda used=None: room["bytes"])
+    parts, divided = slices.for_memory(plan, tmp_path / "x")
+    assert divided and [len(program.runs) for program in parts.programs] == [6, 6]
+    execute = fake.Execute(parts)
+
+    def once(program, **given):
+        if execute.programs:
+            raise Stopped("interrupted", 0)
+        return execute(program, **given)
+
+    with pytest.raises(runs.Unfinished):
+        runs.run(plan, tmp_path / "x", fake.quiet(), execute=once)
+    room["bytes"] = (
+        4000  # a smaller machine divides what has not begun further, and leaves what is finished alone
+    )
+    smaller, divided = slices.for_memory(slices.divide(plan, tmp_path / "x"), tmp_path / "x")
+    assert divided and [len(program.runs) for program in smaller.programs] == [6, 4, 2]
+    runs.check_machine(smaller, tmp_path / "x")
+    room["bytes"] = 10**9  # and a larger one goes on as it was decided
+    execute = fake.Execute(slices.divide(plan, tmp_path / "x"))
+    runs.run(execute.plan, tmp_path / "x", fake.quiet(), execute=execute)
+    found = records.load_all(tmp_path / "x")[1]
+    halves = {frozenset(seeds_of(record["provenance"]["program_members"])) for record in found}
+    assert halves == {frozenset({"000", "001", "002"}), frozenset({"003", "004", "005"})}
+    assert len(found) == 12 and len(execute.programs) == 1
+    assert check.check(tmp_path / "x") == []
+    room["bytes"] = 1500  # not even one seed of both rows
+    with pytest.raises(UserError, match="members fit"):
+        runs.run(plan, tmp_path / "y", fake.quiet(), execute=execute)
+    assert not (tmp_path / "y").exists()
 
 
 def test_records_say_which_part_they_are_and_the_command_of_a_row_divides_again(tmp_path: Path, monkeypatch):
