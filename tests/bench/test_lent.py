@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import pytest
 
 from sparserl_jax import cli
@@ -186,7 +187,14 @@ def test_a_name_no_archive_can_have_is_refused_before_anything_runs(home: Path, 
 
 
 @pytest.mark.long
-def test_real_parts_are_trained_packed_published_and_made_again_bit_for_bit(home: Path, tmp_path: Path):
+def test_real_parts_are_trained_packed_published_and_made_again_bit_for_bit(
+    home: Path, tmp_path: Path, request
+):
+    before = (
+        jax.config.jax_compilation_cache_dir
+    )  # a cache of the tests' own, which slices would leave in use
+    request.addfinalizer(lambda: jax.config.update("jax_compilation_cache_dir", before))
+    jax.config.update("jax_compilation_cache_dir", None)
     plan = plans.make(suites.read(home / "suite.toml"))
     (program,) = plan.programs
     parts = [slices.ids(plan, one) for one in slices.cut(plan, program, 2)]
