@@ -165,11 +165,10 @@ def check_machine(plan: Plan, folder: Path, limit: int | None = None) -> None:
     if problem is not None:
         raise UserError(problem)
     for program in plan.programs:
-        needed = int(program.memory())
         if not all(
             records.finished(folder, run_id, plan.suite.hash()) for run_id in slices.ids(plan, program)
         ):
-            memory.check(needed, program.layout, program.name, limit)
+            memory.check(int(program.memory()), program.layout, program.name, limit)
 
 
 def check_budget(seconds: float | None) -> None:

@@ -109,9 +109,8 @@ def member_settings(run: Run, agent: Agent, events: dict[str, Events]) -> Member
     }
     limits: dict[str, Any] = {
         "max_rows": np.int32(buffer_rows(training) - 1),
-        "min_rows": np.int32(
-            max(schedule.buffer_min // training.num_envs, recipe.n)
-        ),  # a window must be left
+        # A window must be left.
+        "min_rows": np.int32(max(schedule.buffer_min // training.num_envs, recipe.n)),
         "threshold": np.float32(schedule.buffer_threshold),
         "dynamic": np.bool_(recipe.buffer == "dynamic"),
         "paper": np.bool_(recipe.source == "paper"),

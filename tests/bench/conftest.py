@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sparserl_jax.bench import summary
 from tests.bench import fake
 from tests.bench.checkout import git
 
@@ -23,6 +24,20 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(original: Path, tmp_path: Path) -> Path:
     """A copy to do anything to."""
     return Path(shutil.copytree(original, tmp_path / "mini"))
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole miniature suite, finished; its records are changed by nobody."""
+    folder = tmp_path_factory.mktemp("miniature") / "mini"
+    fake.finished(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(miniature: Path) -> summary.Summary:
+    """What that folder says, for tests that only look."""
+    return summary.summarise(miniature)
 
 
 @pytest.fixture

@@ -10,21 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from sparserl_jax.bench import columns, figures, plots, plots_rows, summary
-from tests.bench import fake
 from tests.bench.test_verdicts import DENSE_COSTS, LEVELS, block, dense, row
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plots") / "mini"
-    fake.finished(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(folder: Path) -> summary.Summary:
-    """What the folder says, for tests that only look."""
-    return summary.summarise(folder)
 
 
 def test_points_of_one_size_are_set_apart_in_their_order_and_others_stay():
@@ -91,10 +77,10 @@ def test_a_heading_has_every_level_there_is():
 
 @pytest.mark.slow
 def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
-    folder: Path, whole: summary.Summary, monkeypatch
+    miniature: Path, whole: summary.Summary, monkeypatch
 ):
     def panels() -> list[tuple[str, int]]:
-        figure, _ = plots.learning_curves(whole, folder)
+        figure, _ = plots.learning_curves(whole, miniature)
         return [(axes.get_title("left"), len(axes.collections)) for axes in figure.axes if axes.lines]
 
     together = panels()
@@ -112,14 +98,14 @@ def test_where_lines_are_many_a_panel_is_divided_and_dense_stands_in_every_part(
 
 
 @pytest.mark.slow
-def test_a_band_that_leaves_the_axis_is_told(folder: Path, whole: summary.Summary, monkeypatch):
+def test_a_band_that_leaves_the_axis_is_told(miniature: Path, whole: summary.Summary, monkeypatch):
     def text() -> str:
-        figure, _ = plots.learning_curves(whole, folder)
+        figure, _ = plots.learning_curves(whole, miniature)
         return " ".join(" ".join(found.get_text() for found in figure.texts).split())
 
     sentence = "Bands that reach far above all lines are cut."
     assert sentence not in text()
-    found = plots._curves(whole, folder)
+    found = plots._curves(whole, miniature)
     first = next(iter(found.values()))
     first["upper"] = np.full_like(first["upper"], 1e6)
     monkeypatch.setattr(plots, "_curves", lambda *_: found)

@@ -26,19 +26,6 @@ from sparserl_jax.bench import (
 from tests.bench import fake, forge
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tables") / "mini"
-    fake.finished(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(folder: Path) -> summary.Summary:
-    """What the folder says, for tests that only look."""
-    return summary.summarise(folder)
-
-
 def rows(found: summary.Summary, env: int = 0) -> dict[tuple[str, float], summary.Row]:
     return {(row.arm, row.sparsity): row for row in found.blocks[env].rows}
 
@@ -55,17 +42,17 @@ def small(tmp_path: Path, quality: dict[str, float], **changes) -> summary.Summa
 
 
 @pytest.mark.slow
-def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(folder: Path, tmp_path: Path):
+def test_tables_and_vector_plots_have_the_same_bytes_on_every_rerun(miniature: Path, tmp_path: Path):
     other = tmp_path / "copy"
-    shutil.copytree(folder, other)
-    for root in (folder, other):
+    shutil.copytree(miniature, other)
+    for root in (miniature, other):
         tables.write(root)
         plots.write(root)
     names = ["table.md", "table.csv", "table.tex", "reproduce.md"]
     figures = ("learning_curves", "returns_by_row", "return_versus_sparsity", "return_versus_bytes")
     names += [f"plots/{figure}.{kind}" for figure in figures for kind in ("csv", "svg", "png")]
     for name in names:
-        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+        assert (miniature / name).read_bytes() == (other / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -210,11 +197,11 @@ def test_costs_in_the_table_are_those_of_the_records(whole: summary.Summary):
 
 
 @pytest.mark.slow
-def test_costs_that_differ_by_seed_are_told_by_their_mean(folder: Path, tmp_path: Path):
-    folder = Path(shutil.copytree(folder, tmp_path / "mini"))
-    before = rows(summary.summarise(folder))["rlx2", 0.9]
+def test_costs_that_differ_by_seed_are_told_by_their_mean(miniature: Path, tmp_path: Path):
+    miniature = Path(shutil.copytree(miniature, tmp_path / "mini"))
+    before = rows(summary.summarise(miniature))["rlx2", 0.9]
     runs = before.runs
-    own = records.read(folder / "records" / runs[0])["result"]["costs"]
+    own = records.read(miniature / "records" / runs[0])["result"]["costs"]
     extra = {"actor_parameters": 10, "inference_flops": 100, "training_flops_theory": 10**6}
     for k, run in enumerate(runs):
 
@@ -222,8 +209,8 @@ def test_costs_that_differ_by_seed_are_told_by_their_mean(folder: Path, tmp_path
             for key, value in extra.items():
                 record["result"]["costs"][key] += k * value
 
-        forge.change(folder, run, more)
-    after = rows(summary.summarise(folder))["rlx2", 0.9]
+        forge.change(miniature, run, more)
+    after = rows(summary.summarise(miniature))["rlx2", 0.9]
     mean = {key: own[key] + value * (len(runs) - 1) / 2 for key, value in extra.items()}
     assert after.compression_parameters == own["actor_parameters_dense"] / mean["actor_parameters"]
     assert after.inference_ratio == mean["inference_flops"] / own["inference_flops_dense"]
@@ -373,8 +360,8 @@ def test_the_caption_says_what_is_counted_and_where_the_margin_lies(whole: summa
 
 
 @pytest.mark.slow
-def test_an_unfinished_folder_says_so(folder: Path, tmp_path: Path):
-    other = Path(shutil.copytree(folder, tmp_path / "copy"))
+def test_an_unfinished_folder_says_so(miniature: Path, tmp_path: Path):
+    other = Path(shutil.copytree(miniature, tmp_path / "copy"))
     shutil.rmtree(other / "records/gymnax-Pendulum-v1/rlx2-s0900-seed004")
     text = tables.markdown(summary.summarise(other))
     assert "INCOMPLETE: 1 of 168 runs" in text and "5 to 6 seeds" in text
@@ -395,13 +382,13 @@ def test_latex_escapes_and_balances(whole: summary.Summary):
 
 
 @pytest.mark.slow
-def test_this_machine_stands_beside_the_published_results(folder: Path, tmp_path: Path, monkeypatch):
-    found = summary.summarise(folder)
+def test_this_machine_stands_beside_the_published_results(miniature: Path, tmp_path: Path, monkeypatch):
+    found = summary.summarise(miniature)
     monkeypatch.setattr(publish, "results_folder", lambda: tmp_path)
-    assert publish.beside(folder, found) is None
-    shutil.copytree(folder, tmp_path / "mini")
-    path = publish.beside(folder, found)
-    assert path is not None and path.parent == folder
+    assert publish.beside(miniature, found) is None
+    shutil.copytree(miniature, tmp_path / "mini")
+    path = publish.beside(miniature, found)
+    assert path is not None and path.parent == miniature
     text = path.read_text()
     assert "the same as here" in text and "overlap" in text and "apart" not in text
     assert records.CONFIGURATION in {entry.name for entry in (tmp_path / "mini").iterdir()}
