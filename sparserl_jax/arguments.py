@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sparserl_jax.errors import UserError
+
 
 def duration(text: str) -> float:
     """Seconds of `90`, `90s`, `10m`, `1h30m`; raises `ValueError` for anything else."""
@@ -32,7 +34,13 @@ Rows = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
 
 
 def flat(groups: tuple[tuple[str, ...], ...]) -> list[str]:
-    """All rows of a repeated `--only`."""
+    """All rows of a repeated `--only`.
+
+    Raises:
+        UserError: nothing stands behind one, as when a shell's variable is empty, which would mean everything.
+    """
+    if not all(groups):
+        raise UserError("--only names no row; write ENV/ARM@SPARSITY, ARM@SPARSITY or ARM behind it.")
     return [row for group in groups for row in group]
 
 
@@ -258,7 +266,7 @@ class Evaluate:
     """Evaluate a recorded run again and compare, bit for bit; or a policy on fresh episodes."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    """A run's folder (records/<environment>/<run>), its policy.npz, a decomposed policy, or an exported NAME.bin."""
     episodes: int | None = None
     """Fresh episodes instead of the recorded ones; default 100 where there is no record."""
     seed: int | None = None
@@ -272,7 +280,7 @@ class Collect:
     """Play a trained policy and write its episodes as a dataset that agents can learn from; never overwrites."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    """A run's folder (records/<environment>/<run>), its policy.npz, a decomposed policy, or an exported NAME.bin."""
     out: Path
     """A new file, NAME.npz."""
     episodes: int = 100
@@ -327,7 +335,7 @@ class Inspect:
     """Show what a trained policy is made of: layers, dead units, bytes."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (records/<environment>/<run>) or its policy.npz."""
+    """A run's folder (records/<environment>/<run>), its policy.npz, a decomposed policy, or an exported NAME.bin."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,7 @@ from sparserl_jax.arguments import (
 )
 from sparserl_jax.commands import read, train
 from sparserl_jax.commands.console import console
-from sparserl_jax.errors import ACCESS, DISK, UserError
+from sparserl_jax.errors import ACCESS, DISK, PLACE, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,6 +110,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in ACCESS and error.filename is not None:
             told = f"'{error.filename}': {error.strerror}; allow it to be read and written, or choose another place."
+        elif error.errno in PLACE and error.filename is not None:
+            told = f"'{str(error.filename):.80}' leads nowhere ({error.strerror}); check the path."
         elif error.errno in DISK:
             told = f"{error.strerror}: make room and run the same command again; what is finished is kept."
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 from typing import Any
 
@@ -17,6 +18,11 @@ OWN = "my_pkg.my_module:name"
 def unlabelled(name: str) -> str:
     """An environment's name without the label behind it (see `envs/make.py`): what it plays is the same."""
     return name.partition("#")[0]
+
+
+def plain_name(name: Any) -> bool:
+    """Whether a name can stand in paths, archives and patterns on every machine."""
+    return isinstance(name, str) and re.fullmatch("[A-Za-z0-9_]*[A-Za-z0-9][A-Za-z0-9_]*", name) is not None
 
 
 class NoModule(UserError):

@@ -45,6 +45,11 @@ from tests.bench import fake
         ("check nowhere", "there is no folder 'nowhere'"),
         ("table .", "holds no configuration.json"),
         ("publish .", "holds no configuration.json"),
+        ("unpack", "unpack: give at least one archive"),
+        (f"bench {'a' * 300}", "leads nowhere (File name too long); check the path."),
+        (f"evaluate {'a' * 300}", "leads nowhere (File name too long); check the path."),
+        (f"check {'a' * 300}", "leads nowhere (File name too long); check the path."),
+        (f"danger {'a' * 300}", "leads nowhere (File name too long); check the path."),
     ],
 )
 def test_a_mistake_gives_one_sentence_and_exit_code_2(line, sentence, capsys, tmp_path, monkeypatch):

@@ -31,6 +31,8 @@ def test_what_the_page_prints_acts_as_the_policy_does(name: str):
     ("run", "action"),
     [
         ("quick_sac/records/gymnax-Pendulum-v1/set-s0800-seed000", lambda x: 2 * np.tanh(x[:, :1])),
+        ("quick_tickets/records/gymnax-Pendulum-v1/clone_dense-s0000-seed4000", lambda x: 2 * np.tanh(x)),
+        ("fttpo_treatment/records/own-Treatment-III/bc-s0000-seed19000", lambda x: np.tanh(x[:, :1])),
         ("ppo_classic/records/gymnax-Pendulum-v1/set-s0800-seed000", lambda x: 2 * np.clip(x, -1, 1)),
         ("quick_dqn/records/gymnax-CartPole-v1/static-s0800-seed2000", lambda x: x.argmax(-1)),
     ],

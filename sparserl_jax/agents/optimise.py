@@ -175,7 +175,7 @@ def step_network(
         chosen = jax.tree.map(
             lambda new, old: jnp.where(effects.happened, new, old), Network(*evolved), optimise()
         )
-        return chosen, effects
+        return chosen, effects.kept()
 
     if trainer.events.count == 0:
         stepped, effects = optimise(), Effects.of(happened=False)

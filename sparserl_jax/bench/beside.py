@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,13 @@ def made_by(name: str, command: Any, suite: Mapping[str, Any]) -> str:
             words += [f"--{field.name.replace('_', '-')}", *map(str, rows)]
     here, envs = provenance.collect(), [task["name"] for task in suite["tasks"]]
     told = f"{caption.commit(here)}; {caption.versions(here, envs)}; {caption.machine(here)}"
-    return f"Made by `{' '.join(words)}`: {told}."
+    return f"Made by `{shlex.join(words)}`: {told}."
+
+
+def head(title: str, folder: Path) -> list[str]:
+    """First lines of such a page: what it is called, and what warns of the folder's records, if anything does."""
+    warned = caption.warnings(*records.load_all(folder))
+    return [f"# {title}", "", *itertools.chain.from_iterable((f"**{line}**", "") for line in warned)]
 
 
 def _told(path: Path) -> str:

@@ -111,16 +111,7 @@ def caption(
     counts = [len(row.seeds) for block in blocks for row in block.rows]
     points, episodes = suite["steps"] // evaluation["interval"], _episodes(suite, "episodes")
     window = -(-points // 10)
-    lines = []
-    if not suite["result"]:
-        lines.append("NOT A RESULT: this suite only proves that the harness works.")
-    lines.extend(incomplete(settings["runs"], {record["run_id"] for record in found}))
-    start = suite.get("start")
-    if start is not None:
-        lines.append(
-            f"NOT FROM SCRATCH: every run starts from the {' and '.join(start['networks'])} of {start['source']}, "
-            "whose training is in no number here."
-        )
+    lines = warnings(settings, found)
     lines.append(f"{seeds_sentence(counts)}. {budget(settings)}.")
     lines.extend(algorithms.sentences(suite))
     lines.extend(_widths(suite))
@@ -165,6 +156,20 @@ def caption(
     lines.extend(_evaluation_share(found))
     if found:
         lines.append(f"{origin(found)}; configuration {settings['suite_hash']}.")
+    return lines
+
+
+def warnings(settings: dict[str, Any], found: Sequence[dict[str, Any]]) -> list[str]:
+    """Sentences that belong above everything that is told of a folder: no result, not whole, or not from scratch."""
+    lines, start = [], settings["suite"].get("start")
+    if not settings["suite"]["result"]:
+        lines.append("NOT A RESULT: this suite only proves that the harness works.")
+    lines.extend(incomplete(settings["runs"], {record["run_id"] for record in found}))
+    if start is not None:
+        lines.append(
+            f"NOT FROM SCRATCH: every run starts from the {' and '.join(start['networks'])} of {start['source']}, "
+            "whose training is in no number here."
+        )
     return lines
 
 

@@ -32,13 +32,15 @@ def collect(
         env: another environment's name; default that of the training.
 
     Raises:
-        UserError: numbers out of range, a file that is there, or an environment that has no such data.
+        UserError: numbers out of range, a file that is there, a policy that diverged, or an environment that has no
+            such data.
     """
     if episodes < 1 or seed < 0 or not 0 <= noise < math.inf:
         raise UserError(
             f"episodes = {episodes}, seed = {seed}, noise = {noise:g}: give at least 1 episode, a seed of 0 or more "
             "and a noise of 0 or more."
         )
+    saved.check_played()
     _check_target(out)
     there = evaluate.environment(saved, env)
     spec = there.spec

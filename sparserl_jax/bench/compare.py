@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sparserl_jax.bench import against, check, new_file, partial, records, reproduce, tables, verdicts
 from sparserl_jax.bench import caption as captions
-from sparserl_jax.bench import check, new_file, partial, records, reproduce, tables, verdicts
 from sparserl_jax.bench import rows as rows_of
 from sparserl_jax.bench.rows import Block, key_of
 from sparserl_jax.bench.summary import (
@@ -59,15 +59,17 @@ class Source:
         return self.settings["suite"]
 
 
-def compare(folders: Sequence[Path], out: Path | None = None) -> Summary:
+def compare(folders: Sequence[Path], out: Path | None = None, arm: str | None = None) -> Summary:
     """One table of all folders' arms, with verdicts against the first folder's dense arm that there is.
 
     Args:
         folders: two or more, made by `sparserl bench` or `sparserl publish`.
         out: folder for the tables; nothing is written where it is None.
+        arm: one that the table must have, as it is going to be held against.
 
     Raises:
-        UserError: the folders may not be compared (which field, both values), or `out` is not free.
+        UserError: the folders may not be compared (which field, both values), `out` is not free, or
+            there is no such arm.
     """
     sources = _load(folders)
     if out is not None:
@@ -80,6 +82,8 @@ def compare(folders: Sequence[Path], out: Path | None = None) -> Summary:
     dropped = _doubled(sources)
     _name_apart(sources)
     summary = _summary(sources, shared, [*left_out, *dropped])
+    if arm is not None:
+        against.blocks(summary, arm)
     if out is not None:
         tables.write(out, summary)
         said = {"sources": [{"folder": s.name, "suite_hash": s.settings["suite_hash"]} for s in sources]}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -137,7 +137,7 @@ class _Look:
 
         found = saved.find(folder)
         assert found.record is not None, "the row was made from it"
-        if found.record["result"]["status"] == "diverged":
+        if found.diverged:
             return None
         from sparserl_jax.training.precision import precise
 
@@ -165,9 +165,13 @@ class _Look:
 
 def _law(config: Any, action_dim: int) -> Any:
     """What an agent draws its actions from, `agents.policies.Policy`; None where it draws from nothing."""
-    from sparserl_jax.agents import fttpo, sac
+    from sparserl_jax.agents import fttpo, ppo, sac
     from sparserl_jax.agents.policies import KINDS, policy_of
 
+    if isinstance(config, ppo.PPOConfig):
+        raise UserError(
+            "the spread of what PPO draws is in no policy file, so its danger cannot be told; give a suite without it."
+        )
     if isinstance(config, fttpo.FtTPOConfig):
         return fttpo.policies(config, action_dim)[0]
     if isinstance(config, sac.SACConfig):
@@ -258,9 +262,9 @@ def _cells(line: Line) -> list[str]:
     ]
 
 
-def markdown(title: str, sections: list[Section], made: str) -> str:
-    """All environments as GitHub Markdown; `made` is the last line."""
-    text = [f"# Danger: {title}", ""]
+def markdown(head: Sequence[str], sections: list[Section], made: str) -> str:
+    """All environments as GitHub Markdown below the lines of its `head`; `made` is the last line."""
+    text = [*head]
     for section in sections:
         text += [f"## {section.env}", "", *tables.grid(COLUMNS, map(_cells, section.lines))]
         if any(None in line.seeds for line in section.lines):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 SELECTION = 20
 """Episodes on which the rule z compares ranks."""
+SUFFIX = ".npz"
+"""Of a decomposed policy's file."""
 
 
 class Ends(NamedTuple):
@@ -89,22 +91,17 @@ class Outcome:
 
 
 def actor(saved: Saved) -> tuple[LayerTable, Policy]:
-    """Layers of a policy and the policy, without units of wide tensors that are masked altogether (a narrow network's).
+    """Layers of a policy and the policy, without units of wide tensors that are masked altogether (a narrow `mlp`'s).
 
     Raises:
-        UserError: it is decomposed already, a narrow network of another kind than `mlp`, or its files do not fit each
-            other.
+        UserError: it is decomposed already, or its files do not fit each other.
     """
     found, _ = inspect.tables(saved)
     layers, masks, params = found["actor"], saved.policy.masks, saved.policy.params
     if inspect.narrow(layers, masks) == layers:
         return layers, saved.policy
-    kind = saved.policy.description.get("network", "mlp")
-    if kind != "mlp":
-        raise UserError(
-            f"'{saved.name}' is a narrow network inside the tensors of a '{kind}', which no description of a policy "
-            "can name; take one of another recipe."
-        )
+    if saved.policy.description.get("network", "mlp") != "mlp":
+        return layers, saved.policy  # no description of a policy names the widths of another kind one by one
     links = [np.asarray(leaf(masks, layer.kernel), bool) for layer in layers]
     written = [link.any(axis=0) for link in links[:-1]]
     if not all(np.array_equal(a, link.any(axis=1)) for a, link in zip(written, links[1:], strict=True)):
@@ -169,6 +166,16 @@ def decompose(
         narrow=plain.description["hidden"] != saved.policy.description["hidden"],
         forms=tuple(forms.forms(layers, nnz, ranks, costs.CONVENTION)),
     )
+
+
+def check_target(out: Path) -> None:
+    """Refuse what cannot be the new file of a decomposed policy; raises `UserError`."""
+    if out.suffix != SUFFIX:
+        raise UserError(
+            f"--out '{out}': a decomposed policy's name ends in {SUFFIX}; let it (`sparserl export` then makes .bin "
+            "or .c of it)."
+        )
+    new_file.check(out)
 
 
 def check_episodes(factors: int, episodes: int, seed: int, selection: int) -> None:
@@ -247,7 +254,7 @@ def _random(env: Environment | HostEnvironment, key: np.ndarray, episodes: int) 
     import jax
 
     from sparserl_jax.envs import HostEnvironment, evaluate_random
-    from sparserl_jax.envs.host import instances, play_random
+    from sparserl_jax.envs.host import Broken, instances, play_random
     from sparserl_jax.training.episodes import reset_seed
     from sparserl_jax.training.precision import precise
     from sparserl_jax.training.stages import evaluation_key
@@ -256,7 +263,10 @@ def _random(env: Environment | HostEnvironment, key: np.ndarray, episodes: int) 
         drawn = jax.jit(precise(lambda key: evaluate_random(env, evaluation_key(key, 0, 0), episodes), None))
         return np.asarray(drawn(key))
     seeds = [reset_seed(key, 0, 0, episode) for episode in range(episodes)]
-    return play_random(instances(env, 1)[0], np.random.default_rng(key), seeds)
+    try:
+        return play_random(instances(env, 1)[0], np.random.default_rng(key), seeds)
+    except Broken as broken:
+        raise UserError(f"environment '{env.spec.name}' broke: {broken}; mend it.") from None
 
 
 class AtRank(NamedTuple):

@@ -177,12 +177,7 @@ def _network(run: Saved, lost: bool) -> Any:
 
 def _group(root: Path, row: Row) -> _Group:
     runs = tuple(saved.find(root / "records" / run) for run in row.runs)
-    return _Group(row, runs, np.array([_lost(run) for run in runs]))
-
-
-def _lost(run: Saved) -> bool:
-    """Whether a run diverged, so that its weights are no network's."""
-    return run.record is not None and run.record["result"]["status"] == "diverged"
+    return _Group(row, runs, np.array([run.diverged for run in runs]))
 
 
 def _section(root: Path, block: Block, rows: Sequence[Row], settings: Settings) -> Section:

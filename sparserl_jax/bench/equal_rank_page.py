@@ -126,9 +126,9 @@ def _explained(settings: Settings) -> list[str]:
     ]
 
 
-def markdown(title: str, sections: Sequence[Section], settings: Settings, made: str) -> str:
-    """The whole page; `made` is its last line."""
-    lines = [f"# {title}: dense and sparse policies at equal ranks", "", *_explained(settings)]
+def markdown(head: Sequence[str], sections: Sequence[Section], settings: Settings, made: str) -> str:
+    """The whole page, below the lines of its `head`; `made` is its last line."""
+    lines = [*head, *_explained(settings)]
     for section in sections:
         env, reason = section.block.env, section.block.reason
         lines += [f"## {heading(section.block)}", ""]

@@ -144,12 +144,13 @@ def fresh(saved: Saved, env: str | None = None, episodes: int = EPISODES, seed: 
         seed: names the episodes, which are never those of any training's evaluation.
 
     Raises:
-        UserError: numbers out of range, or an environment that does not fit the policy.
+        UserError: numbers out of range, a policy that diverged, or an environment that does not fit it.
     """
     if episodes < 1 or seed < 0:
         raise UserError(
             f"episodes = {episodes}, seed = {seed}: give at least 1 episode and a seed of 0 or more."
         )
+    saved.check_played()
     played = environment(saved, env)
     key, at_once = fresh_key(played.spec.name, seed), min(episodes, AT_ONCE)
     draw = sampler(saved, played)
@@ -239,8 +240,7 @@ def _again(saved: Saved, env: Environment | HostEnvironment, members: int, place
     parts = [evaluated(step, 1 + repeat) for repeat in range(plan["final_episodes"] // plan["episodes"])]
     final = tuple(records.number(value) for value in np.concatenate(parts, axis=1)[place])
     # What the actions of a diverged network earn is no score.
-    diverged = saved.record["result"]["status"] == "diverged"
-    return Numbers(None if diverged else point, final, None if diverged else records.mean(final))
+    return Numbers(None if saved.diverged else point, final, None if saved.diverged else records.mean(final))
 
 
 def _evaluation(

@@ -63,7 +63,7 @@ def export(saved: Saved, out: Path, format: str = SMALLEST) -> Exported:
     """Write a policy: NAME.bin with NAME.json, which says what lies where, or NAME.c.
 
     Args:
-        saved: a policy of any kind; a narrow network inside wide tensors is written as what it is, factors as factors.
+        saved: a policy of any kind; a narrow `mlp` inside wide tensors is written as what it is, factors as factors.
         out: a new file.
         format: one of `FORMATS`; C source has code for `c_source.FORMATS`, which `smallest` chooses from.
 
@@ -106,8 +106,7 @@ def actor(saved: Saved) -> tuple[LayerTable, Policy]:
     """Layers of a policy as they are stored, and the policy without units that are not there; see `decompose.actor`.
 
     Raises:
-        UserError: its files do not fit each other, its tensors are not those of the network it describes, or it is
-            narrow and no `mlp`.
+        UserError: its files do not fit each other, or its tensors are not those of the network it describes.
     """
     if not raw.whole(saved.policy):
         raise UserError(

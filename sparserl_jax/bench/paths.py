@@ -22,7 +22,10 @@ def suite_path(name: str | Path) -> Path:
       UserError: there is no such suite, or no file at this path.
     """
     text = str(name)
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"'{text}': there is no such home folder; write the path out.") from None
     if path.suffix == ".toml" or len(path.parts) > 1:
         if path.is_file():
             return path.resolve()

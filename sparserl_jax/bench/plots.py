@@ -443,7 +443,7 @@ def write_where_installed(root: Path, summary: Summary) -> list[str]:
     try:
         write(root, summary)
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in ("matplotlib", "pandas"):
+        if (missing.name or "").partition(".")[0] != "matplotlib":
             raise
         return [f"No plots: {missing.name} is not installed here; `sparserl plot` draws them where it is."]
     return []

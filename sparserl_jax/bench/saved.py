@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparserl_jax.bench import policy, records, schema
 from sparserl_jax.bench.policy import Policy
 from sparserl_jax.errors import UserError
@@ -28,6 +30,21 @@ class Saved:
     def name(self) -> str:
         """What to call it in messages: the run's id, else the path."""
         return str(self.path) if self.record is None else self.record["run_id"]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its training diverged, by its record: what its policy earns is no score."""
+        return self.record is not None and self.record["result"]["status"] == "diverged"
+
+    def check_played(self) -> None:
+        """Refuse a policy that cannot be played: environments make something of actions that are no numbers.
+
+        Raises:
+            UserError: its training diverged, or its weights are not finite.
+        """
+        weights = policy.flatten(self.policy.params, "_").values()
+        if self.diverged or not all(np.isfinite(value).all() for value in weights):
+            raise UserError(f"'{self.name}' diverged, and what it earns is no score; give another run.")
 
     @property
     def plain(self) -> Policy:

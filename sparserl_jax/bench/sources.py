@@ -70,6 +70,11 @@ def check(runs: Sequence[Planned], promise: Callable[[Any], Mapping[str, Promise
             raise UserError(
                 f"{here}: method '{method.name}' does not keep a given mask as it is; use the recipe 'static'."
             )
+        if any(promised.narrow is not None for promised in mine.values()):
+            raise UserError(
+                f"{here}: '{method.name}' is a narrow network, whose first weights are drawn as one, not as those "
+                "under a mask; use the recipe 'static'."
+            )
         exact = find_method(other.run.recipe.method).family.declares.budget == "per_tensor"
         if not exact or any(list(mine[name].counts) != list(theirs[name].counts) for name in mine):
             raise UserError(

@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from sparserl_jax.bench.ranges import (
 )
 from sparserl_jax.bench.strict import content, from_table
 from sparserl_jax.errors import UserError, located, suggest
+from sparserl_jax.references import plain_name
 from sparserl_jax.sparsity import method as find_method
 from sparserl_jax.training.config import AgentConfig, Evaluation, Run, Schedule, Start, Training
 from sparserl_jax.training.datasets import Logged
@@ -313,7 +313,7 @@ def _arm(table: Any, number: int, top: _SuiteTable, tasks: list[Task], agent: Ag
         chosen = from_table(
             Recipe, {**vars(chosen), "name": name, "sparsity": kept, **changes}, f"{here}, set"
         )
-    require(_plain(name), where, f"arm name '{name}' may hold letters a to z, digits and _ only.")
+    require(plain_name(name), where, f"arm name '{name}' may hold letters a to z, digits and _ only.")
     fixed = () if chosen.sparsity is None else (chosen.sparsity,)
     require(
         written.sparsities is not None or bool(fixed) or not find_method(chosen.method).coefficient,
@@ -372,11 +372,6 @@ def _arm(table: Any, number: int, top: _SuiteTable, tasks: list[Task], agent: Ag
     return Arm(chosen, name, role, knobs, seeds, critic, overrides, None, *own)
 
 
-def _plain(name: str) -> bool:
-    """Whether a name can stand in paths, archives and patterns on every machine."""
-    return re.fullmatch("[A-Za-z0-9_]*[A-Za-z0-9][A-Za-z0-9_]*", name) is not None
-
-
 def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Suite:
     """A suite from the content of its file, at one of its budgets; `where` names the file in messages."""
     table = budgets.chosen(table, budget, where)
@@ -395,7 +390,9 @@ def parse(table: Mapping[str, Any], where: str, budget: str | None = None) -> Su
             tables = ["agent", "schedule", "evaluation", "environments", "arms", "tune", "tuned"]
             raise suggest(key, [*known, *tables], f"key in {where}")
     top = from_table(_SuiteTable, table, where)
-    require(_plain(top.name), where, f"suite name '{top.name}' may hold letters a to z, digits and _ only.")
+    require(
+        plain_name(top.name), where, f"suite name '{top.name}' may hold letters a to z, digits and _ only."
+    )
     for key, value in (("environments", environments), ("arms", arms)):
         good = isinstance(value, list) and len(value) > 0
         require(good, where, f"the suite needs at least one [[{key}]] block.")

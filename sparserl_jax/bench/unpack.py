@@ -24,7 +24,7 @@ from sparserl_jax.errors import UserError
 LARGEST = 2**30
 """Bytes of all files of one archive at most: a small file may claim to hold anything."""
 RUN_FILES = ("record.json", "curve.csv", "policy.npz", "masks.npz", "timings.json")
-_NAME = r"(?!\.)[A-Za-z0-9_.-]+"
+_NAME = r"(?!\.)[A-Za-z0-9_.+-]+"
 _PLACE = re.compile(rf"records/({_NAME}/{_NAME})/({'|'.join(map(re.escape, RUN_FILES))})")
 
 
@@ -68,8 +68,10 @@ def unpack(files: Sequence[Path], into: Path | None = None) -> list[Unpacked]:
         into: the folder; default `runs/<suite>-<hash>` for each.
 
     Raises:
-        UserError: a damaged or foreign archive, another suite's folder, or a different record of a run.
+        UserError: no archive, a damaged or foreign archive, another suite's folder, or a different record of a run.
     """
+    if not files:
+        raise UserError("unpack: give at least one archive (NAME.tar.gz) that `sparserl bench --pack` made.")
     if into is not None:
         new_file.check_folder(into, "--into")
     archives: dict[Path, list[Archive]] = {}

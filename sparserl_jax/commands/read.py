@@ -70,7 +70,7 @@ def compare(command: Compare, console: Console) -> int:
     from sparserl_jax.bench import against, tables
     from sparserl_jax.bench import compare as comparing
 
-    found = comparing.compare(command.folders, command.out)
+    found = comparing.compare(command.folders, command.out, command.against)
     if command.against is None:
         tables.screen(found, console)
     else:
@@ -185,7 +185,6 @@ def decompose(command: Decompose, console: Console) -> int:
         decompose_page,
         equal_rank,
         equal_rank_page,
-        new_file,
         records,
         saved,
     )
@@ -202,7 +201,8 @@ def decompose(command: Decompose, console: Console) -> int:
         suite = records.read_configuration(command.path)["suite"]
         made = beside.made_by("decompose", command, suite)
         sections = equal_rank.compare(command.path, settings, flat(command.only))
-        page = equal_rank_page.markdown(suite["title"], sections, settings, made)
+        head = beside.head(f"{suite['title']}: dense and sparse policies at equal ranks", command.path)
+        page = equal_rank_page.markdown(head, sections, settings, made)
         return _written(
             folder, equal_rank_page.FILES, page, equal_rank_page.comma_separated(sections), console
         )
@@ -213,7 +213,7 @@ def decompose(command: Decompose, console: Console) -> int:
             f"--replace makes the page of a suite anew, and '{command.path}' is not the folder of one."
         )
     if out is not None:
-        new_file.check(out)
+        decomposing.check_target(out)
     found = decomposing.decompose(
         saved.find(command.path),
         rule,
@@ -238,7 +238,7 @@ def danger(command: Danger, console: Console) -> int:
     suite = records.read_configuration(command.path)["suite"]
     made = beside.made_by("danger", command, suite)
     sections = dangers.measure(command.path, command.states, command.draws, command.seed)
-    page = dangers.markdown(suite["title"], sections, made)
+    page = dangers.markdown(beside.head(f"Danger: {suite['title']}", command.path), sections, made)
     return _written(command.path, dangers.FILES, page, dangers.comma_separated(sections), console)
 
 

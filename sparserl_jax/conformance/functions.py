@@ -15,7 +15,7 @@ import optax
 
 from sparserl_jax.conformance.broken import Broken, require
 from sparserl_jax.errors import UserError
-from sparserl_jax.layers import LayerTable
+from sparserl_jax.layers import Layer, LayerTable
 from sparserl_jax.sparsity.contract import Effects, Events, Evidence, Method
 
 MODES = ("learn", "act", "target", "deploy")
@@ -120,9 +120,7 @@ def check_functions(method: Method, layers: LayerTable, knob: float, events: Eve
     _like(params, left, "the parameters of deployed")
     full = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bool_), params)
     _like(full, masks, "the masks of deployed")
-    require(
-        forms[-1] in ("plain", "circulant", "factors"), "plain, circulant or factors", forms[-1], "deployed"
-    )
+    require(forms[-1] == "plain", "the form plain, which is all that is stored", forms[-1], "deployed")
     if family.adopt is not None:
         adopt = family.adopt
         adopted = _traced("adopt", lambda p, m, s: _tuple(adopt(p, m, s), 3, "adopt"), params, full, state)
@@ -138,13 +136,17 @@ def check_functions(method: Method, layers: LayerTable, knob: float, events: Eve
             require(_kind(leaf) == "float32[]", "one f32 number", _kind(leaf), where)
 
 
+def _places(layer: Layer) -> tuple[int, ...]:
+    """Axes between batch and units of a layer's activations: of a convolution height and width, here all in one row."""
+    return (layer.positions or 1, 1) if layer.kind == "conv" else ()
+
+
 def _check_evolve(
     method: Method, layers: LayerTable, params: Any, extra: Any, slots: Any, state: Any
 ) -> None:
     hidden = {
-        layer.name: jax.ShapeDtypeStruct((*layer.stack, 8, layer.units_out), jnp.float32)
-        for layer in layers
-        if not layer.output
+        layer.name: jax.ShapeDtypeStruct((*layer.stack, 8, *_places(layer), layer.units_out), jnp.float32)
+        for layer in layers.hidden
     }
 
     def evolve(key: Any, tick: Any, p: Any, e: Any, o: Any, s: Any, seen: Any, batch: Any) -> Any:

@@ -262,11 +262,15 @@ def live(
         return begun, (params, extra, slots, family.deployed(params, extra, state)[1], effects)
 
     settings = [method.settings(layers, knob, lab.events, source) for method, knob, source in members]
+    shapes_of = [jax.tree.map(lambda leaf: list(np.shape(leaf)), one) for one in settings]
+    for other, (_, knob, source) in zip(shapes_of, members, strict=True):
+        where = f"the settings at the knob {knob:g} with source '{source}'"
+        require(other == shapes_of[0], f"one structure and shape, {shapes_of[0]}", other, where)
     stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *settings)
     keys = jax.random.split(jax.random.key(3), (len(members), 2))
     hidden = {
         layer.name: rng.random((len(members), *layer.stack, BATCH, layer.units_out)).astype(np.float32)
-        for layer in layers[:-1]
+        for layer in layers.hidden
     }
     fresh, gradient, moved, other = (drawn() for _ in range(4))
     inputs = (keys, stacked, fresh, gradient, moved, hidden)

@@ -165,11 +165,6 @@ def er_within(
     return _counts(layers, sparsity, rule, minimum)
 
 
-def densities(layers: LayerTable, counts: list[int]) -> list[float]:
-    """Realised density of every tensor, in the order of `layers.tensors`."""
-    return [kept / layer.size for (layer, _), kept in zip(layers.tensors, counts, strict=True)]
-
-
 def narrowed(layers: LayerTable, width: int) -> dict[str, int]:
     """Units of every hidden group, by name, of the narrow network of this width: so many, or all that there are; of the
     channels of a convolution the share that this is of the widest dense group, rounded up."""

@@ -196,7 +196,8 @@ def _drop_and_grow(name: str, block: Block, by_gradient: bool, summary: str) -> 
         coarse(layers, block)
         size = block[0] * block[1]
         counts = [n * size for n in _counts(layers, knob, block)]
-        return Promise(counts, events=events.count, dense_growth=by_gradient)
+        evolves = bool(settings(layers, knob, Events(1, 1, 0.0), source).evolves)
+        return Promise(counts, events=events.count if evolves else 0, dense_growth=evolves and by_gradient)
 
     return Method(name, drop_grow_family(block), settings, promise, summary)
 

@@ -62,6 +62,10 @@ class Effects(NamedTuple):
         """Effects from Python or traced booleans."""
         return Effects(*(jnp.asarray(flag, bool) for flag in (happened, reset_replay, reset_targets)))
 
+    def kept(self) -> Effects:
+        """The same, where what an event that did not happen asks for is dropped with the rest of it."""
+        return Effects(self.happened, self.reset_replay & self.happened, self.reset_targets & self.happened)
+
 
 def _not_here(*_: Any) -> Any:
     raise NotImplementedError("filled in where a network is trained")
@@ -99,8 +103,8 @@ class Sparsifier(NamedTuple):
         and, without optimiser slots (opt_state is None), after every Polyak step
     evolve(key, tick, params, extra, opt_state, state, evidence)
         -> (params, extra, opt_state, state, effects), at an event
-    deployed(params, extra, state) -> (params, masks, form): what leaves the building; form is `plain`, `circulant`
-        or `factors`
+    deployed(params, extra, state) -> (params, masks, form): what leaves the building; form is `plain`, weights in
+        the tensors they are trained in, the only form that is stored
     adopt(params, masks, state) -> (params, extra, state): trained weights under their masks in place of those that
         `init` made; the masks have the declared counts. None: the method cannot start from a trained network
     refresh(params, extra, state) -> state, after every optimiser step, for supports that follow the weights at once.

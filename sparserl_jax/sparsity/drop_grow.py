@@ -105,6 +105,8 @@ def settings(
     sizes = np.array([layer.size for layer, _ in layers.tensors], np.int64)
     active = np.asarray(counts, np.int64)
     drops = np.asarray(schedules.drop_counts(counts, events.drop_fraction, events.interval, events.end))
+    # A network that is dense anyway, as a critic may be, has no events: each would take an optimiser step's place.
+    evolves = evolves and bool((active < sizes).any())
     # Only tensors with something to grow take part, and only if the method has events.
     drops = np.where(evolves & (active < sizes), drops, 0).reshape(-1, len(counts))
     live_in = [min(widths.get(layer.inputs, layer.units_in), layer.units_in) for layer in layers]

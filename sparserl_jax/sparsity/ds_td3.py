@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable
 from sparserl_jax.sparsity import allocation, drop_grow, rows
 from sparserl_jax.sparsity import masks as mask_ops
@@ -86,7 +87,7 @@ def evolve(
     params, opt_state, masks = drop_grow.replant(
         params, opt_state, state, (keep, grow), (weights, live), chosen.common.zero_slots
     )
-    return params, extra, opt_state, state._replace(masks=masks), Effects.of()
+    return params, extra, opt_state, state._replace(masks=masks), Effects.of(happened=chosen.common.evolves)
 
 
 FAMILY = drop_grow.DROP_GROW._replace(
@@ -111,7 +112,14 @@ def method(name: str, summary: str, *, zeta: float = ZETA) -> Method:
 
     Args:
         zeta: share of either sign that an event replaces, from 0 to 1.
+
+    Raises:
+        UserError: zeta is no share.
     """
+    if not 0 <= zeta <= 1:
+        raise UserError(
+            f"{name}: zeta = {zeta}, the share of either sign that an event replaces, is from 0 to 1."
+        )
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
         # Zeros for the table that is not used: what no number depends on, no setting may show.
@@ -120,7 +128,8 @@ def method(name: str, summary: str, *, zeta: float = ZETA) -> Method:
         return Settings(common, np.float32(zeta))
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
-        return Promise(counts(layers, knob), events=events.count)
+        evolves = settings(layers, knob, Events(1, 1, 0.0), source).common.evolves
+        return Promise(counts(layers, knob), events=events.count if evolves else 0)
 
     return Method(name, FAMILY, settings, promise, summary)
 

@@ -39,6 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparserl_jax.errors import UserError
 from sparserl_jax.layers import Layer, LayerTable, leaf, with_leaf
 from sparserl_jax.sparsity import drop_grow, penalised, pruning
 from sparserl_jax.sparsity import masks as mask_ops
@@ -285,7 +286,10 @@ def method(
     drop_rate: float = DROP_RATE,
     drawn_targets: bool = True,
 ) -> Method:
-    """A method of such a family; `learning_rate`: of log_alpha, `drop_rate`: d, `drawn_targets`: see above."""
+    """A method of such a family; `learning_rate`: of log_alpha, `drop_rate`: d, between 0 and 1, `drawn_targets`: see
+    above."""
+    if not 0 < drop_rate < 1:
+        raise UserError(f"{name}: drop_rate = {drop_rate} is not between 0 and 1.")
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
         strength = penalised.strength(name, knob)

@@ -6,7 +6,7 @@ where SET asks for |w| alone: a small weight that the loss pulls at stays. Only 
 at, which training has anyway; no dense gradient is needed. n and k are those of `drop_grow`. The elastic variants of
 the paper, which hold more weights for a while, are not here: this is the plain one.
 
-Per-tensor budgets are Erdos-Renyi. The initial mask holds the largest initial weights of each tensor
+Per-tensor budgets are ERK. The initial mask holds the largest initial weights of each tensor
 (`source = released`, as all methods here) or is drawn uniformly (`source = paper`).
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sparserl_jax.layers import LayerTable
-from sparserl_jax.sparsity import allocation, drop_grow, rows
-from sparserl_jax.sparsity.contract import Effects, Events, Evidence, Params
+from sparserl_jax.sparsity import drop_grow, rows
+from sparserl_jax.sparsity.contract import Effects, Evidence, Params
+from sparserl_jax.sparsity.set import settings
 
 LAMBDA = 0.01
 """Weight of the gradient in the importance of a weight."""
@@ -49,12 +49,6 @@ def evolve(
 
 
 FAMILY = drop_grow.DROP_GROW._replace(name="mest", evolve=evolve)
-
-
-def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
-    """Erdos-Renyi budgets at sparsity `knob`."""
-    counts = allocation.erk(layers, knob)
-    return drop_grow.settings(layers, counts, events, evolves=True, random_mask=source == "paper")
 
 
 MEST = drop_grow.method(

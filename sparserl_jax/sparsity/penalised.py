@@ -77,10 +77,10 @@ def evolve(
     state: drop_grow.State,
     evidence: Evidence,
 ) -> tuple[Params, Any, Any, drop_grow.State, Effects]:
-    """Look the support up."""
+    """Look the support up; without a penalty there is none, and no event."""
     chosen: Any = state.settings
     masks = support(state.masks, params, chosen.threshold, state.layers)
-    return params, extra, opt_state, state._replace(masks=masks), Effects.of()
+    return params, extra, opt_state, state._replace(masks=masks), Effects.of(happened=chosen.strength > 0)
 
 
 FAMILY = drop_grow.DROP_GROW._replace(
@@ -103,13 +103,15 @@ def strength(name: str, knob: float) -> np.float32:
 
 
 def method(name: str, squared: bool, summary: str, threshold: float = THRESHOLD) -> Method:
-    """A method of this family, at a threshold of its own."""
+    """A method of this family, at a threshold of its own, of 0 or more."""
+    if not (threshold >= 0 and np.isfinite(threshold)):
+        raise UserError(f"{name}: the threshold is {threshold}: give a number from 0 on.")
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
         return Settings(strength(name, knob), np.bool_(squared), np.float32(threshold))
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
         settings(layers, knob, events, source)
-        return Promise(pruning.sizes(layers).tolist(), events=events.count)
+        return Promise(pruning.sizes(layers).tolist(), events=events.count if knob > 0 else 0)
 
     return Method(name, FAMILY, settings, promise, summary, coefficient=True)

@@ -3,7 +3,8 @@
 What it names, and how it is done here, where its details are not known to us:
 
     dense-to-sparse magnitude pruning    that of `gradual`: cubic between 20 and 80 % of training, ERK
-    periodic emptying of the replay      at 20, 40, 60 and 80 % of training, at the first event of each network behind
+    periodic emptying of the replay      at 20, 40, 60 and 80 % of training, at the first event of each network behind,
+                                         which for an actor of rarer events may be another step
                                          (its buffer of 0.2M transitions fills five times in its 1M steps)
     dynamic weight rescaling             the live weights of each tensor are scaled after pruning to the sum of squares
                                          that the tensor had before: w <- w sqrt(sum w_before^2 / sum w_kept^2)

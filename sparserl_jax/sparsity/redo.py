@@ -110,7 +110,7 @@ def over(inner: Sparsifier) -> Sparsifier:
             params,
         )
         some = mask_ops.count(concerns) > 0
-        return params, extra, opt_state, state, effects._replace(happened=effects.happened | some)
+        return params, extra, opt_state, state, effects.kept()._replace(happened=effects.happened | some)
 
     return inner._replace(
         name=f"redo_{inner.name}", evolve=evolve, declares=inner.declares._replace(slots="zero_changed")
@@ -132,7 +132,7 @@ def method(name: str, inner: Method, summary: str) -> Method:
             )
         return promised._replace(events=events.count)
 
-    return Method(name, over(inner.family), inner.settings, promise, summary)
+    return Method(name, over(inner.family), inner.settings, promise, summary, coefficient=inner.coefficient)
 
 
 REDO = method("redo", DENSE, "dense, with sleeping units begun anew at every event")

@@ -9,7 +9,7 @@ import numpy as np
 
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.layers import LayerTable
-from sparserl_jax.references import OWN, resolve
+from sparserl_jax.references import OWN, plain_name, resolve
 from sparserl_jax.sparsity.anf import ANF
 from sparserl_jax.sparsity.blocks import GRADUAL_16X1, RIGL_16X1, SET_16X1
 from sparserl_jax.sparsity.contract import Declares, Events, Method, Promise, Sparsifier
@@ -77,8 +77,10 @@ def validated(found: Any, where: str) -> Method:
     if not isinstance(found, Method):
         kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
         raise UserError(f"{where} is {kind}, not a sparserl_jax.sparsity.Method; give the name of a Method.")
-    if not isinstance(found.name, str) or not found.name.replace("_", "").isalnum():
-        raise UserError(f"{where}: its name {found.name!r} may hold letters, digits and _ only; change it.")
+    if not plain_name(found.name):
+        raise UserError(
+            f"{where}: its name {found.name!r} may hold letters a to z, digits and _ only; change it."
+        )
     if found.name in METHODS and found is not METHODS[found.name]:
         raise UserError(f"{where} is called '{found.name}' like a shipped method; give it another name.")
     family = found.family

@@ -1,6 +1,6 @@
 """SET (Mocanu et al. 2018): drop the smallest active weights, grow random ones.
 
-Per-tensor budgets are Erdos-Renyi. The initial mask holds the largest initial weights of each tensor
+Per-tensor budgets are ERK. The initial mask holds the largest initial weights of each tensor
 (`source = released`) or is drawn uniformly (`source = paper`); see RLx2, "initial mask".
 """
 
@@ -12,7 +12,7 @@ from sparserl_jax.sparsity.contract import Events
 
 
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
-    """Erdos-Renyi budgets at sparsity `knob`."""
+    """Erdos-Renyi-kernel budgets at sparsity `knob`."""
     counts = allocation.erk(layers, knob)
     return drop_grow.settings(layers, counts, events, evolves=True, random_mask=source == "paper")
 

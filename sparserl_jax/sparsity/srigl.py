@@ -177,7 +177,7 @@ def budgets(layers: LayerTable, sparsity: float) -> list[int]:
         fan_in = round(count / layer.units_out)
         if fan_in < 1:
             raise UserError(
-                f"sparsity {sparsity} leaves the units of {layers.describe(layer, copy)} less than one input each: "
+                f"sparsity {sparsity} leaves the units of {layers.describe(layer, copy)} half an input each or less: "
                 "use a smaller one for this network."
             )
         counts.append(fan_in * layer.units_out)
@@ -189,7 +189,12 @@ def method(name: str, summary: str, *, ablation: float = ABLATION) -> Method:
 
     Args:
         ablation: gamma, from 0 (no unit is ablated) to 1.
+
+    Raises:
+        UserError: gamma is no share.
     """
+    if not 0 <= ablation <= 1:
+        raise UserError(f"{name}: ablation = {ablation}, the share of a unit's inputs, is from 0 to 1.")
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
         own = drop_grow.settings(

@@ -21,7 +21,7 @@ import numpy as np
 from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.sparsity import drop_grow, pruning
 from sparserl_jax.sparsity import masks as mask_ops
-from sparserl_jax.sparsity.contract import Declares, Effects, Events, Evidence, Method, Params, Promise
+from sparserl_jax.sparsity.contract import Declares, Events, Method, Params, Promise, no_events
 
 ROUNDS = 100
 
@@ -65,23 +65,10 @@ def init(
     return mask_ops.apply(masks, params), {}, drop_grow.State(masks, settings, layers)
 
 
-def evolve(
-    key: jax.Array,
-    tick: jax.Array,
-    params: Params,
-    extra: Any,
-    opt_state: Any,
-    state: drop_grow.State,
-    evidence: Evidence,
-) -> tuple[Params, Any, Any, drop_grow.State, Effects]:
-    """No event."""
-    return params, extra, opt_state, state, Effects.of(happened=False)
-
-
 FAMILY = drop_grow.DROP_GROW._replace(
     name="synflow",
     init=init,
-    evolve=evolve,
+    evolve=no_events,
     declares=Declares(budget="global", targets="online", slots="keep"),
 )
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.sparsity import allocation, drop_grow, pruning, straight_through
 from sparserl_jax.sparsity import masks as mask_ops
@@ -134,8 +135,15 @@ def method(name: str, summary: str, *, wider: float = WIDER, strength: float = S
 
     Args:
         wider: e / d, from 1 (nothing but A learns) on.
-        strength: lambda.
+        strength: lambda, from 0 on.
+
+    Raises:
+        UserError: a number out of range.
     """
+    if not (wider >= 1 and strength >= 0 and np.isfinite([wider, strength]).all()):
+        raise UserError(
+            f"{name}: wider = {wider} is at least 1, for what acts learns, too, and strength = {strength} at least 0."
+        )
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
         counts = np.array(allocation.erk(layers, knob), np.int64)

@@ -197,17 +197,21 @@ class Program:
         """Traced settings of all members, NumPy arrays `[member, ...]`."""
         events = events_of(self.training)
         made = [member_settings(run, self.agent, events) for run in self.runs]
-        kinds = {
-            run.recipe.method: jax.tree.map(np.shape, own.agent)
-            for run, own in zip(self.runs, made, strict=True)
-        }
-        (name, kind), *others = kinds.items()
-        for other, otherwise in others:
-            if otherwise != kind:
+        kinds = [jax.tree.map(np.shape, own.agent) for own in made]
+        name = self.runs[0].recipe.method
+        for run, kind in zip(self.runs, kinds, strict=True):
+            if kind == kinds[0]:
+                continue
+            if run.recipe.method == name:
                 raise UserError(
-                    f"sparsity methods '{name}' and '{other}' are one family ('{self.family}'), but their settings "
-                    "differ in structure or shape; make them equal, or give one a Sparsifier of its own."
+                    f"the settings of sparsity method '{name}' differ in structure or shape between its knobs "
+                    f"({self.runs[0].knobs['actor']:g} and {run.knobs['actor']:g}), or those of its networks; make "
+                    "them equal, so that members of one program can have either."
                 )
+            raise UserError(
+                f"sparsity methods '{name}' and '{run.recipe.method}' are one family ('{self.family}'), but their "
+                "settings differ in structure or shape; make them equal, or give one a Sparsifier of its own."
+            )
         return stack(made)._replace(given=self._taken(made[0]) if self.given is None else self.given)
 
     def _taken(self, first: MemberSettings) -> Given:

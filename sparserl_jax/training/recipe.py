@@ -7,7 +7,7 @@ from typing import Literal
 
 from sparserl_jax.agents.targets import LONGEST
 from sparserl_jax.errors import UserError, suggest
-from sparserl_jax.references import OWN, resolve
+from sparserl_jax.references import OWN, plain_name, resolve
 from sparserl_jax.sparsity import METHODS
 from sparserl_jax.sparsity import method as find_method
 
@@ -35,6 +35,10 @@ class Recipe:
     summary: str = ""
 
     def __post_init__(self) -> None:
+        if not plain_name(self.name):
+            raise UserError(
+                f"recipe '{self.name}': a name may hold letters a to z, digits and _ only; change it."
+            )
         find_method(self.method)
         if not 1 <= self.n <= LONGEST:
             raise UserError(

@@ -155,7 +155,9 @@ def outcome(plan: plans.Plan, planned: plans.Planned, quality: dict[str, float] 
     run, task = planned.run, planned.task
     generator = np.random.default_rng(zlib.crc32(run.key_name.encode()))
     goal = (QUALITY if quality is None else quality).get(run.recipe.name, 0.99)
-    goal -= 0.12 * run.sparsity**8 * (run.recipe.method != "dense") + 0.015 * abs(generator.normal())
+    goal -= 0.12 * min(run.sparsity, 1.0) ** 8 * (run.recipe.method != "dense") + 0.015 * abs(
+        generator.normal()
+    )
     steps = np.arange(1, plan.suite.points + 1) * plan.suite.evaluation.interval
     random, reference = (task.random or 0.0), (task.reference or 1.0)
     z = goal * (1 - np.exp(-4 * steps / plan.suite.steps)) / (1 - np.exp(-4)) + 0.02 * generator.normal(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,15 @@ def test_what_cannot_be_collected_is_refused_in_one_sentence(
         collect.collect(saved.find(run), tmp_path / given.pop("out"), **given)
     assert sentence in str(told.value) and "\n" not in str(told.value)
     assert (tmp_path / "there.npz").read_text() == "mine" and not (tmp_path / "new.npz").exists()
+
+
+def test_a_run_that_diverged_makes_no_dataset(run: Path, tmp_path: Path):
+    """Pendulum would end every episode at its first step, with a reward of 0."""
+    found = saved.find(run)
+    lost = {**found.record, "result": {**found.record["result"], "status": "diverged"}}
+    with pytest.raises(UserError, match="diverged, and what it earns is no score"):
+        collect.collect(dataclasses.replace(found, record=lost), tmp_path / "a.npz", episodes=1)
+    assert not (tmp_path / "a.npz").exists()
 
 
 def test_a_file_that_appears_meanwhile_is_kept(run: Path, tmp_path: Path, monkeypatch):

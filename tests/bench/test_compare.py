@@ -324,6 +324,8 @@ def test_the_command_line(root: Path, capsys, monkeypatch):
     assert cli.run(["compare", "runs/mine", "results/quick", "--out", "together"]) == 0
     said = capsys.readouterr().out
     assert "my_method" in said and "Tables: together" in said and (root / "together/table.md").is_file()
+    assert cli.run(["compare", "runs/mine", "results/quick", "--out", "new", "--against", "my_methd"]) == 2
+    assert "did you mean 'my_method'?" in capsys.readouterr().err and not (root / "new").exists()
     assert cli.run(["compare", "runs/mine"]) == 2
     assert "at least two folders" in capsys.readouterr().err
     assert cli.run(["compare", "runs/mine", "runs"]) == 2

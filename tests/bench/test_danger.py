@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax import cli, envs
-from sparserl_jax.agents import sac
+from sparserl_jax.agents import ppo, sac
 from sparserl_jax.bench import danger, evaluate, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
@@ -73,6 +73,12 @@ def test_what_sac_draws_from_is_looked_at():
     assert danger._law(evaluate.agent_of({"provenance": told}), 2) is None
 
 
+def test_ppo_is_not_called_a_policy_that_draws_nothing():
+    """It draws from a normal distribution whose spread is in no file."""
+    with pytest.raises(UserError, match="the spread of what PPO draws is in no policy file"):
+        danger._law(ppo.PPOConfig(hidden=(8, 8)), 2)
+
+
 @pytest.mark.long
 def test_every_kind_of_policy_is_looked_at(tmp_path, capsys):
     thin = {"recipe": "dense", "name": "thin", "agent": {"name": "fttpo_corrected"}}
@@ -106,7 +112,7 @@ def test_a_run_that_diverged_is_no_harmless_policy():
     line = danger.Line(row, (seen, None, seen))
     assert float(line.interval().value) == 0.3
     section = danger.Section("own:Treatment-I", 4, 100, (line, danger.Line(row, (None,) * 3)))
-    page = danger.markdown("t", [section], "made")
+    page = danger.markdown(["# t"], [section], "made")
     assert "| fttpo (1 diverged) | 0.9 | 1 [0.9, 1.1] | 30 % [30 %, 30 %] | 30 % | 1 | 0.5 | 0 % |" in page
     assert "| fttpo (3 diverged) | 0.9 |  |  |  |  |  |  |" in page and "is left out" in page
     lines = danger.comma_separated([section]).splitlines()

@@ -13,7 +13,7 @@ import pytest
 
 import sparserl_jax
 from sparserl_jax import cli
-from sparserl_jax.bench import decompose, evaluate, paths, policy, saved
+from sparserl_jax.bench import decompose, evaluate, inspect, paths, policy, saved
 from sparserl_jax.deploy import forms, low_rank
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import ActionValues, Actor
@@ -93,6 +93,8 @@ def test_nothing_is_ever_overwritten(run: Path, tmp_path: Path, capsys, monkeypa
     assert cli.run(["decompose", str(run), "--rule", "numerical", "--out", str(run / "policy.npz")]) == 2
     assert "exists and is not overwritten; give a new file" in capsys.readouterr().err
     assert (run / "policy.npz").read_bytes() == before
+    assert cli.run(["decompose", str(run), "--rule", "numerical", "--out", str(tmp_path / "thin.bin")]) == 2
+    assert "a decomposed policy's name ends in .npz" in capsys.readouterr().err
     assert cli.run(["decompose", str(run), "--rule", "numerical", "--out", str(tmp_path / "a/b.npz")]) == 2
     assert f"there is no folder '{tmp_path / 'a'}'" in capsys.readouterr().err
     monkeypatch.undo()
@@ -180,12 +182,12 @@ def test_convolutions_and_residual_blocks_are_decomposed_saved_and_loaded(kind, 
         assert dense.flops - three.flops == 2 * (16 * (288 - 140) + (3072 - 807) + (36 - 16))
 
 
-def test_narrow_networks_of_other_kinds_are_refused():
+def test_narrow_networks_of_other_kinds_stay_in_their_wide_tensors():
     found = other_kind("cnn")
     masks = found.policy.masks["cnn"]
     masks["hidden_0"]["kernel"][..., 5:] = masks["output"]["kernel"][5:] = False
-    with pytest.raises(UserError, match="is a narrow network inside the tensors of a 'cnn'"):
-        decompose.actor(found)
+    layers, kept = decompose.actor(found)
+    assert kept is found.policy and layers == inspect.tables(found)[0]["actor"]
 
 
 def test_a_diverged_policy_is_refused(run: Path):

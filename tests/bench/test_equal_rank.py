@@ -98,7 +98,7 @@ def test_a_row_of_one_seed_chooses_ranks_as_its_policy_does_alone(suite: Path, t
         alone = decompose.select(run, layers, 0.01, 3, 4, 7)
         (line,) = (line for line in sparse(found) if label in line.chosen_for)
         assert line.ranks == alone.chosen.ranks
-    text = equal_rank_page.markdown("x", [found], settings(), "Made here.")
+    text = equal_rank_page.markdown(["# x"], [found], settings(), "Made here.")
     assert "nan" not in text and "| static@0.5 | 0.5 | undecomposed |" in text
     # One seed: values without intervals.
     row = next(line for line in text.splitlines() if line.startswith("| static@0.5 | 0.5 | undecomposed"))
@@ -155,7 +155,7 @@ def test_a_diverged_run_stays_in_at_the_random_level(suite: Path, monkeypatch):
     for one in sparse(found):
         assert one.sparse[1] == 0.0 and one.sparse[0] != 0.0 and (one.dense != 0.0).all()
         assert one.chosen_for == ()
-    page = equal_rank_page.markdown("x", [found], settings("rank=2,4,1"), "Made here.")
+    page = equal_rank_page.markdown(["# x"], [found], settings("rank=2,4,1"), "Made here.")
     assert "Ranks are given (rank=2,4,1)" in page and page.endswith("\nMade here.\n")
 
 

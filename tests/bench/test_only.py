@@ -127,6 +127,26 @@ def test_the_command_line_runs_only_the_selected_programs(tmp_path: Path, monkey
     assert "did you mean 'rlx2'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "bench smoke --only",
+        "profile smoke --only",
+        "bench smoke --only rlx2 --only",
+        "decompose {suite} --only",
+    ],
+)
+def test_only_without_a_row_does_not_mean_everything(words, tmp_path: Path, monkeypatch, capsys):
+    """As where a shell's variable is empty."""
+    monkeypatch.chdir(tmp_path)
+    fake.finished(tmp_path / "x", fake.make_plan(**fake.SMALL))
+    monkeypatch.setattr(runs, "run", None)
+    assert cli.run(words.format(suite="x").split()) == 2
+    assert capsys.readouterr().err.strip() == (
+        "error: --only names no row; write ENV/ARM@SPARSITY, ARM@SPARSITY or ARM behind it."
+    )
+
+
 def test_every_row_of_a_table_has_a_command_that_selects_exactly_its_programs(tmp_path: Path):
     plan = fake.finished(tmp_path / "x", fake.make_plan(**SMALL))
     found = summary.summarise(tmp_path / "x")

@@ -70,6 +70,20 @@ def test_everything_but_unpublished_weights_arrives_and_passes_the_check(tmp_pat
     assert again.new == () and len(again.known) == 6 and "6 were there already" in again.line()
 
 
+def test_runs_of_large_coefficients_arrive_too(tmp_path: Path):
+    """Their names have a plus, `l0-c1e+06-seed000`."""
+    arms = [{"recipe": "dense"}, {"recipe": "l0", "sparsities": [1e6]}]
+    fake.finished(tmp_path / "x", fake.make_plan(**{**fake.SMALL, "arms": arms}))
+    pack.pack(tmp_path / "x", tmp_path / "x.tar.gz")
+    (found,) = unpack.unpack([tmp_path / "x.tar.gz"], tmp_path / "there")
+    assert any("l0-c1e+06-seed" in name for name in found.new) and found.present == found.total
+
+
+def test_nothing_to_unpack_is_told():
+    with pytest.raises(UserError, match="give at least one archive"):
+        unpack.unpack([])
+
+
 def test_equal_folders_give_equal_archives_without_clock_user_or_machine(tmp_path: Path):
     copy = shutil.copytree(source(), tmp_path / "elsewhere")
     pack.pack(copy, tmp_path / "y.tar.gz")

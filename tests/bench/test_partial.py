@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sparserl_jax import cli
-from sparserl_jax.bench import check, partial, publish, records, summary, tables
+from sparserl_jax.bench import beside, check, partial, publish, records, summary, tables
 from sparserl_jax.bench import run as runs
 from sparserl_jax.errors import UserError
 from tests.bench.checkout import made
@@ -40,6 +40,14 @@ def published(results: Path) -> set[str]:
     """Rows there are records of."""
     found = (results / "mini/records").glob("*/*/record.json")
     return {partial.row_of(path.parent.relative_to(results / "mini/records").as_posix()) for path in found}
+
+
+def test_pages_beside_a_table_warn_as_it_does(whole: Path, tmp_path: Path):
+    assert beside.head("Danger: x", whole) == ["# Danger: x", ""]
+    folder = only(whole, tmp_path / "part", f"{PENDULUM}/dense")
+    title, _, warned, blank = beside.head("Danger: x", folder)
+    assert (title, blank) == ("# Danger: x", "") and warned.startswith("**INCOMPLETE: ")
+    assert "rlx2 (6 runs)" in warned and f"{BALANCE}: everything" in warned
 
 
 def test_an_unfinished_suite_is_published_only_when_asked_and_only_its_whole_rows(

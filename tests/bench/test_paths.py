@@ -36,6 +36,7 @@ def test_shipped_suite_wins_over_a_folder_of_the_same_name(tmp_path, monkeypatch
         ("nowhere/mine.toml", "nowhere/mine.toml"),
         ("mine", "say 'mine.toml'"),
         ("", "unknown suite"),
+        ("~no_such_user/x.toml", "there is no such home folder"),
     ],
 )
 def test_unknown_suite_is_refused_with_a_hint(tmp_path, monkeypatch, name, words):

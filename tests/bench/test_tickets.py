@@ -300,6 +300,10 @@ def test_a_time_budget_takes_nothing_up_before_its_sources(tmp_path: Path):
             [{"recipe": "tiny"}, {**TICKET, "ticket": {"arm": "tiny"}}],
             "does not keep as many weights in every tensor as 'tiny'",
         ),
+        (
+            [{"recipe": "tiny"}, {**TICKET, "recipe": "tiny", "ticket": {"arm": "tiny"}}],
+            "'tiny' is a narrow network, whose first weights are drawn as one",
+        ),
         ([{**CLONE, "clone": "dens"}], "did you mean 'dense'"),
         ([{**CLONE, "set": {"n": 3}}], "give it a recipe with n = 1 and a fixed buffer"),
         ([{**CLONE, "set": {"buffer": "dynamic"}}], "give it a recipe with n = 1 and a fixed buffer"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sparserl_jax import cli
 from sparserl_jax.conformance import report
+from sparserl_jax.conformance.broken import Broken
 from sparserl_jax.errors import UserError
 from sparserl_jax.sparsity import METHODS, method
 from sparserl_jax.sparsity.contract import Events
@@ -118,6 +120,20 @@ def test_networks_too_short_for_an_event_have_functions_too(name: str):
     knob = 0.0 if name == "dense" else 0.5
     for end in (50, 100):
         report.check_functions(method(name), layers, knob, Events(100, end, 0.5), "released")
+
+
+def _shaped_by_the_knob(layers, knob, events, source):
+    own = METHODS["static"].settings(layers, knob, events, source)
+    return own._replace(scale=np.ones(int(100 * (1 - knob)), np.float32))
+
+
+def test_settings_that_the_knob_gives_another_shape_are_told():
+    """Members of one program have settings of one shape."""
+    odd = METHODS["static"]._replace(name="odd", settings=_shaped_by_the_knob)
+    with pytest.raises(
+        Broken, match="expected one structure and shape, .* in the settings at the knob 0.3 with"
+    ):
+        _ = report.Examination(odd, 0.6).lives
 
 
 def test_a_sparsity_the_small_network_cannot_have_is_a_sentence():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax.sparsity import METHODS, allocation
-from sparserl_jax.sparsity.contract import Method
+from sparserl_jax.sparsity.contract import Effects, Method
 from tests.reference import conformance
 from tests.reference.conformance import (
     EVENTS,
@@ -292,6 +292,12 @@ def test_a_ticket_resets_targets_and_asks_for_an_empty_replay():
                 assert equal(target, online.params)
             elif moment.part == "update":
                 assert equal(target, getattr(moment.before, f"target_{network}")[0])
+
+
+def test_what_an_event_that_did_not_happen_asks_for_is_dropped():
+    for happened in (True, False):
+        kept = Effects.of(happened, reset_replay=True, reset_targets=True).kept()
+        assert [bool(flag) for flag in kept] == [happened] * 3
 
 
 def test_methods_without_resets_declare_none_and_report_none(case):

@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 from sparserl_jax.conformance.laboratory import hasty
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import Actor, TwinCritic, actor_layers, critic_layers
-from sparserl_jax.sparsity import METHODS, allocation, drop_grow, ds_td3, masks, mest, promised, rows
+from sparserl_jax.sparsity import (
+    METHODS,
+    allocation,
+    drop_grow,
+    ds_td3,
+    l0,
+    masks,
+    mest,
+    promised,
+    rows,
+    srigl,
+    top_kast,
+)
 from sparserl_jax.sparsity.contract import Evidence
 from tests.reference.conformance import equal, zero_outside
 from tests.sparsity.common import EVENTS, draw, moments, rig
@@ -248,3 +260,21 @@ def test_a_sparsity_that_leaves_a_layer_nothing_is_a_sentence(name, knob, senten
     with pytest.raises(UserError) as refused:
         promised(METHODS[name], TWO, knob, EVENTS, "released")
     assert sentence in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: ds_td3.method("x", "", zeta=1.5), "zeta = 1.5, the share of either sign"),
+        (lambda: srigl.method("x", "", ablation=-0.1), "ablation = -0.1, the share of a unit's inputs"),
+        (lambda: top_kast.method("x", "", wider=0.5), "wider = 0.5 is at least 1"),
+        (lambda: top_kast.method("x", "", strength=float("nan")), "strength = nan at least 0"),
+        (
+            lambda: l0.method("x", METHODS["l0"].family, "", drop_rate=1.0),
+            "drop_rate = 1.0 is not between 0 and 1",
+        ),
+    ],
+)
+def test_a_number_of_a_methods_own_that_is_out_of_range_is_a_sentence(make, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make()

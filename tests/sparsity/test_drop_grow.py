@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparserl_jax.conformance.laboratory import hasty
 from sparserl_jax.layers import leaf
-from sparserl_jax.sparsity import METHODS, allocation, drop_grow, masks
-from sparserl_jax.sparsity.contract import Events
+from sparserl_jax.networks import Actor, actor_layers
+from sparserl_jax.sparsity import METHODS, allocation, drop_grow, masks, promised
+from sparserl_jax.sparsity.contract import Events, Evidence
 from sparserl_jax.training.config import Evaluation, Schedule, TD3Config, Training
 from sparserl_jax.training.population import events_of
 from tests.reference import rlx2_numpy
@@ -301,6 +303,28 @@ def test_the_six_methods_are_six_settings_of_one_family():
     }
     assert all((made[name].drops == 0).all() for name in ("dense", "tiny", "static"))
     assert made["dense"].counts.sum() == r.layers.weights
+
+
+@pytest.mark.parametrize("name", ["rigl", "mest", "rigl_16x1", "ds_td3"])
+def test_a_network_that_is_dense_has_no_events(name):
+    """Each would cost it an optimiser step, and there is nothing to grow."""
+    layers = actor_layers(Actor((16, 16), 16), 16)
+    dense, sparse = (promised(METHODS[name], layers, knob, EVENTS, "released") for knob in (0.0, 0.5))
+    assert (dense.events, sparse.events) == (0, EVENTS.count) and not dense.dense_growth
+    params = {"mlp": {x.name: {"kernel": jnp.ones(x.shape), "bias": jnp.ones(x.shape[-1:])} for x in layers}}
+    family = METHODS[name].family
+
+    @hasty
+    def happened(chosen):
+        begun, _, state = family.init(jax.random.key(0), params, layers, chosen)
+        evidence = Evidence(lambda: params, *[None] * 5)
+        return family.evolve(jax.random.key(1), jnp.int32(10), begun, {}, {}, state, evidence)[-1].happened
+
+    knobs = (0.0, 0.5)
+    assert [bool(happened(METHODS[name].settings(layers, knob, EVENTS, "released"))) for knob in knobs] == [
+        False,
+        True,
+    ]
 
 
 # ---- counting events ---------------------------------------------------------------------------------------

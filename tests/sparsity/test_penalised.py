@@ -12,7 +12,7 @@ import pytest
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import leaf
 from sparserl_jax.sparsity import METHODS, penalised, promised
-from sparserl_jax.sparsity.contract import Events
+from sparserl_jax.sparsity.contract import Events, Evidence
 from tests.sparsity.common import draw, rig
 from tests.sparsity.test_pruning import EVENTS, TWO, WEIGHTS, flat, seen
 
@@ -109,6 +109,20 @@ def test_l1_drives_useless_weights_below_the_threshold_and_l2_does_not():
         mask = flat(looked(params, state).masks, layers)[0]
         assert mask.tolist() == [True, True, name == "l2"]
     assert small["l1"][2] < 1e-3 * small["l1"].std() < small["l2"][2]
+
+
+def test_a_network_without_a_penalty_stays_dense_and_has_no_events():
+    """As the critic has where a suite sweeps the actor's penalty alone; small weights are then no zeros."""
+    params, state = begun(METHODS["l1"], 0.0)
+    evidence = Evidence(lambda: params, *[None] * 5)
+    *_, state, effects = FAMILY.evolve(jax.random.key(0), jnp.int32(10), params, {}, None, state, evidence)
+    assert not effects.happened
+    assert promised(METHODS["l2"], TWO, 0.0, EVENTS, "released").events == 0
+
+
+def test_a_threshold_below_zero_is_refused():
+    with pytest.raises(UserError, match="the threshold is -1: give a number from 0 on"):
+        penalised.method("x", False, "", threshold=-1)
 
 
 def test_the_knob_is_a_coefficient_and_promises_nothing():

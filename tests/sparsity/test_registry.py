@@ -40,7 +40,7 @@ def test_a_users_method_is_found_by_its_reference():
         (f"{TOY}:LARGEST_LOGIT", "is a float, not a sparserl_jax.sparsity.Method"),
         (f"{TOY}:Plan", "is the class Plan, not a sparserl_jax.sparsity.Method"),
         (f"{TOY}:SHADOW", "is called 'rigl' like a shipped method"),
-        (f"{TOY}:NAMELESS", "may hold letters, digits and _ only"),
+        (f"{TOY}:NAMELESS", "may hold letters a to z, digits and _ only"),
         (f"{TOY}:FAMILYLESS", "its family is not a Sparsifier"),
         (f"{TOY}:PROMISELESS", "'promise' is None; give a function"),
         (f"{TOY}:WRONG", "unknown declared 'budget' of sparsity method"),
@@ -69,6 +69,9 @@ def test_a_method_is_a_recipe_and_a_recipe_can_be_the_users_own(monkeypatch):
     mine = Recipe("mine", f"{TOY}:GATES", n=3, buffer="dynamic")
     monkeypatch.setattr(toy_methods, "MINE", mine, raising=False)
     assert recipe(f"{TOY}:MINE") is mine and mine.family == "gates"
+    for name in ("rigl/slow", "..", "a|b", "", "ä"):  # names of folders and of a table's rows
+        with pytest.raises(UserError, match="a name may hold letters a to z, digits and _ only"):
+            Recipe(name, "rigl")
     monkeypatch.setattr(toy_methods, "MINE", Recipe("rlx2", "rigl"), raising=False)
     with pytest.raises(UserError, match="is called 'rlx2' like a shipped one"):
         recipe(f"{TOY}:MINE")

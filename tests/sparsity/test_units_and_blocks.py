@@ -76,6 +76,10 @@ def test_where_nobody_sleeps_nothing_happens_and_a_dead_layer_sleeps_as_a_whole(
     assert set(np.asarray(params["hidden_0"]["kernel"]).ravel().tolist()) <= set(range(11, 17))
 
 
+def test_redo_on_top_of_a_penalty_is_swept_by_its_coefficient():
+    assert redo.method("x", METHODS["l1"], "").coefficient and not METHODS["redo"].coefficient
+
+
 def test_redo_on_top_of_a_mask_leaves_the_dead_dead():
     own = redo.method("redo_static", METHODS["static"], "static with ReDo")
     settings = own.settings(TWO, 0.3, EVENTS, "released")

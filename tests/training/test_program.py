@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from sparserl_jax.agents.agent import Clock
+from sparserl_jax.errors import UserError
+from sparserl_jax.sparsity import METHODS
 from sparserl_jax.training import RECIPES, Program, Run, group, recipe
 from sparserl_jax.training.program import STAGES, clock_at
+from sparserl_jax.training.recipe import Recipe
 from sparserl_jax.training.stages import POOL, Stages
 from tests.reference import probes, small
 
@@ -102,6 +105,22 @@ def test_object_that_cannot_be_copied_can_be_trained_on():
 
 def member(settings, index):
     return jax.tree.map(lambda leaf: leaf[index], settings)
+
+
+def test_a_method_whose_settings_differ_in_shape_between_knobs_is_a_sentence(monkeypatch):
+    def settings(layers, knob, events, source):
+        own = METHODS["static"].settings(layers, knob, events, source)
+        return own._replace(scale=np.ones(int(100 * (1 - knob)), np.float32))
+
+    odd = METHODS["static"]._replace(name="odd", settings=settings)
+    monkeypatch.setitem(METHODS, "odd", odd)
+    mine = Recipe("odd", "odd")
+    runs = [Run(small.training(), mine, knob, 0, "odd") for knob in (0.5, 0.5, 0.75)]
+    (program,) = group(runs)
+    with pytest.raises(
+        UserError, match=r"of sparsity method 'odd' differ .* between its knobs \(0.5 and 0.75\)"
+    ):
+        _ = program.settings
 
 
 def test_settings_and_keys_of_a_member_do_not_depend_on_its_companions():
