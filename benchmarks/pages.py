@@ -6,7 +6,7 @@ A page says where a table belongs and which, by a pair of comments; what stands 
     <!-- published: verdicts quick -->                      rows of every kind, and why each has its verdict
     <!-- published: rows quick gymnax:Pendulum-v1 set -->   some arms on one environment, in this order
     <!-- published: against quick set all rigl tiny -->     some arms against another's nearest rows, here over all
-                                                            environments together
+                                                            environments together (`each`: on every one, and that)
     <!-- end -->
 
 An interval in the sentences around them, a figure with brackets behind it, is copied by hand; it has to stand, to as
@@ -185,16 +185,22 @@ def rows(folder: Path, words: Sequence[str], place: Path) -> str:
 
 
 def beside(folder: Path, words: Sequence[str], place: Path) -> str:
-    """The rows of some arms against another arm (`words`: its name, the environment or `all` for all of them together,
-    then the arms), as `sparserl table FOLDER --against ARM` prints them."""
+    """The rows of some arms against another arm (`words`: its name, the environment, `all` for all of them together or
+    `each` for every one and all, then the arms), as `sparserl table FOLDER --against ARM` prints them."""
     other, env, *arms = words
     found = summarise(folder)
-    part = _block(found, env, place)
-    every = against.pairs(part, other)
-    chosen = [pair for arm in arms for pair in every if pair.row.arm == arm]
-    if missing := set(arms) - {pair.row.arm for pair in chosen}:
-        raise ValueError(f"{place.name}: on {env} nothing of {sorted(missing)} stands against '{other}'")
-    return "\n".join(tables.grid(against.headings(other), against.texts(chosen, pooled=env == "all")))
+    envs = [*(part.env for part in found.blocks), "all"] if env == "each" else [env]
+    lines = []
+    for one in envs:
+        every = against.pairs(_block(found, one, place), other)
+        chosen = [pair for arm in arms for pair in every if pair.row.arm == arm]
+        if missing := set(arms) - {pair.row.arm for pair in chosen}:
+            raise ValueError(f"{place.name}: on {one} nothing of {sorted(missing)} stands against '{other}'")
+        lines += [(one, *texts) for texts in against.texts(chosen, pooled=one == "all")]
+    first = 0 if env == "each" else 1
+    return "\n".join(
+        tables.grid(("environment", *against.headings(other))[first:], [x[first:] for x in lines])
+    )
 
 
 def intervals(text: str) -> Iterator[tuple[str, tuple[Decimal, Decimal, Decimal]]]:

@@ -335,7 +335,7 @@ class Inspect:
     """Show what a trained policy is made of: layers, dead units, bytes."""
 
     path: tyro.conf.Positional[Path]
-    """A run's folder (records/<environment>/<run>), its policy.npz, a decomposed policy, or an exported NAME.bin."""
+    """A run's folder (records/<environment>/<run>), its policy.npz, or an exported NAME.bin."""
 
 
 @dataclasses.dataclass(frozen=True)

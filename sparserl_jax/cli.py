@@ -8,6 +8,7 @@ mistake in the input, told in one sentence; 3 the time budget is used up (run ag
 from __future__ import annotations
 
 import dataclasses
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,7 +112,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if error.errno in ACCESS and error.filename is not None:
             told = f"'{error.filename}': {error.strerror}; allow it to be read and written, or choose another place."
         elif error.errno in PLACE and error.filename is not None:
-            told = f"'{str(error.filename):.80}' leads nowhere ({error.strerror}); check the path."
+            told = f"'...{str(error.filename)[-80:]}' leads nowhere ({error.strerror}); check the path."
+        elif error.errno == errno.EISDIR and error.filename is not None:
+            told = f"'{error.filename}' is a folder where a file is to be; move it away."
         elif error.errno in DISK:
             told = f"{error.strerror}: make room and run the same command again; what is finished is kept."
         else:

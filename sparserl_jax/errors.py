@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers by which a system says that a place may not be read or written."""
-PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 """Error numbers by which a system says that a path is none, or leads through what is no folder."""
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers by which a system says that nothing more can be written."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserl_jax.bench import summary, tables
+from sparserl_jax.bench import check, summary, tables
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/configuration.json"))
@@ -27,6 +27,13 @@ def test_tables_are_those_of_the_records(name: str):
             f"{name}/{file} is not what its records give; `sparserl table results/{name}` makes it anew",
             pytrace=False,
         )
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.slow
+def test_records_pass_the_check(name: str):
+    """A promise that a method no longer makes would fail runs that kept the one they were made under."""
+    assert not list(check.unsound(RESULTS / name))
 
 
 @pytest.mark.slow

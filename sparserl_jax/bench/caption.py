@@ -150,13 +150,20 @@ def caption(
         "tiny: of the really narrow networks); element-wise work is in neither. All of it is relative to the dense "
         "network under the algorithm of the dense arm, or the arm's own where there is none. "
         "Steps/s: whole program, all its members together, without compilation and evaluation; members of one program "
-        "share one speed, so it compares machines, not methods."
+        f"share one speed, so it compares machines, not methods{_machines(found)}."
     )
     lines.extend(mixed.sentences(found, blocks))
     lines.extend(_evaluation_share(found))
     if found:
         lines.append(f"{origin(found)}; configuration {settings['suite_hash']}.")
     return lines
+
+
+def _machines(found: Sequence[dict[str, Any]]) -> str:
+    """That there are several machines, if there are."""
+    return (
+        ", of which there are several here" if len({machine(one["provenance"]) for one in found}) > 1 else ""
+    )
 
 
 def warnings(settings: dict[str, Any], found: Sequence[dict[str, Any]]) -> list[str]:

@@ -90,18 +90,29 @@ class Outcome:
     forms: tuple[forms.Form, ...]
 
 
-def actor(saved: Saved) -> tuple[LayerTable, Policy]:
-    """Layers of a policy and the policy, without units of wide tensors that are masked altogether (a narrow `mlp`'s).
+def actor(saved: Saved, wide: bool = False) -> tuple[LayerTable, Policy]:
+    """Layers of a policy and the policy, without units of wide tensors that are masked altogether (a narrow network's).
+
+    Args:
+        wide: narrow networks of other kinds than `mlp`, whose widths no description of a policy can name one by one,
+            stay in their wide tensors.
 
     Raises:
-        UserError: it is decomposed already, or its files do not fit each other.
+        UserError: it is decomposed already, a narrow network of another kind that may not stay, or its files do not fit
+            each other.
     """
     found, _ = inspect.tables(saved)
     layers, masks, params = found["actor"], saved.policy.masks, saved.policy.params
     if inspect.narrow(layers, masks) == layers:
         return layers, saved.policy
-    if saved.policy.description.get("network", "mlp") != "mlp":
-        return layers, saved.policy  # no description of a policy names the widths of another kind one by one
+    kind = saved.policy.description.get("network", "mlp")
+    if kind != "mlp" and wide:
+        return layers, saved.policy
+    if kind != "mlp":
+        raise UserError(
+            f"'{saved.name}' is a narrow network inside the tensors of a '{kind}', which no description of a policy "
+            "can name; take one of another recipe."
+        )
     links = [np.asarray(leaf(masks, layer.kernel), bool) for layer in layers]
     written = [link.any(axis=0) for link in links[:-1]]
     if not all(np.array_equal(a, link.any(axis=1)) for a, link in zip(written, links[1:], strict=True)):

@@ -115,7 +115,7 @@ def actor(saved: Saved) -> tuple[LayerTable, Policy]:
     return (
         (raw.stored(saved.policy.description), saved.policy)
         if saved.policy.decomposed
-        else decompose.actor(saved)
+        else decompose.actor(saved, wide=True)
     )
 
 

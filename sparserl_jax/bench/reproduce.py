@@ -233,4 +233,10 @@ def page(summary: Summary) -> str:
             origin["program"], f"`{folded(origin['program_members'])}` | {_devices(origin)} |"
         )
     lines += [f"| {name} | {rest}" for name, rest in programs.items()]
+    if len({_devices(record["provenance"]) for record in summary.records}) > 1:
+        lines += [
+            "",
+            "Where programs of one row were computed on different devices, run its command once on each, with its "
+            "`JAX_NUM_CPU_DEVICES`, and compare of every time the runs of the programs that were computed there.",
+        ]
     return "\n".join([*lines, *(text for origin in summary.origins for text in ("", origin)), ""])

@@ -42,9 +42,10 @@ class Saved:
         Raises:
             UserError: its training diverged, or its weights are not finite.
         """
-        weights = policy.flatten(self.policy.params, "_").values()
-        if self.diverged or not all(np.isfinite(value).all() for value in weights):
+        if self.diverged:
             raise UserError(f"'{self.name}' diverged, and what it earns is no score; give another run.")
+        if not all(np.isfinite(value).all() for value in policy.flatten(self.policy.params, "_").values()):
+            raise UserError(f"'{self.name}' has weights that are no numbers; give another policy.")
 
     @property
     def plain(self) -> Policy:

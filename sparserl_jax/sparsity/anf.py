@@ -26,9 +26,9 @@ def counts(layers: LayerTable, knob: float) -> list[int]:
 
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
     """The input layer at sparsity `knob`."""
-    return drop_grow.settings(
-        layers, counts(layers, knob), events, evolves=True, random_mask=source == "paper"
-    )
+    kept = counts(layers, knob)
+    evolves = drop_grow.room(layers, kept)
+    return drop_grow.settings(layers, kept, events, evolves=evolves, random_mask=source == "paper")
 
 
 ANF = drop_grow.method("anf", settings, "SET on the input layer alone; the knob is that layer's sparsity")

@@ -182,12 +182,12 @@ def pruning_family(block: Block) -> Sparsifier:
 
 def _drop_and_grow(name: str, block: Block, by_gradient: bool, summary: str) -> Method:
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
-        table = coarse(layers, block)
+        table, counts = coarse(layers, block), _counts(layers, knob, block)
         return drop_grow.settings(
             table,
-            _counts(layers, knob, block),
+            counts,
             events,
-            evolves=True,
+            evolves=drop_grow.room(table, counts),
             grow_by_gradient=by_gradient,
             random_mask=source == "paper",
         )
@@ -196,7 +196,7 @@ def _drop_and_grow(name: str, block: Block, by_gradient: bool, summary: str) -> 
         coarse(layers, block)
         size = block[0] * block[1]
         counts = [n * size for n in _counts(layers, knob, block)]
-        evolves = bool(settings(layers, knob, Events(1, 1, 0.0), source).evolves)
+        evolves = drop_grow.room(layers, counts)
         return Promise(counts, events=events.count if evolves else 0, dense_growth=evolves and by_gradient)
 
     return Method(name, drop_grow_family(block), settings, promise, summary)

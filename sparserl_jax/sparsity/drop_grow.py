@@ -14,7 +14,7 @@ parameters, every leaf a full bool array; biases stay active except those of the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,6 +82,12 @@ jax.tree_util.register_pytree_node(
 )
 
 
+def room(layers: LayerTable, counts: Sequence[int]) -> bool:
+    """Whether any tensor has fewer live weights than entries, so that links can move. A network that is dense
+    anyway, as a critic may be, is to have no events: each would take an optimiser step's place."""
+    return any(count < layer.size for (layer, _), count in zip(layers.tensors, counts, strict=True))
+
+
 def settings(
     layers: LayerTable,
     counts: list[int],
@@ -105,8 +111,6 @@ def settings(
     sizes = np.array([layer.size for layer, _ in layers.tensors], np.int64)
     active = np.asarray(counts, np.int64)
     drops = np.asarray(schedules.drop_counts(counts, events.drop_fraction, events.interval, events.end))
-    # A network that is dense anyway, as a critic may be, has no events: each would take an optimiser step's place.
-    evolves = evolves and bool((active < sizes).any())
     # Only tensors with something to grow take part, and only if the method has events.
     drops = np.where(evolves & (active < sizes), drops, 0).reshape(-1, len(counts))
     live_in = [min(widths.get(layer.inputs, layer.units_in), layer.units_in) for layer in layers]

@@ -118,18 +118,20 @@ def method(name: str, summary: str, *, zeta: float = ZETA) -> Method:
     """
     if not 0 <= zeta <= 1:
         raise UserError(
-            f"{name}: zeta = {zeta}, the share of either sign that an event replaces, is from 0 to 1."
+            f"{name}: zeta = {zeta} is no share of either sign that an event replaces: give one from 0 to 1."
         )
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
         # Zeros for the table that is not used: what no number depends on, no setting may show.
         unasked = dataclasses.replace(events, drop_fraction=0.0)
-        common = drop_grow.settings(layers, counts(layers, knob), unasked, evolves=True, random_mask=True)
+        kept = counts(layers, knob)
+        evolves = drop_grow.room(layers, kept)
+        common = drop_grow.settings(layers, kept, unasked, evolves=evolves, random_mask=True)
         return Settings(common, np.float32(zeta))
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
-        evolves = settings(layers, knob, Events(1, 1, 0.0), source).common.evolves
-        return Promise(counts(layers, knob), events=events.count if evolves else 0)
+        kept = counts(layers, knob)
+        return Promise(kept, events=events.count if drop_grow.room(layers, kept) else 0)
 
     return Method(name, FAMILY, settings, promise, summary)
 

@@ -5,7 +5,7 @@
 over all weights of a network, biases left out; lambda is the knob, and sparsity an outcome. The support is looked up at
 every topology event and holds until the next: it is what acts, what is evaluated and deployed, and what target networks
 are cut down to. Learning sees all weights, so that one which was small may come back. Everything is alive until the
-first event.
+first event, and stays so where lambda is 0: such a network has no events.
 """
 
 from __future__ import annotations
@@ -112,6 +112,6 @@ def method(name: str, squared: bool, summary: str, threshold: float = THRESHOLD)
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
         settings(layers, knob, events, source)
-        return Promise(pruning.sizes(layers).tolist(), events=events.count if knob > 0 else 0)
+        return Promise(pruning.sizes(layers).tolist(), events=events.count)  # at most
 
     return Method(name, FAMILY, settings, promise, summary, coefficient=True)

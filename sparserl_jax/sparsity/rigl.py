@@ -15,7 +15,12 @@ def settings(layers: LayerTable, knob: float, events: Events, source: str) -> dr
     """Erdos-Renyi-kernel budgets at sparsity `knob`."""
     counts = allocation.erk(layers, knob)
     return drop_grow.settings(
-        layers, counts, events, evolves=True, grow_by_gradient=True, random_mask=source == "paper"
+        layers,
+        counts,
+        events,
+        evolves=drop_grow.room(layers, counts),
+        grow_by_gradient=True,
+        random_mask=source == "paper",
     )
 
 

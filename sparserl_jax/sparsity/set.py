@@ -14,7 +14,8 @@ from sparserl_jax.sparsity.contract import Events
 def settings(layers: LayerTable, knob: float, events: Events, source: str) -> drop_grow.Settings:
     """Erdos-Renyi-kernel budgets at sparsity `knob`."""
     counts = allocation.erk(layers, knob)
-    return drop_grow.settings(layers, counts, events, evolves=True, random_mask=source == "paper")
+    evolves = drop_grow.room(layers, counts)
+    return drop_grow.settings(layers, counts, events, evolves=evolves, random_mask=source == "paper")
 
 
 SET = drop_grow.method("set", settings, "drop the smallest active weights, grow random ones")

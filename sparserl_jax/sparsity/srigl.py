@@ -39,6 +39,7 @@ class Settings(NamedTuple):
     counts: Any
     drops: Any
     interval: Any
+    evolves: Any
     random_mask: Any
     share: Any
 
@@ -141,7 +142,7 @@ def evolve(
         masks = with_units(masks, layer, after)
         at += layer.copies
     params = mask_ops.apply(jax.tree.map(jnp.logical_and, masks, state.masks), params)
-    return params, extra, opt_state, state._replace(masks=masks), Effects.of()
+    return params, extra, opt_state, state._replace(masks=masks), Effects.of(happened=chosen.evolves)
 
 
 def misfit(masks: Params, layers: LayerTable, settings: Settings) -> str | None:
@@ -194,16 +195,22 @@ def method(name: str, summary: str, *, ablation: float = ABLATION) -> Method:
         UserError: gamma is no share.
     """
     if not 0 <= ablation <= 1:
-        raise UserError(f"{name}: ablation = {ablation}, the share of a unit's inputs, is from 0 to 1.")
+        raise UserError(
+            f"{name}: ablation = {ablation} is no share of a unit's inputs: give one from 0 to 1."
+        )
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
-        own = drop_grow.settings(
-            layers, budgets(layers, knob), events, evolves=True, random_mask=source == "paper"
+        counts = budgets(layers, knob)
+        evolves = drop_grow.room(layers, counts)
+        own = drop_grow.settings(layers, counts, events, evolves=evolves, random_mask=source == "paper")
+        return Settings(
+            own.counts, own.drops, own.interval, own.evolves, own.random_mask, np.float32(ablation)
         )
-        return Settings(own.counts, own.drops, own.interval, own.random_mask, np.float32(ablation))
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
-        return Promise(budgets(layers, knob), events=events.count, dense_growth=True)
+        counts = budgets(layers, knob)
+        evolves = drop_grow.room(layers, counts)
+        return Promise(counts, events=events.count if evolves else 0, dense_growth=evolves)
 
     return Method(name, FAMILY, settings, promise, summary)
 

@@ -113,7 +113,8 @@ def evolve(
     evidence: Evidence,
 ) -> tuple[Params, Any, Any, State, Effects]:
     """Look A and B up."""
-    return params, extra, opt_state, looked_up(params, state.settings, state.layers), Effects.of()
+    some = jnp.any(jnp.asarray(state.settings.counts) < pruning.sizes(state.layers))  # else all act and learn
+    return params, extra, opt_state, looked_up(params, state.settings, state.layers), Effects.of(some)
 
 
 FAMILY = drop_grow.DROP_GROW._replace(
@@ -142,7 +143,8 @@ def method(name: str, summary: str, *, wider: float = WIDER, strength: float = S
     """
     if not (wider >= 1 and strength >= 0 and np.isfinite([wider, strength]).all()):
         raise UserError(
-            f"{name}: wider = {wider} is at least 1, for what acts learns, too, and strength = {strength} at least 0."
+            f"{name}: wider = {wider} has to be at least 1, for what acts learns, too, and strength = {strength} at "
+            "least 0; change them."
         )
 
     def settings(layers: LayerTable, knob: float, events: Events, source: str) -> Settings:
@@ -152,7 +154,10 @@ def method(name: str, summary: str, *, wider: float = WIDER, strength: float = S
 
     def promise(layers: LayerTable, knob: float, events: Events, source: str) -> Promise:
         chosen = settings(layers, knob, events, source)
-        return Promise(chosen.counts.tolist(), events=events.count, learned=chosen.wider.tolist())
+        moves = drop_grow.room(layers, chosen.counts.tolist())
+        return Promise(
+            chosen.counts.tolist(), events=events.count if moves else 0, learned=chosen.wider.tolist()
+        )
 
     return Method(name, FAMILY, settings, promise, summary)
 

@@ -204,9 +204,8 @@ class Program:
                 continue
             if run.recipe.method == name:
                 raise UserError(
-                    f"the settings of sparsity method '{name}' differ in structure or shape between its knobs "
-                    f"({self.runs[0].knobs['actor']:g} and {run.knobs['actor']:g}), or those of its networks; make "
-                    "them equal, so that members of one program can have either."
+                    f"the settings of sparsity method '{name}' differ in structure or shape between runs of one "
+                    f"program ({_told(self.runs[0])} and {_told(run)}); make them equal for every knob and source."
                 )
             raise UserError(
                 f"sparsity methods '{name}' and '{run.recipe.method}' are one family ('{self.family}'), but their "
@@ -377,6 +376,12 @@ class Program:
 def clock_at(training: Training, step: int) -> Clock:
     """The clock after `step` environment steps, as NumPy scalars (nothing is compiled for it)."""
     return Clock(np.int32(step), np.int32(training.updates_at(step)))
+
+
+def _told(run: Run) -> str:
+    """What settings are made of."""
+    knobs = ", ".join(f"{name} {knob:g}" for name, knob in sorted(run.knobs.items()))
+    return f"{knobs}, {run.recipe.source}"
 
 
 def group(runs: list[Run]) -> list[Program]:

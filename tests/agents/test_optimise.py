@@ -11,8 +11,9 @@ import optax
 import pytest
 
 from sparserl_jax.agents.optimise import Network, Trainer, effective, init_network, polyak, step_network
+from sparserl_jax.conformance.laboratory import hasty
 from sparserl_jax.networks import Actor, actor_layers
-from sparserl_jax.sparsity import allocation, drop_grow, masks
+from sparserl_jax.sparsity import allocation, drop_grow, masks, redo
 from sparserl_jax.sparsity.contract import Effects, Events, Evidence
 from tests.reference import rlx2_numpy
 from tests.reference.conformance import EVIDENCE, equal, host, slots_of, zero_outside
@@ -115,6 +116,25 @@ def test_an_event_takes_the_place_of_the_optimiser_step(stepped, fresh):
     ):
         np.testing.assert_array_equal(w2, np.where(m & m2, w, 0))
     assert not equal(old, new)
+
+
+def test_an_event_that_does_not_happen_asks_for_nothing(fresh):
+    """Nor through ReDo on top of the method, whose own event then happens or does not."""
+
+    def asking(*given: Any) -> Any:
+        *network, _ = TRAINER.sparsifier.evolve(*given)
+        return *network, Effects.of(happened=False, reset_replay=True, reset_targets=True)
+
+    inner = TRAINER.sparsifier._replace(evolve=asking)
+    before = fresh(**RIGL)
+    for family in (inner, redo.over(inner)):
+        trainer = TRAINER._replace(sparsifier=family)
+        evidence = EVIDENCE._replace(
+            activations=lambda: {layer.name: jnp.ones((4, layer.units_out)) for layer in LAYERS.hidden},
+            init_params=lambda: before.params,
+        )
+        after, info = hasty(lambda one: step(trainer, one, data(5), np.int32(5), evidence))(before)  # noqa: B023
+        assert not any(map(bool, info.effects)) and equal(after.sparsity.masks, before.sparsity.masks)
 
 
 def test_an_event_grows_by_the_dense_gradient_of_this_ticks_batch(stepped, fresh):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sparserl_jax import cli, envs
-from sparserl_jax.agents import ppo, sac
+from sparserl_jax.agents import sac
 from sparserl_jax.bench import danger, evaluate, suites
 from sparserl_jax.bench import plan as plans
 from sparserl_jax.bench import run as runs
@@ -73,10 +73,22 @@ def test_what_sac_draws_from_is_looked_at():
     assert danger._law(evaluate.agent_of({"provenance": told}), 2) is None
 
 
-def test_ppo_is_not_called_a_policy_that_draws_nothing():
-    """It draws from a normal distribution whose spread is in no file."""
-    with pytest.raises(UserError, match="the spread of what PPO draws is in no policy file"):
-        danger._law(ppo.PPOConfig(hidden=(8, 8)), 2)
+def test_arms_of_ppo_are_left_out_and_named(tmp_path, monkeypatch):
+    """It draws from a normal distribution whose spread is in no file: by its mode alone it would look harmless."""
+    found = fake.make_plan(**{**fake.SMALL, "environments": [{"name": "own:Treatment-I"}]})
+    fake.finished(tmp_path / "x", found)
+    told = danger.summarise(tmp_path / "x")
+    (block,) = told.blocks
+    rows = [
+        dataclasses.replace(row, agent='{"name": "ppo"}') if row.arm == "rlx2" else row for row in block.rows
+    ]
+    changed = dataclasses.replace(told, blocks=(dataclasses.replace(block, rows=tuple(rows)),))
+    monkeypatch.setattr(danger, "summarise", lambda root: changed)
+    monkeypatch.setattr(danger._Look, "run", lambda look, folder: danger.Measured(0.1, 0.5, 0.0, 0.0))
+    (section,) = danger.measure(tmp_path / "x", states=2, draws=10)
+    assert section.left_out == ("rlx2",) and "rlx2" not in [line.row.arm for line in section.lines[1:]]
+    page = danger.markdown(["# t"], [section], "made")
+    assert "Left out: rlx2, of PPO" in page
 
 
 @pytest.mark.long

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 import sparserl_jax
+from benchmarks import levels
 from sparserl_jax import cli
-from sparserl_jax.bench import decompose, evaluate, inspect, paths, policy, saved
+from sparserl_jax.bench import decompose, evaluate, export, paths, policy, saved
+from sparserl_jax.bench.saved import Saved
 from sparserl_jax.deploy import forms, low_rank
 from sparserl_jax.errors import UserError
 from sparserl_jax.networks import ActionValues, Actor
+from sparserl_jax.sparsity import masks
 from sparserl_jax.training.population import key_data
 from tests.bench import trained
 
@@ -182,12 +185,25 @@ def test_convolutions_and_residual_blocks_are_decomposed_saved_and_loaded(kind, 
         assert dense.flops - three.flops == 2 * (16 * (288 - 140) + (3072 - 807) + (36 - 16))
 
 
-def test_narrow_networks_of_other_kinds_stay_in_their_wide_tensors():
+def narrow_cnn() -> Saved:
     found = other_kind("cnn")
     masks = found.policy.masks["cnn"]
     masks["hidden_0"]["kernel"][..., 5:] = masks["output"]["kernel"][5:] = False
-    layers, kept = decompose.actor(found)
-    assert kept is found.policy and layers == inspect.tables(found)[0]["actor"]
+    return found
+
+
+def test_narrow_networks_of_other_kinds_are_refused():
+    with pytest.raises(UserError, match="is a narrow network inside the tensors of a 'cnn'"):
+        decompose.actor(narrow_cnn())
+
+
+def test_they_are_exported_in_their_wide_tensors(tmp_path: Path):
+    found = narrow_cnn()
+    made = export.export(found, tmp_path / "a.bin")
+    obs = np.random.default_rng(0).normal(size=(20, found.policy.description["obs_dim"]))
+    live = dataclasses.replace(found.policy, params=masks.apply(found.policy.masks, found.policy.params))
+    assert np.allclose(policy.load(tmp_path / "a.bin").act(obs), live.act(obs), atol=1e-6)
+    assert made.size < made.dense
 
 
 def test_a_diverged_policy_is_refused(run: Path):
@@ -301,6 +317,16 @@ def test_random_actions_are_played_on_the_host_too():
         decompose._random(env, key, 200).mean() for env in (host_toys.HostPull(), host_toys.Pull())
     )
     assert host == pytest.approx(compiled, rel=0.1)
+
+    class Falls(host_toys.HostPull):
+        def step(self, action: np.ndarray) -> Any:
+            return 1 / 0
+
+    broken = Falls()
+    with pytest.raises(UserError, match=r"broke: step raised ZeroDivisionError: .*; mend it"):
+        decompose._random(broken, key, 1)
+    with pytest.raises(UserError, match=r"broke: step raised ZeroDivisionError: .*; mend it"):
+        levels.measured(broken, 1)
     assert np.array_equal(
         decompose._random(host_toys.HostPull(), key, 3), decompose._random(host_toys.HostPull(), key, 3)
     )

@@ -218,7 +218,7 @@ def _another_environment(run: Path) -> None:
         (_lose_a_tensor, "inspect {run}", "'policy.npz' holds no whole policy"),
         (_claim((10**13,)), "inspect {run}", "'policy.npz' is not a policy file of this package"),
         (_claim((10**30,)), "inspect {run}", "'policy.npz' is not a policy file of this package"),
-        (_diverge, "evaluate {run} --episodes 2", f"{RUN}' diverged, and what it earns is no score"),
+        (_diverge, "evaluate {run} --episodes 2", f"{RUN}' has weights that are no numbers"),
         (_another_environment, "evaluate {run}", "was trained on 'somewhere', which cannot be made here"),
         (lambda run: (run / "record.json").write_text("{"), "evaluate {run}", "is not valid JSON"),
         (lambda run: (run / "record.json").write_text("{}"), "inspect {run}", "not a record of this version"),

@@ -265,10 +265,10 @@ def test_a_sparsity_that_leaves_a_layer_nothing_is_a_sentence(name, knob, senten
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: ds_td3.method("x", "", zeta=1.5), "zeta = 1.5, the share of either sign"),
-        (lambda: srigl.method("x", "", ablation=-0.1), "ablation = -0.1, the share of a unit's inputs"),
-        (lambda: top_kast.method("x", "", wider=0.5), "wider = 0.5 is at least 1"),
-        (lambda: top_kast.method("x", "", strength=float("nan")), "strength = nan at least 0"),
+        (lambda: ds_td3.method("x", "", zeta=1.5), "zeta = 1.5 is no share of either sign"),
+        (lambda: srigl.method("x", "", ablation=-0.1), "ablation = -0.1 is no share of a unit's inputs"),
+        (lambda: top_kast.method("x", "", wider=0.5), "wider = 0.5 has to be at least 1"),
+        (lambda: top_kast.method("x", "", strength=float("nan")), "strength = nan at least 0; change"),
         (
             lambda: l0.method("x", METHODS["l0"].family, "", drop_rate=1.0),
             "drop_rate = 1.0 is not between 0 and 1",

@@ -305,7 +305,7 @@ def test_the_six_methods_are_six_settings_of_one_family():
     assert made["dense"].counts.sum() == r.layers.weights
 
 
-@pytest.mark.parametrize("name", ["rigl", "mest", "rigl_16x1", "ds_td3"])
+@pytest.mark.parametrize("name", ["rigl", "anf", "mest", "rigl_16x1", "ds_td3", "srigl", "top_kast"])
 def test_a_network_that_is_dense_has_no_events(name):
     """Each would cost it an optimiser step, and there is nothing to grow."""
     layers = actor_layers(Actor((16, 16), 16), 16)
