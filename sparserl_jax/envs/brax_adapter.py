@@ -112,7 +112,19 @@ def _refuse_wrappers(env: Any, name: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without brax's warning at every construction that its environments are no longer developed."""
+    """Without brax's warning at every construction that its environments are no longer developed, and without MuJoCo's
+    of old words in brax's models, which it also writes into a MUJOCO_LOG.TXT where the user stands."""
+    import mujoco
+
+    def told(text: str) -> None:
+        if "deprecated" not in text:
+            warnings.warn(text, stacklevel=2)
+
+    before = mujoco.get_mju_user_warning()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
-        yield
+        mujoco.set_mju_user_warning(told)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(before)

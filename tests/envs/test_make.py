@@ -127,3 +127,10 @@ def test_labels_that_are_none_are_refused(label):
 
 def test_protocol_is_met_by_what_make_returns():
     assert isinstance(envs.make("gymnax:Pendulum-v1"), envs.Environment)
+
+
+def test_old_words_in_the_models_of_brax_are_not_the_users_business(tmp_path, monkeypatch, capfd):
+    """MuJoCo prints them and leaves a MUJOCO_LOG.TXT in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    envs.make("brax:walker2d")
+    assert not list(tmp_path.iterdir()) and "deprecated" not in "".join(capfd.readouterr())
