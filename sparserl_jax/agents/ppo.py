@@ -111,6 +111,11 @@ class PPOConfig:
         check_network(self)
         if not self.largest_gradient > 0.0:
             raise UserError(f"agent.largest_gradient = {self.largest_gradient} must be above 0.")
+        if self.batch_size == 1:
+            raise UserError(
+                "agent.batch_size = 1: advantages are normalised over a minibatch, which makes a single one 0; give "
+                "2 or more."
+            )
 
     def traced(self, source: str = "released") -> Traced:
         """The traced numbers, as NumPy arrays; the same for a recipe of either `source`."""

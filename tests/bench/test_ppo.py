@@ -114,6 +114,7 @@ def test_a_suite_of_ppo_has_its_own_keys_and_an_interval_scaled_to_its_updates()
         ({"agent": {"name": "ppo", "clip": -1.0}}, "'agent.clip' must be above 0, not -1"),
         ({"agent": {"name": "ppo", "batch_size": 0}}, "'agent.batch_size' must be positive, not 0"),
         ({"agent": {"name": "ppo", "largest_gradient": 0.0}}, "agent.largest_gradient = 0.0 must be above 0"),
+        ({"agent": {"name": "ppo", "batch_size": 1}}, "agent.batch_size = 1: advantages are normalised"),
         ({"agent": {"name": "ppo", "tau": 0.1}}, "unknown key in mine.toml [agent] 'tau'"),
         (
             {

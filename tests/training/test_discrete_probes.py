@@ -58,7 +58,9 @@ def test_the_network_learns_the_known_value_of_every_choice_dense_and_sparse(pro
     obs, choices = np.asarray(OBSERVATIONS[probe], np.float32), np.arange(probe.spec.num_actions)
     known = np.stack([probe.value(obs, np.full(len(obs), choice), GAMMA) for choice in choices], axis=-1)
     for outcome in execute(program):
-        assert outcome.status == "ok" and outcome.events["actor"] >= 10
+        assert outcome.status == "ok"
+        # A dense network has nothing to move.
+        assert outcome.events["actor"] >= 10 if outcome.run.sparsity else outcome.events["actor"] == 0
         share = sum(outcome.nnz["actor"]) / outcome.layers["actor"].weights
         assert share == pytest.approx(1 - outcome.run.sparsity, abs=0.02)
         params = outcome.params["actor"]
