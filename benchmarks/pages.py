@@ -7,7 +7,6 @@ A page says where a table belongs and which, by a pair of comments; what stands 
     <!-- published: rows quick gymnax:Pendulum-v1 set -->   some arms on one environment, in this order
     <!-- published: against quick set all rigl tiny -->     some arms against another's nearest rows, here over all
                                                             environments together (`each`: on every one, and that)
-    <!-- published: compared quick nm_td3 rigl all nm -->   the same, with the arms of a second folder
     <!-- end -->
 
 An interval in the sentences around them, a figure with brackets behind it, is copied by hand; it has to stand, to as
@@ -30,7 +29,6 @@ from sparserl_jax.bench import (
     against,
     caption,
     columns,
-    compare,
     progress,
     publish,
     records,
@@ -189,18 +187,8 @@ def rows(folder: Path, words: Sequence[str], place: Path) -> str:
 def beside(folder: Path, words: Sequence[str], place: Path) -> str:
     """The rows of some arms against another arm (`words`: its name, the environment, `all` for all of them together or
     `each` for every one and all, then the arms), as `sparserl table FOLDER --against ARM` prints them."""
-    return _against(summarise(folder), words, place)
-
-
-def compared(folder: Path, words: Sequence[str], place: Path) -> str:
-    """The same, where arms may also be those of another published folder (`words`: its name, then as above), as
-    `sparserl compare FOLDER OTHER --against ARM` prints them."""
-    other, *words = words
-    return _against(compare.compare([folder, RESULTS / other]), words, place)
-
-
-def _against(found: summary.Summary, words: Sequence[str], place: Path) -> str:
     other, env, *arms = words
+    found = summarise(folder)
     envs = [*(part.env for part in found.blocks), "all"] if env == "each" else [env]
     lines = []
     for one in envs:
@@ -253,7 +241,6 @@ KINDS: dict[str, Callable[[Path, Sequence[str], Path], str]] = {
     "verdicts": verdicts,
     "rows": rows,
     "against": beside,
-    "compared": compared,
 }
 
 
