@@ -12,7 +12,7 @@ import numpy as np
 
 from sparserl_jax.bench import paths, suites
 from sparserl_jax.envs import Environment, HostEnvironment, evaluate_random, make
-from sparserl_jax.envs.host import Broken, play_random
+from sparserl_jax.envs.host import play_random, told
 from sparserl_jax.errors import UserError
 from sparserl_jax.training.precision import precise
 
@@ -22,10 +22,8 @@ EPISODES = 1000
 def measured(env: Environment | HostEnvironment, episodes: int = EPISODES) -> np.ndarray:
     """Undiscounted returns [episodes] of uniform random actions; on the host, episode `i` is reset with seed `i`."""
     if isinstance(env, HostEnvironment):
-        try:
+        with told(env):
             return play_random(env, np.random.default_rng(0), range(episodes))
-        except Broken as broken:
-            raise UserError(f"environment '{env.spec.name}' broke: {broken}; mend it.") from None
     drawn = jax.jit(precise(lambda key: evaluate_random(env, key, episodes), None))
     return np.asarray(drawn(jax.random.key(0)))
 

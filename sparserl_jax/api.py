@@ -105,13 +105,14 @@ def train(
     from sparserl_jax.bench import plan as plans
     from sparserl_jax.bench import run as runs
     from sparserl_jax.bench import single, strict, tables
+    from sparserl_jax.bench.paths import at_home
     from sparserl_jax.bench.records import CONFIGURATION
     from sparserl_jax.errors import UserError
 
     if time_budget is not None and (isinstance(time_budget, bool) or not isinstance(time_budget, Real)):
         raise UserError(f"train: time_budget must be a number of seconds, not {time_budget!r}.")
     # Records of another environment of the same class would count as finished.
-    if out is not None and not isinstance(env, str) and (Path(out).expanduser() / CONFIGURATION).exists():
+    if out is not None and not isinstance(env, str) and (at_home(out) / CONFIGURATION).exists():
         raise UserError(
             f"'{out}' holds results already, and an environment object's code cannot be compared with what made them; "
             "give another folder with out=."
@@ -129,7 +130,7 @@ def train(
     if out is None and not isinstance(env, str):
         folder = Path(tempfile.mkdtemp(prefix="sparserl-")) / "train"
     else:
-        folder = runs.folder_of(plan, None if out is None else Path(out).expanduser())
+        folder = runs.folder_of(plan, None if out is None else at_home(out))
     runs.run(plan, folder, Console(quiet=quiet), time_budget=time_budget)
     tables.write(folder)
     return Results(folder)

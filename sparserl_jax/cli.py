@@ -42,6 +42,7 @@ from sparserl_jax.arguments import (
     Tune,
     Unpack,
 )
+from sparserl_jax.bench.paths import at_home
 from sparserl_jax.commands import read, train
 from sparserl_jax.commands.console import console
 from sparserl_jax.errors import ACCESS, DISK, PLACE, UserError
@@ -81,10 +82,7 @@ def _at_home(command: Any) -> Any:
     def expanded(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(expanded, value))
-        try:
-            return value.expanduser() if isinstance(value, Path) else value
-        except RuntimeError:
-            raise UserError(f"'{value}': there is no such home folder; write the path out.") from None
+        return at_home(value) if isinstance(value, Path) else value
 
     found = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
     return dataclasses.replace(command, **{name: expanded(value) for name, value in found.items()})

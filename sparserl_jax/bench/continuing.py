@@ -16,6 +16,7 @@ import numpy as np
 
 from sparserl_jax.agents.registry import trained_by
 from sparserl_jax.bench import policy
+from sparserl_jax.bench.paths import at_home
 from sparserl_jax.errors import UserError
 from sparserl_jax.layers import LayerTable, leaf
 from sparserl_jax.sparsity import method as find_method
@@ -36,12 +37,11 @@ def read(path: str | Path) -> Start:
     found = saved.find(path)
     files = [found.folder / name for name in (policy.NETWORKS, "masks.npz")]
     # A file by its name means that file; a folder means all that is in it.
-    if Path(path).expanduser().is_dir() and all(file.is_file() for file in files):
+    if at_home(path).is_dir() and all(file.is_file() for file in files):
         params, masks = policy.load_networks(files[0]), policy.load_masks(files[1])
     else:
         files, params, masks = [found.path], {"actor": found.plain.params}, {"actor": found.plain.masks}
-    weights = [value for tree in params.values() for value in policy.flatten(tree, "_").values()]
-    if not all(np.isfinite(value).all() for value in weights):
+    if not policy.finite(params):
         raise UserError(f"'{found.name}' diverged: its weights are not finite; start from another run.")
     return Start(
         source=found.path.name if found.record is None else found.record["run_id"],

@@ -97,10 +97,14 @@ def measure(root: Path, states: int = STATES, draws: int = DRAWS, seed: int = 0)
         assert isinstance(env, Treatment)
         look = _Look(env, states, draws, seed)
         lines = [Line(None, (look.uniform(),))]
-        told = [row for row in block.rows if json.loads(row.agent)["name"] != "ppo"]
-        lines += [Line(row, tuple(look.run(root / "records" / run) for run in row.runs)) for row in told]
-        left_out = tuple(dict.fromkeys(row.arm for row in block.rows if row not in told))
-        sections.append(Section(block.env, states, draws, tuple(lines), left_out))
+        left_out = []
+        for row in block.rows:
+            if json.loads(row.agent)["name"] == "ppo":
+                left_out.append(row.arm)
+            else:
+                lines.append(Line(row, tuple(look.run(root / "records" / run) for run in row.runs)))
+        arms = tuple(dict.fromkeys(left_out))
+        sections.append(Section(block.env, states, draws, tuple(lines), arms))
     if not sections:
         raise UserError(
             f"'{root}' has no treatment task (own:Treatment-I to IV), and danger is a matter of doses; give the folder "

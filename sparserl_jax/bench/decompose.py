@@ -265,7 +265,7 @@ def _random(env: Environment | HostEnvironment, key: np.ndarray, episodes: int) 
     import jax
 
     from sparserl_jax.envs import HostEnvironment, evaluate_random
-    from sparserl_jax.envs.host import Broken, instances, play_random
+    from sparserl_jax.envs.host import instances, play_random, told
     from sparserl_jax.training.episodes import reset_seed
     from sparserl_jax.training.precision import precise
     from sparserl_jax.training.stages import evaluation_key
@@ -274,10 +274,8 @@ def _random(env: Environment | HostEnvironment, key: np.ndarray, episodes: int) 
         drawn = jax.jit(precise(lambda key: evaluate_random(env, evaluation_key(key, 0, 0), episodes), None))
         return np.asarray(drawn(key))
     seeds = [reset_seed(key, 0, 0, episode) for episode in range(episodes)]
-    try:
+    with told(env):
         return play_random(instances(env, 1)[0], np.random.default_rng(key), seeds)
-    except Broken as broken:
-        raise UserError(f"environment '{env.spec.name}' broke: {broken}; mend it.") from None
 
 
 class AtRank(NamedTuple):

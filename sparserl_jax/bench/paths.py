@@ -7,7 +7,15 @@ from pathlib import Path
 from sparserl_jax.errors import UserError, suggest
 from sparserl_jax.shipped import checkout, data_folder
 
-__all__ = ["checkout", "data_folder", "published_path", "suite_names", "suite_path"]
+__all__ = ["at_home", "checkout", "data_folder", "published_path", "suite_names", "suite_path"]
+
+
+def at_home(path: str | Path) -> Path:
+    """A path with `~` expanded; raises `UserError` where that means no folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"'{path}': there is no such home folder; write the path out.") from None
 
 
 def suite_names() -> list[str]:
@@ -22,10 +30,7 @@ def suite_path(name: str | Path) -> Path:
       UserError: there is no such suite, or no file at this path.
     """
     text = str(name)
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        raise UserError(f"'{text}': there is no such home folder; write the path out.") from None
+    path = at_home(text)
     if path.suffix == ".toml" or len(path.parts) > 1:
         if path.is_file():
             return path.resolve()

@@ -106,7 +106,7 @@ def _on_host(
     """One episode at a time, without end."""
     import jax
 
-    from sparserl_jax.envs.host import Broken
+    from sparserl_jax.envs.host import told
     from sparserl_jax.training.episodes import record, reset_seed
     from sparserl_jax.training.precision import precise
 
@@ -120,8 +120,7 @@ def _on_host(
 
     number = 0
     while True:
-        try:
-            yield record(env, chosen, reset_seed(key, number))
-        except Broken as broken:
-            raise UserError(f"environment '{env.spec.name}' broke: {broken}; mend it.") from None
+        with told(env):
+            episode = record(env, chosen, reset_seed(key, number))
+        yield episode
         number += 1

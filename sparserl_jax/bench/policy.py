@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from sparserl_jax.bench.paths import at_home
 from sparserl_jax.deploy import low_rank
 from sparserl_jax.envs.protocol import in_box
 from sparserl_jax.errors import UserError
@@ -70,6 +71,11 @@ def flatten(tree: Mapping[str, Any], prefix: str) -> dict[str, np.ndarray]:
         name = f"{prefix}/{key}"
         flat.update(flatten(value, name) if isinstance(value, Mapping) else {name: np.asarray(value)})
     return flat
+
+
+def finite(tree: Mapping[str, Any]) -> bool:
+    """Whether all numbers of a nested dictionary are finite."""
+    return all(np.isfinite(value).all() for value in flatten(tree, "_").values())
 
 
 def nested(flat: Mapping[str, np.ndarray], prefix: str) -> dict[str, Any]:
@@ -263,7 +269,7 @@ def locate(path: str | Path) -> Path:
     Raises:
         UserError: there is none, or there are several.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     if not path.exists():
         raise UserError(f"there is no file or folder '{path}'; give a run's folder or its {FILE}.")
     if path.is_file():

@@ -6,8 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sparserl_jax.bench import policy, records, schema
 from sparserl_jax.bench.policy import Policy
 from sparserl_jax.errors import UserError
@@ -44,7 +42,7 @@ class Saved:
         """
         if self.diverged:
             raise UserError(f"'{self.name}' diverged, and what it earns is no score; give another run.")
-        if not all(np.isfinite(value).all() for value in policy.flatten(self.policy.params, "_").values()):
+        if not policy.finite(self.policy.params):
             raise UserError(f"'{self.name}' has weights that are no numbers; give another policy.")
 
     @property

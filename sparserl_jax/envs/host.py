@@ -5,7 +5,8 @@ They cannot be traced, so training steps them in a plain loop between jitted cal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -112,6 +113,15 @@ def proceed(env: HostEnvironment, obs: np.ndarray, action: np.ndarray, number: i
         return HostStep(obs, 0.0, True, False, True)
     late = number >= env.spec.max_episode_steps
     return HostStep(after, reward, terminated, (truncated or late) and not terminated, False)
+
+
+@contextlib.contextmanager
+def told(env: HostEnvironment) -> Iterator[None]:
+    """Tell of an environment that breaks in a sentence: raises `UserError` for `Broken`."""
+    try:
+        yield
+    except Broken as broken:
+        raise UserError(f"environment '{env.spec.name}' broke: {broken}; mend it.") from None
 
 
 def play_random(env: HostEnvironment, rng: np.random.Generator, seeds: Sequence[int]) -> np.ndarray:

@@ -17,18 +17,6 @@ from tests.bench import fake
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("against") / "mini"
-    fake.finished(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(folder: Path) -> summary.Summary:
-    return summary.summarise(folder)
-
-
-@pytest.fixture(scope="module")
 def row(whole: summary.Summary) -> summary.Row:
     """A row to make others of."""
     return dataclasses.replace(whole.blocks[0].rows[0], arm="x", sparsity=0.0, critic_sparsity=0.0)
@@ -117,20 +105,20 @@ def test_against_dense_is_what_the_table_says(whole: summary.Summary):
             assert pair.difference == pair.row.comparison and pair.improvement == pair.row.improvement
 
 
-def test_the_command_prints_and_writes_nothing(folder: Path, capsys):
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert cli.run(["table", str(folder), "--against", "rlx2"]) == 0
+def test_the_command_prints_and_writes_nothing(miniature: Path, capsys):
+    before = {path: path.read_bytes() for path in miniature.rglob("*") if path.is_file()}
+    assert cli.run(["table", str(miniature), "--against", "rlx2"]) == 0
     said = capsys.readouterr().out
     assert "P(beats rlx2)" in said and "P(beats dense)" not in said and "No verdicts" in said
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    assert cli.run(["table", str(folder), "--against", "rlx3"]) == 2
+    assert {path: path.read_bytes() for path in miniature.rglob("*") if path.is_file()} == before
+    assert cli.run(["table", str(miniature), "--against", "rlx3"]) == 2
     assert "unknown arm of mini 'rlx3': did you mean 'rlx2'?" in capsys.readouterr().err
 
 
-def test_compared_folders_have_it_too(folder: Path, tmp_path: Path, capsys):
+def test_compared_folders_have_it_too(miniature: Path, tmp_path: Path, capsys):
     mine = {"recipe": "rigl", "name": "mine", "set": {"method": "set", "buffer": "dynamic"}}
     fake.finished(tmp_path / "mine", fake.make_plan(arms=[mine]))
-    assert cli.run(["compare", str(tmp_path / "mine"), str(folder), "--against", "mine"]) == 0
+    assert cli.run(["compare", str(tmp_path / "mine"), str(miniature), "--against", "mine"]) == 0
     said = capsys.readouterr().out
     assert "P(beats mine)" in said and "rlx2" in said
 
